@@ -1,0 +1,6 @@
+"""lungseg: lung-lesion segmentation in CT, written by hand in PyTorch to be read, taught and used."""
+
+from lungseg.nn import SwinUNet
+
+__version__ = "0.1.0"
+__all__ = ["SwinUNet"]

@@ -1,0 +1,52 @@
+"""How a check runs: the settings all share, and which check belongs to which function of a student's file."""
+
+import traceback
+from collections.abc import Callable
+from types import ModuleType
+
+from hypothesis import HealthCheck, settings
+
+
+def learner_settings(max_examples: int) -> settings:
+    """Settings of every check: the whole class sees the same, smallest counterexample, and only one.
+
+    No deadline, because a student's loops may be slow; nothing is stored between runs.
+    """
+    return settings(
+        max_examples=max_examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        report_multiple_bugs=False,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+def run_checks(module: ModuleType, checks: dict[tuple[str, ...], Callable]) -> dict[str, str]:
+    """Apply to a module every check whose functions it defines.
+
+    Args:
+        module: a student's file, imported.
+        checks: names of functions or classes -> the check that takes them, in that order.
+
+    Returns:
+        check's name -> "" if it passed, else what was wrong, with the counterexample where there is one.
+    """
+    results = {}
+    for names, check in checks.items():
+        if all(hasattr(module, name) for name in names):
+            try:
+                check(*(getattr(module, name) for name in names))
+                results[check.__name__] = ""
+            except Exception as error:  # a student's function may raise anything
+                results[check.__name__] = explain(error)
+    return results
+
+
+def explain(error: Exception) -> str:
+    """One error in words: its message, hypothesis' counterexample, and the line that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith(("Falsifying", "Failing"))]
+    where = f"  raised in {last.filename}, line {last.lineno}: {last.line}"
+    name = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+    return "\n".join([f"{name}{error}", *notes, where])

@@ -1,0 +1,185 @@
+"""Swin-Unet: a U-shaped network made of Swin Transformer blocks.
+
+"Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation" (Cao et al. 2021,
+https://arxiv.org/abs/2105.05537), Figure 1. The blocks are those of "Swin Transformer" (Liu et al. 2021,
+https://arxiv.org/abs/2103.14030), Figure 3. With equal weights the output equals that of the authors' code.
+
+Where their code departs from their figure we follow the code, because published weights were trained with it:
+each skip leaves *before* a stage's blocks (so the finest skip is the patch embedding itself), and a map that
+fits into one window is attended to as a whole, without a shift.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lungseg.nn.attention import WindowAttention
+from lungseg.nn.layers import MLP, DropPath, check_channels, trunc_normal_init
+from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging
+from lungseg.nn.windows import cyclic_shift, pad_to_multiple, shifted_window_mask, window_partition, window_reverse
+
+
+class SwinBlock(nn.Module):
+    """LayerNorm, (shifted) window attention, add; LayerNorm, MLP, add. Liu et al. 2021, equation 3.
+
+    Args:
+        dim: channels C of a token.
+        num_heads: attention heads; must divide dim.
+        window_size: side of a window in tokens.
+        shift_size: how far the grid of windows is shifted, in tokens, 0 <= shift_size < window_size.
+        mlp_ratio: hidden channels of the MLP, as a multiple of dim.
+        qkv_bias, attn_drop, drop: of the attention (`WindowAttention`) and the MLP.
+        drop_path: probability of leaving out each of the two branches, per image, in training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        shift_size: int = 0,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        if not 0 <= shift_size < window_size:
+            raise ValueError(f"SwinBlock: shift_size must be in [0, window_size={window_size}), got {shift_size}.")
+        self.window_size, self.shift_size = window_size, shift_size
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(
+            dim, window_size, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=drop
+        )
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, int(dim * mlp_ratio), drop=drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C), any H and W."""
+        x = x + self.drop_path(self.window_attention(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def window_attention(self, x: Tensor) -> Tensor:
+        """Attention inside windows that lie `shift_size` tokens off the regular grid."""
+        _, H, W, _ = x.shape
+        ws, s = self.window_size, self.shift_size
+        if min(H, W) <= ws:  # one row or column of windows: nothing to exchange by a shift
+            ws, s = min(ws, max(H, W)), 0  # ... and no need for a window larger than the map
+        x = pad_to_multiple(x, ws)  # (B, H', W', C); pad first, roll after
+        _, padded_height, padded_width, _ = x.shape
+        attn_mask = None
+        if s or (padded_height, padded_width) != (H, W):
+            attn_mask = shifted_window_mask(H, W, ws, s, device=x.device)  # (nW, N, N)
+        windows = window_partition(cyclic_shift(x, s), ws).flatten(1, 2)  # (B*nW, N, C)
+        windows = self.attn(windows, attn_mask).unflatten(1, (ws, ws))  # (B*nW, ws, ws, C)
+        x = cyclic_shift(window_reverse(windows, padded_height, padded_width), -s)  # (B, H', W', C)
+        return x[:, :H, :W]  # drop what pad_to_multiple added
+
+
+class SwinUNet(nn.Module):
+    """Encoder, bottleneck and decoder of Swin blocks with skip connections. Cao et al. 2021, Figure 1.
+
+    The defaults are the published tiny size: 27,165,060 parameters for 1 -> 1 channels.
+
+    Args:
+        in_channels: channels of the image.
+        num_classes: channels of the logits; 1 for lesion against background.
+        embed_dim: channels C after patch embedding; stage i has 2^i C.
+        depths: blocks per stage, the last is the bottleneck. The decoder mirrors the others.
+        num_heads: attention heads per stage.
+        window_size: side of a window in tokens.
+        patch_size: side of a patch in pixels. Smaller patches see smaller lesions, at a higher cost.
+        mlp_ratio, qkv_bias: of each block.
+        drop_rate: drop-out after the patch embedding, the projections and in the MLPs.
+        attn_drop_rate: drop-out of attention weights.
+        drop_path_rate: stochastic depth of the deepest block; it grows linearly from 0 at the first. The
+            decoder re-uses the rates of the mirrored stage, as published.
+        head_bias: give the last convolution a bias. Published: no. With one, a training can start from the
+            logit of the lesion's prevalence instead of from 50 %.
+
+    Raises:
+        ValueError: for depths and num_heads of different lengths, heads that do not divide the channels, or
+            (in forward) an image that is not (B, in_channels, H, W).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        *,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        patch_size: int = 4,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        head_bias: bool = False,
+    ):
+        super().__init__()
+        if len(depths) != len(num_heads):
+            raise ValueError(
+                f"SwinUNet: depths={tuple(depths)} and num_heads={tuple(num_heads)} must name the same "
+                f"number of stages, got {len(depths)} and {len(num_heads)}."
+            )
+        self.in_channels = in_channels
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        first_block = [sum(depths[:i]) for i in range(len(depths))]
+        deepest_block = max(sum(depths) - 1, 1)
+
+        def stage(i: int) -> nn.Sequential:
+            blocks = [
+                SwinBlock(
+                    dims[i],
+                    num_heads[i],
+                    window_size,
+                    shift_size=0 if j % 2 == 0 else window_size // 2,  # every other block is shifted
+                    mlp_ratio=mlp_ratio,
+                    qkv_bias=qkv_bias,
+                    drop=drop_rate,
+                    attn_drop=attn_drop_rate,
+                    drop_path=drop_path_rate * (first_block[i] + j) / deepest_block,
+                )
+                for j in range(depths[i])
+            ]
+            return nn.Sequential(*blocks)
+
+        down, up = range(len(depths) - 1), range(len(depths) - 2, -1, -1)
+        self.patch_embed = PatchEmbed(in_channels, embed_dim, patch_size)
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.encoder = nn.ModuleList(stage(i) for i in down)
+        self.merging = nn.ModuleList(PatchMerging(dims[i]) for i in down)
+        self.bottleneck = stage(len(depths) - 1)
+        self.norm = nn.LayerNorm(dims[-1])
+        self.expanding = nn.ModuleList(PatchExpanding(dims[i + 1], dims[i]) for i in up)
+        self.fuse = nn.ModuleList(nn.Linear(2 * dims[i], dims[i]) for i in up)
+        self.decoder = nn.ModuleList(stage(i) for i in up)
+        self.norm_up = nn.LayerNorm(embed_dim)
+        self.final_expanding = PatchExpanding(embed_dim, embed_dim, scale=patch_size)
+        self.apply(trunc_normal_init)
+        self.head = nn.Conv2d(embed_dim, num_classes, kernel_size=1, bias=head_bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> logits (B, num_classes, H, W), any H and W of at least 1 pixel."""
+        check_channels("SwinUNet", image, self.in_channels)
+        _, _, H, W = image.shape
+        x = self.pos_drop(self.patch_embed(image))  # (B, H/4, W/4, C) with patch_size 4
+        skips = []
+        for stage, merge in zip(self.encoder, self.merging, strict=True):
+            skips.append(x)  # side H/4, H/8, H/16 with C, 2C, 4C channels
+            x = merge(stage(x))
+        x = self.norm(self.bottleneck(x))  # (B, H/32, W/32, 8C)
+        for expand, fuse, stage in zip(self.expanding, self.fuse, self.decoder, strict=True):
+            skip = skips.pop()
+            x = expand(x)[:, : skip.shape[1], : skip.shape[2]]  # twice the side, less what merging padded
+            x = stage(fuse(torch.cat([x, skip], dim=-1)))
+        x = self.final_expanding(self.norm_up(x))  # (B, H, W, C) or a little larger
+        logits = self.head(x.permute(0, 3, 1, 2))  # (B, num_classes, H, W): a linear map of each pixel
+        return logits[..., :H, :W]  # drop what patch_embed padded

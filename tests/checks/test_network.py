@@ -1,0 +1,74 @@
+"""The network check accepts a small honest network and rejects the ways networks go wrong."""
+
+import pytest
+import torch.nn.functional as F
+from torch import nn
+
+from lungseg.checks.network import check_segmentation_network
+
+
+class Honest(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.in_channels = in_channels
+        self.conv = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.head = nn.Conv2d(4, num_classes, 1)
+
+    def forward(self, image):
+        if image.shape[1] != self.in_channels:
+            raise ValueError(f"got {image.shape[1]} channels, expected {self.in_channels}")
+        return self.head(F.relu(self.conv(image)))
+
+
+class NormalisesOverTheBatch(Honest):
+    def forward(self, image):
+        return super().forward(image - image.mean())
+
+
+class DropsInEvaluation(Honest):
+    def forward(self, image):
+        return F.dropout(super().forward(image), 0.5, training=True)
+
+
+class RemembersASmallImage(Honest):
+    smallest = 1_000_000
+
+    def forward(self, image):
+        self.smallest = min(self.smallest, image.shape[-1])
+        return super().forward(image) * self.smallest
+
+
+class LosesAPixel(Honest):
+    def forward(self, image):
+        return super().forward(image)[..., : image.shape[-1] // 2 * 2]
+
+
+class CarriesADeadParameter(Honest):
+    def __init__(self, in_channels, num_classes):
+        super().__init__(in_channels, num_classes)
+        self.dead = nn.Linear(2, 2)
+
+
+class CrashesOnWrongChannels(Honest):
+    def forward(self, image):
+        return self.head(F.relu(self.conv(image)))
+
+
+def test_the_check_accepts_an_honest_network():
+    check_segmentation_network(Honest)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (NormalisesOverTheBatch, "another image in the batch"),
+        (DropsInEvaluation, "two calls in eval mode differ"),
+        (RemembersASmallImage, "another size changed"),
+        (LosesAPixel, "logits have shape"),
+        (CarriesADeadParameter, "dead.weight, dead.bias"),
+        (CrashesOnWrongChannels, "should be a ValueError in words"),
+    ],
+)
+def test_the_check_rejects(broken, message):
+    with pytest.raises(AssertionError, match=message):
+        check_segmentation_network(broken)

@@ -1,0 +1,57 @@
+"""Pointing the checks at a file: what a student, and a teacher, sees."""
+
+import inspect
+
+import pytest
+
+from lungseg.checks.__main__ import main
+from lungseg.nn import windows
+
+
+@pytest.fixture
+def student(tmp_path):
+    def write(text):
+        file = tmp_path / "student.py"
+        file.write_text(text)
+        return str(file)
+
+    return write
+
+
+def test_a_right_file_passes(student, capsys):
+    assert main([student(inspect.getsource(windows))]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "passed check_window_round_trip",
+        "passed check_shifted_window_mask",
+        "passed check_relative_position_index",
+    ]
+
+
+def test_a_wrong_mask_fails_with_the_smallest_counterexample(student, capsys):
+    wrong = "import torch\ndef shifted_window_mask(height, width, window_size, shift_size):\n    n = window_size ** 2\n"
+    wrong += "    return torch.ones(-(-height // window_size) * -(-width // window_size), n, n, dtype=torch.bool)\n"
+    assert main([student(wrong)]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED check_shifted_window_mask" in out
+    assert "case=(1, 1, 2, 0)" in out  # one token beside three of padding: fits on a blackboard
+    assert "may_attend=True" in out
+
+
+def test_an_error_inside_the_students_code_is_told_with_its_line(student, capsys):
+    assert main([student("def relative_position_index(window_size):\n    return 1 / 0\n")]) == 1
+    out = capsys.readouterr().out
+    assert "ZeroDivisionError" in out and "student.py, line 2" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("x = 1\n", "defines none of the functions"), ("import nothing_of_that_name\n", "cannot be imported")],
+)
+def test_a_file_without_anything_to_check_is_said_in_a_sentence(student, capsys, text, message):
+    assert main([student(text)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_file_is_said_in_a_sentence(capsys):
+    assert main(["nowhere.py"]) == 2
+    assert "is no Python file" in capsys.readouterr().err

@@ -1,0 +1,36 @@
+"""Every Python block in the README and docs/ runs, in order, as a reader would type it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(p.relative_to(ROOT).as_posix() for p in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_on_this_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a page may write files
+    text = (ROOT / page).read_text()
+    names = {"__name__": "page"}
+    for match in BLOCK.finditer(text):
+        line = text[: match.start(1)].count("\n")  # so that a traceback points into the page
+        exec(compile("\n" * line + match[1], str(ROOT / page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_exist(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert ((ROOT / page).parent / target).exists(), f"{page} points to {target}, which is not there"
+
+
+def test_each_picture_is_drawn_by_a_script_beside_it():
+    drawn = {p.stem for p in (ROOT / "docs/pictures").glob("*.py")}
+    for picture in (ROOT / "docs/img").glob("*.png"):
+        assert any(picture.stem == d or picture.stem.startswith(d + "_") for d in drawn), (
+            f"docs/img/{picture.name} has no docs/pictures/*.py that draws it"
+        )

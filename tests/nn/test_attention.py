@@ -1,0 +1,109 @@
+"""Attention: the formula, torch's fused twin, and windows, each held to an independent reference."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lungseg.checks.attention import check_attention, check_window_attention
+from lungseg.nn.attention import WindowAttention, attention, fused_attention
+from lungseg.nn.windows import shifted_window_mask
+
+FIXTURE = Path(__file__).resolve().parents[1] / "fixtures/swin_unet/tiny_timm_window_attention.pt"
+
+
+def test_attention_is_the_formula():
+    check_attention(attention)
+
+
+def test_window_attention_is_equation_four():
+    check_window_attention(WindowAttention, max_examples=30)
+
+
+def test_the_fused_function_equals_the_formula_in_value_and_gradient():
+    bias = torch.randn(3, 9, 9, dtype=torch.double)
+    bias[:, 4, 5:] = -torch.inf
+    tensors = [torch.randn(2, 3, 9, 4, dtype=torch.double) for _ in range(3)] + [bias]
+    cotangent = torch.randn(2, 3, 9, 4, dtype=torch.double)
+    results = []
+    for f in (lambda *a, bias: attention(*a, bias=bias)[0], fused_attention):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        out = f(*leaves[:3], bias=leaves[3])
+        results.append([out, *torch.autograd.grad((out * cotangent).sum(), leaves)])
+    for formula, fused in zip(*results, strict=True):
+        torch.testing.assert_close(formula, fused)
+
+
+def test_weights_sum_to_one_and_blocked_weights_are_exactly_zero():
+    attn = WindowAttention(8, 4, 2).double().eval()
+    mask = shifted_window_mask(7, 6, 4, 2)  # (4, 16, 16)
+    x = torch.randn(2 * 4, 16, 8, dtype=torch.double)
+    out, weights = attn(x, mask, return_weights=True)
+    assert weights.shape == (8, 2, 16, 16)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(8, 2, 16, dtype=torch.double))
+    assert torch.equal(weights[:4, 0] > 0, mask)  # image 0: every allowed weight is used, no other
+    assert torch.equal(weights[4:, 1] > 0, mask)
+    torch.testing.assert_close(out, attn(x, mask))
+
+
+def test_one_window_without_bias_is_ordinary_multihead_attention():
+    ours = WindowAttention(dim=8, window_size=4, num_heads=2).double().eval()
+    nn.init.zeros_(ours.relative_position_bias_table)
+    theirs = nn.MultiheadAttention(8, 2, batch_first=True).double().eval()
+    theirs.in_proj_weight, theirs.in_proj_bias = ours.qkv.weight, ours.qkv.bias
+    theirs.out_proj.weight, theirs.out_proj.bias = ours.proj.weight, ours.proj.bias
+    x = torch.randn(6, 16, 8, dtype=torch.double)  # (B*nW, N, C)
+    torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
+
+
+def test_equal_to_timm_with_and_without_a_mask():
+    """Reference: timm's WindowAttention, whose mask adds -100; the difference is below rounding in float32."""
+    saved = torch.load(FIXTURE, weights_only=True)
+    ours = WindowAttention(dim=8, window_size=7, num_heads=2).eval()
+    ours.load_state_dict(saved["state_dict"])
+    torch.testing.assert_close(ours(saved["x"]), saved["out_nomask"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours(saved["x"], saved["mask"] == 0), saved["out"], rtol=0, atol=1e-6)
+
+
+def test_a_smaller_window_uses_the_centre_of_the_bias_table():
+    full, small = WindowAttention(8, 4, 2), WindowAttention(8, 2, 2)
+    centre = full.relative_position_bias_table.view(7, 7, 2)[2:5, 2:5].reshape(9, 2)
+    small.relative_position_bias_table = nn.Parameter(centre)
+    assert torch.equal(full.relative_position_bias(2), small.relative_position_bias(2))
+
+
+def test_dropped_weights_keep_the_mean():
+    attn = WindowAttention(4, 2, 1, attn_drop=0.5).double()
+    x = torch.randn(1, 4, 4, dtype=torch.double)
+    many = attn(x.expand(20_000, -1, -1)).mean(0)
+    torch.testing.assert_close(many, attn.eval()(x)[0], atol=0.02, rtol=0)
+
+
+def test_a_checkpoint_holds_no_table_of_indices():
+    assert "relative_position_index" not in WindowAttention(8, 4, 2).state_dict()
+
+
+def test_heads_that_do_not_divide_are_an_error():
+    with pytest.raises(ValueError, match="num_heads=3 does not divide dim=8"):
+        WindowAttention(8, 4, 3)
+
+
+@pytest.mark.parametrize("tokens", [3, 25])
+def test_tokens_that_are_no_window_are_an_error(tokens):
+    with pytest.raises(ValueError, match=f"{tokens} tokens are no square window"):
+        WindowAttention(8, 4, 2)(torch.zeros(1, tokens, 8))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_the_fused_path_equals_the_formula(dtype):
+    attn = WindowAttention(64, 7, 2).cuda()
+    x = torch.randn(2 * 4, 49, 64, device="cuda")
+    mask = shifted_window_mask(14, 14, 7, 3, device=x.device)
+    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+        fused = attn(x, mask)
+        attn.fused = False
+        formula = attn(x, mask)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(fused.float(), formula.float(), rtol=tolerance, atol=tolerance)

@@ -1,0 +1,43 @@
+"""Patch embedding, merging and expanding."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lungseg.checks.patches import check_patch_expanding, check_patch_merging
+from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging
+
+
+def test_merging_uses_every_element_of_its_neighbourhood_once():
+    check_patch_merging(PatchMerging, max_examples=30)
+
+
+def test_expanding_deals_each_token_out_over_its_own_square():
+    check_patch_expanding(PatchExpanding, max_examples=30)
+
+
+def test_merging_concatenates_in_the_published_order():
+    merging = PatchMerging(1).double()
+    merging.norm, merging.reduction = nn.Identity(), nn.Identity()
+    x = torch.tensor([[0.0, 1.0], [2.0, 3.0]], dtype=torch.double)[None, :, :, None]
+    assert merging(x).flatten().tolist() == [0, 2, 1, 3]  # (0,0) (1,0) (0,1) (1,1): down, then right
+
+
+def test_expanding_deals_channels_out_row_by_row():
+    expanding = PatchExpanding(4, 1, scale=2)
+    expanding.expand, expanding.norm = nn.Identity(), nn.Identity()
+    assert expanding(torch.arange(4.0).view(1, 1, 1, 4))[0, :, :, 0].tolist() == [[0, 1], [2, 3]]
+
+
+@given(H=st.integers(1, 9), W=st.integers(1, 9), p=st.integers(1, 4))
+def test_embedding_is_one_linear_map_of_each_patch(H, W, p):
+    embed = PatchEmbed(2, 3, patch_size=p).double()
+    image = torch.randn(1, 2, H, W, dtype=torch.double)
+    tokens = embed(image)
+    assert tokens.shape == (1, -(-H // p), -(-W // p), 3)
+    first = torch.zeros(2, p, p, dtype=torch.double)  # the first patch, completed with zeros
+    corner = image[0, :, :p, :p]
+    first[:, : corner.shape[1], : corner.shape[2]] = corner
+    expected = embed.norm(embed.proj.weight.flatten(1) @ first.flatten() + embed.proj.bias)
+    torch.testing.assert_close(tokens[0, 0, 0], expected)

@@ -1,0 +1,92 @@
+"""The import table of docs/design.md, as code: who may know whom."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "lungseg"
+
+# file -> what it may import: third-party packages, and modules of ours ("nn" and "data" mean anything inside).
+TABLE = {
+    "__init__.py": {"nn"},
+    "nn/__init__.py": {"nn"},
+    "nn/windows.py": {"torch"},
+    "nn/layers.py": {"torch"},
+    "nn/patches.py": {"torch", "nn.layers", "nn.windows"},
+    "nn/attention.py": {"torch", "nn.windows"},
+    "nn/swin_unet.py": {"torch", "nn.windows", "nn.layers", "nn.patches", "nn.attention"},
+    "data/__init__.py": {"data"},
+    "data/pickles.py": {"numpy"},
+    "data/ct.py": {"numpy", "PIL"},
+    "data/elastic.py": {"numpy", "scipy"},
+    "data/augment.py": {"numpy", "scipy", "data.elastic"},
+    "data/phantoms.py": {"numpy", "scipy"},
+    "data/folder.py": {"torch", "numpy", "PIL", "tqdm", "data"},
+    "data/splits.py": {"numpy", "scipy"},
+    "losses.py": {"torch"},
+    "metrics.py": {"torch", "numpy", "scipy"},
+    "weights.py": {"torch", "nn"},
+    "recipe.py": set(),
+    "checkpoint.py": {"torch"},
+    "training.py": {"torch", "numpy", "tqdm", "metrics", "checkpoint"},
+    "draw.py": {"numpy", "PIL"},
+    "checks/*.py": {"hypothesis", "numpy", "torch", "checks"},
+}
+
+
+def allowed_for(name: str) -> set[str]:
+    return TABLE["checks/*.py"] if name.startswith("checks/") else TABLE[name]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level names of foreign packages, and dotted paths inside lungseg, wherever they are imported."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full, so that a reader can find the file"
+            names = [node.module]
+            if node.module == "lungseg" or (PACKAGE / node.module.removeprefix("lungseg.")).is_dir():
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            ours = name.startswith("lungseg.")
+            found.add(name.removeprefix("lungseg.") if ours else name.split(".")[0])
+    return found - set(sys.stdlib_module_names)
+
+
+def may(name: str, allowed: set[str]) -> bool:
+    return any(name == a or name.startswith(a + ".") for a in allowed)
+
+
+MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_what_the_table_allows(name):
+    foreign = {i for i in imports_of(PACKAGE / name) if not may(i, allowed_for(name))}
+    assert not foreign, f"lungseg/{name} may import {sorted(allowed_for(name))}, but imports {sorted(foreign)}"
+
+
+def test_every_row_of_the_table_is_a_file():
+    rows = {r for r in TABLE if r != "checks/*.py"}
+    assert rows <= set(MODULES), f"no such file: {sorted(rows - set(MODULES))}"
+
+
+def test_no_module_imports_an_example():
+    for name in MODULES:
+        assert not may("examples", imports_of(PACKAGE / name))
+
+
+def test_the_reader_of_imports_sees_every_way_to_write_one(tmp_path):
+    file = tmp_path / "m.py"
+    file.write_text(
+        "import os, torch.nn as n\nfrom lungseg.nn.windows import x\nfrom lungseg import data\n"
+        "def f():\n    from scipy import ndimage\n    import lungseg.losses\n"
+    )
+    assert imports_of(file) == {"torch", "nn.windows", "data", "scipy", "losses"}
