@@ -15,7 +15,7 @@ from types import ModuleType
 from lungseg.checks.attention import check_attention, check_window_attention
 from lungseg.checks.augment import check_augmentation, check_elastic_displacement
 from lungseg.checks.losses import check_dice_loss
-from lungseg.checks.metrics import check_confusion_counts
+from lungseg.checks.metrics import check_confusion_counts, check_hausdorff95, check_per_image, check_summarise
 from lungseg.checks.patches import check_patch_expanding, check_patch_merging
 from lungseg.checks.running import run_checks
 from lungseg.checks.windows import check_relative_position_index, check_shifted_window_mask, check_window_round_trip
@@ -32,6 +32,9 @@ CHECKS = {
     ("elastic_displacement",): check_elastic_displacement,
     ("dice_loss",): check_dice_loss,
     ("confusion_counts",): check_confusion_counts,
+    ("per_image",): check_per_image,
+    ("summarise",): check_summarise,
+    ("hausdorff95",): check_hausdorff95,
 }
 
 

@@ -1,0 +1,155 @@
+"""How good a lesion map is: Dice, IoU, precision, recall, RMSE and the Hausdorff distance.
+
+All but the distance come from four whole numbers per image: its true positive, false positive, false negative
+and true negative pixels. Counts of batches or processes are concatenated; scores are made once, at the end.
+
+The rule for 0/0, one for all scores: an image for which the formula reads 0/0 has no such score (NaN); it is
+left out of that score's mean, and counted. All else is what the formula says. So a false alarm in an image
+without a lesion has Dice 0, never 1, and weighs as much as a missed lesion.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from torch import Tensor
+
+
+def confusion_counts(logits: Tensor, target: Tensor, *, threshold: float = 0.5) -> Tensor:
+    """Count the pixels of each image by what was predicted and what is true.
+
+    Args:
+        logits: (B, 1, *spatial), any floating dtype.
+        target: same shape, values in {0, 1}, any dtype.
+        threshold: a pixel is predicted to be lesion where its *probability* is above this; in (0, 1).
+            A NaN is above nothing, so it counts as background.
+
+    Returns:
+        (B, 4) int64: tp, fp, fn, tn, in pixels (or voxels). Their sum is the size of the image.
+
+    Raises:
+        ValueError: for other shapes, target values or thresholds.
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"confusion_counts: threshold={threshold} must be a probability between 0 and 1")
+    probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
+    return counts_from_pred(probs > threshold, target)
+
+
+def counts_from_pred(pred: Tensor, target: Tensor) -> Tensor:
+    """`confusion_counts` of a hard prediction: (B, 1, *spatial), bool or values in {0, 1} -> (B, 4) int64."""
+    if pred.shape != target.shape or pred.ndim < 3 or pred.shape[1] != 1:
+        raise ValueError(
+            f"counting pixels: prediction {tuple(pred.shape)} and target {tuple(target.shape)} must both be "
+            f"(B, 1, *spatial); count several channels one at a time, as x[:, k : k + 1]"
+        )
+    pred = _as_bool("prediction", pred).flatten(1)  # (B, pixels)
+    target = _as_bool("target", target).flatten(1)  # (B, pixels)
+    tp = (pred & target).sum(1)  # (B,); bools sum to int64, exact for any volume
+    fp = (pred & ~target).sum(1)
+    fn = (~pred & target).sum(1)
+    tn = (~pred & ~target).sum(1)
+    return torch.stack([tp, fp, fn, tn], dim=1)  # (B, 4)
+
+
+def per_image(counts: Tensor) -> dict[str, Tensor]:
+    """Scores of each image: counts (n, 4) -> five float64 tensors (n,), NaN where the formula reads 0/0.
+
+    dice = 2 tp / (2 tp + fp + fn) and iou = tp / (tp + fp + fn): NaN if neither map has a lesion pixel.
+    precision = tp / (tp + fp): NaN if nothing was predicted.
+    recall = tp / (tp + fn): NaN if there is no lesion.
+    rmse = sqrt((fp + fn) / all): between maps of 0 and 1, RMSE squared is the fraction of wrong pixels.
+    """
+    tp, fp, fn, tn = _checked(counts).double().unbind(1)  # (n,) each
+    return {
+        "dice": 2 * tp / (2 * tp + fp + fn),
+        "iou": tp / (tp + fp + fn),
+        "precision": tp / (tp + fp),
+        "recall": tp / (tp + fn),
+        "rmse": ((fp + fn) / (tp + fp + fn + tn)).sqrt(),
+    }
+
+
+def pooled(counts: Tensor) -> dict[str, float]:
+    """The same scores with all images taken as one large image, so that large lesions weigh most."""
+    whole = _checked(counts).sum(0, keepdim=True)  # (1, 4)
+    return {name: score.item() for name, score in per_image(whole).items()}
+
+
+def summarise(counts: Tensor) -> dict[str, float]:
+    """One line of results for a set of images, from the counts (n, 4) of all of them.
+
+    Returns:
+        "dice", "iou", "precision", "recall", "rmse": means over the images that have it, NaN if none has;
+        "pooled_dice", "pooled_iou", ...: the scores of all pixels together;
+        "images": n;
+        "empty_targets": images without a lesion, which have no recall;
+        "empty_predictions": images where nothing was predicted, which have no precision;
+        "false_alarms": images without a lesion where something was predicted.
+        The `empty_targets - false_alarms` images that are rightly empty have neither Dice nor IoU.
+    """
+    tp, fp, fn, _ = _checked(counts).unbind(1)  # (n,) each
+    no_lesion, nothing_predicted = tp + fn == 0, tp + fp == 0
+    means = {name: scores.nanmean().item() for name, scores in per_image(counts).items()}
+    over_all_pixels = {f"pooled_{name}": score for name, score in pooled(counts).items()}
+    return {
+        **means,
+        **over_all_pixels,
+        "images": len(counts),
+        "empty_targets": int(no_lesion.sum()),
+        "empty_predictions": int(nothing_predicted.sum()),
+        "false_alarms": int((no_lesion & ~nothing_predicted).sum()),
+    }
+
+
+def hausdorff95(pred: ArrayLike, target: ArrayLike, spacing_mm: float | tuple[float, ...]) -> float:
+    """How far apart two outlines are, in mm, leaving out the worst 5 % of each.
+
+    From every outline pixel of the one map, the distance to the nearest outline pixel of the other; the 95th
+    percentile of these; the same the other way round; the larger of the two. An outline pixel is a lesion
+    pixel with background or the edge of the image beside it (not diagonally; in a volume also before and
+    behind).
+
+    Args:
+        pred, target: (H, W) or (D, H, W), bool or values in {0, 1}.
+        spacing_mm: distance between neighbouring pixels, one number or one per axis.
+
+    Returns:
+        Distance >= 0; NaN if either map is empty, since nothing is then near or far.
+
+    Raises:
+        ValueError: for maps of two shapes, other values than {0, 1}, or a spacing that does not fit.
+    """
+    pred, target, spacing = np.asarray(pred), np.asarray(target), np.asarray(spacing_mm, dtype=float)
+    if pred.shape != target.shape or spacing.shape not in ((), (pred.ndim,)) or not (spacing > 0).all():
+        raise ValueError(
+            f"hausdorff95: prediction {pred.shape} and target {target.shape} must have one shape, and "
+            f"spacing_mm={spacing_mm} must be one positive number, or one for each of their axes"
+        )
+    maps = [_as_bool("prediction", pred), _as_bool("target", target)]
+    if not (maps[0].any() and maps[1].any()):
+        return float("nan")
+    box = ndimage.find_objects((maps[0] | maps[1]).astype(int))[0]  # the smallest that holds both; saves time
+    outlines = [m[box] & ~ndimage.binary_erosion(m[box]) for m in maps]
+    directed = []
+    for here, there in (outlines, outlines[::-1]):
+        distance = ndimage.distance_transform_edt(~there, sampling=spacing)  # mm to the nearest of `there`
+        directed.append(np.percentile(distance[here], 95))
+    return float(max(directed))
+
+
+def _as_bool(name: str, lesion: Tensor | NDArray) -> Tensor | NDArray:
+    """A map of 0 and 1 in any dtype -> bool; probabilities and 0/255 are refused rather than guessed at."""
+    as_bool = lesion != 0
+    if not (as_bool == lesion).all():
+        raise ValueError(f"the {name} holds other values than 0 and 1; put a threshold to it, as x > 0.5")
+    return as_bool
+
+
+def _checked(counts: Tensor) -> Tensor:
+    if counts.ndim != 2 or counts.shape[1] != 4 or counts.dtype != torch.int64:
+        raise ValueError(
+            f"counts are {tuple(counts.shape)} {counts.dtype}, but must be (n, 4) torch.int64: tp, fp, fn, "
+            f"tn of each image, as confusion_counts makes them; join batches with torch.cat"
+        )
+    return counts
