@@ -1,0 +1,87 @@
+"""CT intensities: Hounsfield units (HU) to grey levels and back, and honest changes of size.
+
+A CT value is a physical number: air is -1000 HU, water 0, soft tissue about 40, bone above 300. One fixed
+window keeps that meaning in the grey levels; stretching each image from its own minimum to its own maximum
+destroys it.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+HU_WINDOW = (-1000.0, 400.0)  # lung and soft tissue; with 8 bits one grey level is 1400 / 255 = 5.5 HU
+
+
+def hu_to_grey(hu: ArrayLike, window: tuple[float, float] = HU_WINDOW, bits: int = 8) -> NDArray:
+    """Clip HU to a window and map it linearly to 0 .. 2**bits - 1, rounded to the nearest level.
+
+    Args:
+        hu: HU values, any shape and real dtype; NaN is refused.
+        window: (low, high) in HU; low becomes 0 (black), high becomes 2**bits - 1 (white).
+        bits: 8 gives uint8, 16 gives uint16.
+
+    Raises:
+        ValueError: for NaN, an empty window, or another number of bits.
+    """
+    low, high, levels = checked_window(window, bits)
+    hu = np.asarray(hu, dtype=np.float64)
+    if np.isnan(hu).any():
+        raise ValueError(
+            f"hu_to_grey: {np.isnan(hu).sum()} of {hu.size} values are NaN. Fill or drop them first."
+        )
+    grey = (np.clip(hu, low, high) - low) * (levels / (high - low))
+    return np.rint(grey).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def grey_to_hu(
+    grey: ArrayLike, window: tuple[float, float] = HU_WINDOW, bits: int = 8
+) -> NDArray[np.float32]:
+    """Undo `hu_to_grey` up to half a grey level (2.7 HU at 8 bits), and up to the clipping."""
+    low, high, levels = checked_window(window, bits)
+    return (low + np.asarray(grey, dtype=np.float64) * ((high - low) / levels)).astype(np.float32)
+
+
+def checked_window(window: tuple[float, float], bits: int) -> tuple[float, float, int]:
+    """(low, high, largest grey level), or a ValueError that says what is wrong."""
+    low, high = window
+    if not low < high:
+        raise ValueError(f"the HU window must go from low to high, got {window}. Swap or widen it.")
+    if bits not in (8, 16):
+        raise ValueError(f"bits must be 8 or 16, the depths of a grey PNG, got {bits}.")
+    return low, high, 2**bits - 1
+
+
+def resize_image(image: NDArray, size: tuple[int, int]) -> NDArray:
+    """Resize intensities (H, W) to `size` = (height, width) in pixels; the dtype stays.
+
+    Bilinear, and antialiased when shrinking: the triangle filter grows with the ratio, so that no pixel of
+    the input is skipped. (Plain bilinear sampling at a quarter of the side would look at one pixel in four.)
+    """
+    if image.shape == tuple(size):
+        return image.copy()
+    height, width = size
+    # Pillow names the width first. Mode F (float32) treats every dtype alike.
+    resized = Image.fromarray(image.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    resized = np.asarray(resized)  # (height, width)
+    return (np.rint(resized) if np.issubdtype(image.dtype, np.integer) else resized).astype(image.dtype)
+
+
+def resize_target(target: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a lesion map (H, W) in {0, 1} to `size` = (height, width): lesion where half the area is.
+
+    Two small matrices hold how much of each input row (column) each output row (column) covers; their product
+    with the map is the exact lesion area of each output pixel, also where the ratio is no whole number.
+    A lesion smaller than half an output pixel can vanish: count them (examples/prepare_data.py does).
+    """
+    rows = overlap(target.shape[0], size[0])  # (height, H)
+    columns = overlap(target.shape[1], size[1])  # (width, W)
+    share = rows @ target.astype(np.float64) @ columns.T  # (height, width), lesion share of each output pixel
+    return (share >= 0.5 - 1e-9).astype(np.uint8)  # 1e-9: a sum of thirds may miss one half by rounding
+
+
+def overlap(size_in: int, size_out: int) -> NDArray[np.float64]:
+    """(size_out, size_in): what share of each output pixel lies on each input pixel; rows sum to 1."""
+    edges = np.arange(size_out + 1) * (size_in / size_out)  # output pixel edges, in input pixels
+    left = np.maximum(edges[:-1, None], np.arange(size_in))  # (size_out, size_in)
+    right = np.minimum(edges[1:, None], np.arange(1, size_in + 1))  # (size_out, size_in)
+    return np.maximum(right - left, 0) * (size_out / size_in)

@@ -1,0 +1,401 @@
+"""The folder of slices, our one interchange format: write it, check it, train on it.
+
+    DIR/images/<id>.png     8-bit grey; HU window [-1000, 400] unless the manifest says otherwise
+    DIR/masks/<id>.png      8-bit, 0 = background, 255 (or 1) = lesion, same size
+    DIR/manifest.csv        id, group, split, label, spacing_mm, ...  (group = patient or like slices)
+
+Any PNG viewer shows it, any spreadsheet opens its table, and any other program can make one.
+"""
+
+import csv
+import io
+import os
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from lungseg.data.ct import HU_WINDOW, hu_to_grey, resize_image, resize_target
+from lungseg.data.phantoms import phantom_patient
+from lungseg.data.splits import affordable_fractions, check_disjoint, overlaps, split_by_group
+
+SPLITS = ("train", "val", "test")
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+CACHE_BYTES = 2**30  # decoded slices are kept in memory when the whole data set needs no more than this
+
+
+@dataclass(frozen=True)
+class SliceRecord:
+    """One row of the manifest: one slice."""
+
+    id: str  # the file name without .png
+    group: str  # patient, or cluster of near-duplicates: never in two splits
+    split: str  # train, val or test
+    label: str = ""
+    spacing_mm: float = float("nan")  # side of a pixel; nan = unknown
+    hu_low: float = HU_WINDOW[0]  # HU of grey 0
+    hu_high: float = HU_WINDOW[1]  # HU of the largest grey level
+    bits: int = 8  # 8, or 16 for images of 65,536 grey levels
+
+
+COLUMNS = [f.name for f in fields(SliceRecord)]
+
+
+# ---- the manifest ------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: str | Path) -> list[SliceRecord]:
+    """The records of a folder, in the order of its manifest; columns we do not know are ignored.
+
+    Without a manifest (or without its group or split column) each image is its own group and the split is
+    made here, the same each time; a warning then says that leakage cannot be ruled out.
+
+    Raises:
+        ValueError: the first problem of the manifest, in one sentence.
+    """
+    records, problems = parse_manifest(Path(folder))
+    if problems:
+        raise ValueError(problems[0])
+    return records
+
+
+def parse_manifest(folder: Path) -> tuple[list[SliceRecord], list[str]]:
+    """All the records that can be read, and one sentence for each that cannot or must not be used."""
+    if not (folder / "images").is_dir():
+        return [], [f"{folder} holds no folder images/. Give a folder as examples/prepare_data.py writes it."]
+    path = folder / "manifest.csv"
+    try:
+        rows = manifest_rows(path) if path.exists() else [{"id": p.stem} for p in pngs(folder / "images")]
+    except (ValueError, csv.Error) as error:
+        return [], [f"{path} cannot be read as a table ({error}). Save it as comma-separated UTF-8 text."]
+    if not rows:
+        return [], [f"{path if path.exists() else folder / 'images'} lists no slice. Put at least one there."]
+    if "id" not in rows[0]:
+        return [], [
+            f"{path} has no column id (it has {', '.join(map(str, rows[0]))}). Separate columns by commas."
+        ]
+    if "group" not in rows[0]:
+        warnings.warn(
+            f"{folder} does not say which slices belong to one patient, so each is its own group: "
+            f"leakage between training and test cannot be ruled out.",
+            stacklevel=3,
+        )
+        rows = [{**row, "group": row["id"]} for row in rows]
+    if "split" not in rows[0]:
+        groups = [row["group"] for row in rows]
+        splits = split_by_group(groups, affordable_fractions(FRACTIONS, len(set(groups))), seed=0)
+        rows = [{**row, "split": split} for row, split in zip(rows, splits, strict=True)]
+    records, problems = [], []
+    for number, row in enumerate(rows, start=2):  # line 1 is the header
+        try:
+            records.append(parse_row(row))
+        except ValueError as error:
+            problems.append(f"{path}, line {number}: {error}")
+    ids, groups, splits = ([getattr(r, name) for r in records] for name in ("id", "group", "split"))
+    return records, problems + [f"{path}: {sentence}" for sentence in overlaps(ids, groups, splits)]
+
+
+def manifest_rows(path: Path) -> list[dict[str, str]]:
+    with open(
+        path, newline="", encoding="utf-8-sig"
+    ) as file:  # -sig: spreadsheets put a byte-order mark in front
+        return list(csv.DictReader(file, restval=""))
+
+
+def parse_row(row: dict[str, str]) -> SliceRecord:
+    id_, group, split = row["id"], row["group"], row["split"]
+    if id_ in ("", ".", "..") or "/" in id_ or "\\" in id_:
+        raise ValueError(f"id {id_!r} is not a plain file name. Use letters, digits, '_' and '-'.")
+    if not group:
+        raise ValueError(
+            f"id {id_!r} has no group. Write the patient, or any name for slices that belong together."
+        )
+    if split not in SPLITS:
+        raise ValueError(f"id {id_!r} has the split {split!r}. Use one of {', '.join(SPLITS)}.")
+    numbers = {}
+    for name, kind in (("spacing_mm", float), ("hu_low", float), ("hu_high", float), ("bits", int)):
+        if row.get(name):  # empty = the default
+            try:
+                numbers[name] = kind(row[name])
+            except ValueError:
+                raise ValueError(f"id {id_!r} has {name} {row[name]!r}, which is not a number.") from None
+    if numbers.get("bits", 8) not in (8, 16):
+        raise ValueError(f"id {id_!r} has bits {numbers['bits']}. Grey PNGs have 8 or 16.")
+    return SliceRecord(id_, group, split, row.get("label") or "", **numbers)
+
+
+def write_manifest(path: Path, records: list[SliceRecord]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for record in records:
+            cells = [getattr(record, name) for name in COLUMNS]
+            writer.writerow(
+                ["" if c != c else f"{c:g}" if isinstance(c, float) else c for c in cells]
+            )  # nan != nan
+
+
+def describe_folder(folder: str | Path) -> str:
+    """One line: how many slices and groups stand in each split."""
+    records = read_manifest(folder)
+    slices = Counter(r.split for r in records)
+    groups = Counter(split for _, split in {(r.group, r.split) for r in records})
+    parts = [f"{slices[s]} {s} (of {groups[s]} groups)" for s in SPLITS if slices[s]]
+    return f"{folder} holds {len(records)} slices: {', '.join(parts)}"
+
+
+# ---- reading and checking pictures -------------------------------------------------------------------------
+
+
+def pngs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.png"))
+
+
+def read_slice(folder: str | Path, record: SliceRecord) -> tuple[NDArray, NDArray[np.uint8]]:
+    """Image (H, W) uint8 (or uint16 if the record says 16 bits) and target (H, W) uint8 in {0, 1}.
+
+    Raises:
+        ValueError: naming the file, what is wrong with it, and what to do.
+    """
+    name = f"{record.id}.png"
+    image_path, target_path = Path(folder, "images", name), Path(folder, "masks", name)
+    image = read_grey_png(image_path, record.bits)
+    target = read_grey_png(target_path, 8)
+    if image.shape != target.shape:
+        sizes = [f"{a.shape[0]} x {a.shape[1]}" for a in (target, image)]
+        raise ValueError(
+            f"{target_path} is {sizes[0]} but its image is {sizes[1]} pixels. Export both at one size."
+        )
+    values = np.flatnonzero(np.bincount(target.ravel(), minlength=256)).tolist()
+    if not (set(values) <= {0, 1} or set(values) <= {0, 255}):
+        shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+        raise ValueError(
+            f"{target_path} holds the values {shown}. A mask holds 0 and 255 (or 0 and 1) only: "
+            f"binarise it, and resize masks without interpolation."
+        )
+    return image, (target > 0).astype(np.uint8)
+
+
+KINDS = {  # what Pillow calls the modes of a PNG, and we
+    "1": "1-bit", "L": "8-bit", "I": "16-bit", "I;16": "16-bit", "I;16B": "16-bit",
+    "P": "palette", "PA": "palette", "LA": "grey with alpha", "RGB": "RGB", "RGBA": "RGB with alpha",
+}  # fmt: skip
+
+
+def read_grey_png(path: Path, bits: int) -> NDArray:
+    """(H, W) uint8 or uint16; a ValueError unless the file is an undamaged grey PNG of that depth."""
+    try:
+        data = io.BytesIO(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing. Add it, or remove its partner and its manifest row.") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
+    try:
+        Image.open(data, formats=("PNG",)).verify()  # the checksum of every chunk, and the end marker
+        picture = Image.open(data, formats=("PNG",))
+        picture.load()
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{path} is not a PNG image. Export it again as PNG.") from None
+    except Exception as error:  # Pillow reports damage as OSError, SyntaxError, struct.error, zlib.error, ...
+        raise ValueError(f"{path} is damaged or cut short ({error}). Copy or export it again.") from None
+    kind = KINDS.get(picture.mode, picture.mode)
+    if kind != f"{bits}-bit":
+        hint = (
+            " (or write bits = 16 in the manifest)"
+            if kind == "16-bit" and path.parent.name == "images"
+            else ""
+        )
+        raise ValueError(
+            f"{path} is a {kind} PNG, {bits}-bit grey is wanted. Convert it to {bits}-bit grey{hint}."
+        )
+    return np.asarray(picture).astype(np.uint8 if bits == 8 else np.uint16)  # (H, W)
+
+
+def check_folder(folder: str | Path) -> list[str]:
+    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder."""
+    folder = Path(folder)
+    records, problems = parse_manifest(folder)
+    for record in tqdm(
+        records, desc="check", unit="slice", disable=None
+    ):  # None: quiet when not on a terminal
+        try:
+            read_slice(folder, record)
+        except ValueError as error:
+            problems.append(str(error))
+    if records or not problems:
+        known = {record.id for record in records}
+        for name in ("images", "masks"):
+            problems += [
+                f"{path} has no row in the manifest. Add one, or remove the file."
+                for path in pngs(folder / name)
+                if path.stem not in known
+            ]
+    return problems
+
+
+# ---- writing -----------------------------------------------------------------------------------------------
+
+
+class FolderWriter:
+    """Write a folder of slices completely or not at all: `with FolderWriter(folder) as out: out.add(...)`.
+
+    Everything goes to a hidden sibling, which takes the final name in one rename at the end. An error or
+    Ctrl-C inside the `with` removes it: nobody ever trains on half a data set.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).absolute()
+        self.path = self.folder.with_name(
+            f".{self.folder.name}.partial-{os.getpid()}"
+        )  # where the files are for now
+        self.records: list[SliceRecord] = []
+
+    def __enter__(self) -> "FolderWriter":
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise ValueError(f"{self.folder} exists already. Remove it, or choose another folder.")
+        shutil.rmtree(self.path, ignore_errors=True)  # left by a killed process that had our number
+        (self.path / "images").mkdir(parents=True)
+        (self.path / "masks").mkdir()
+        return self
+
+    def add(self, record: SliceRecord, image: NDArray, target: NDArray) -> None:
+        """Write one pair: image (H, W) uint8 or uint16 as record.bits says, target (H, W) in {0, 1}."""
+        wanted = np.uint8 if record.bits == 8 else np.uint16
+        if image.dtype != wanted or image.shape != target.shape or not np.isin(target, (0, 1)).all():
+            raise ValueError(
+                f"{record.id}: the image must be {np.dtype(wanted)}, the target of its shape in {{0, 1}}, "
+                f"got {image.dtype} {image.shape} and {target.dtype} {target.shape}."
+            )
+        Image.fromarray(image).save(self.path / "images" / f"{record.id}.png")
+        Image.fromarray(target.astype(np.uint8) * 255).save(self.path / "masks" / f"{record.id}.png")
+        self.records.append(record)
+
+    def __exit__(self, error_type: type | None, *_: object) -> None:
+        try:
+            if error_type is None:
+                check_disjoint(*([getattr(r, n) for r in self.records] for n in ("id", "group", "split")))
+                write_manifest(self.path / "manifest.csv", self.records)
+                os.rename(self.path, self.folder)
+        finally:
+            shutil.rmtree(self.path, ignore_errors=True)  # nothing is left there after the rename
+
+
+def write_phantom_folder(
+    folder: str | Path,
+    *,
+    num_patients: int = 40,
+    slices_per_patient: int = 6,
+    size: int = 256,
+    seed: int = 0,
+    fractions: dict[str, float] = FRACTIONS,
+    **phantom_options: object,
+) -> None:
+    """Write phantom patients (lungseg.data.phantoms) as a folder, split by patient.
+
+    Patient p is drawn from the generator of (seed, p), so a larger folder begins with the patients of a
+    smaller one.
+
+    Args:
+        num_patients: at least one per split.
+        size: side of the slices in pixels.
+        fractions: share of the slices in each split.
+        phantom_options: passed on to `phantom_patient`, e.g. diameter_mm=(3.0, 30.0).
+    """
+    patients = [f"phantom{p:04d}" for p in range(num_patients)]
+    split_of = dict(zip(patients, split_by_group(patients, fractions, seed=seed), strict=True))
+    with FolderWriter(folder) as out:
+        for p, patient in enumerate(tqdm(patients, desc="phantoms", unit="patient", disable=None)):
+            rng = np.random.default_rng([seed, p])
+            for s in phantom_patient(rng, num_slices=slices_per_patient, size=size, **phantom_options):
+                label = "+".join(sorted(set(s.kinds))) or "none"
+                record = SliceRecord(
+                    f"{patient}_{s.slice_index:02d}",
+                    patient,
+                    split_of[patient],
+                    label,
+                    round(s.spacing_mm, 4),
+                )
+                out.add(record, hu_to_grey(s.hu), s.target)
+
+
+# ---- training on it ----------------------------------------------------------------------------------------
+
+
+class SliceDataset(Dataset):
+    """The slices of one split, as (image, target, id).
+
+    image is float32 (1, H, W) in [0, 1] (grey / largest grey level), target is float32 (1, H, W) in {0, 1}.
+
+    Args:
+        folder: a folder of slices.
+        split: "train", "val" or "test"; None takes all.
+        size: resize each slice to size x size pixels on reading; None keeps the size of the files.
+        augment: called as augment(image (H, W) float32, target (H, W) uint8, rng) -> the same pair, changed.
+        seed: with the epoch and the index it decides each augmentation, so that neither the number of workers
+            nor the order of reading changes what a sample looks like.
+
+    Raises:
+        ValueError: for a bad manifest or an empty split here, and for a bad file when it is read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str | None = None,
+        *,
+        size: int | None = None,
+        augment: Callable | None = None,
+        seed: int = 0,
+    ):
+        self.folder, self.size, self.augment, self.seed = Path(folder), size, augment, seed
+        everything = read_manifest(folder)
+        self.records = [r for r in everything if split in (None, r.split)]
+        if not self.records:
+            there = ", ".join(f"{n} {s}" for s, n in Counter(r.split for r in everything).items())
+            raise ValueError(
+                f"{folder} has no slice in the split {split!r} (it has {there}). Choose one of those."
+            )
+        # In shared memory, so that set_epoch also reaches worker processes that live through all epochs.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._cache: dict[int, tuple[NDArray, NDArray]] = {}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins: a slice is augmented differently in each."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+        index = range(len(self))[index]  # -1 is the last slice; beyond the end is an IndexError
+        record = self.records[index]
+        grey, target = self._read(index)
+        image = grey.astype(np.float32) / (2**record.bits - 1)
+        if self.augment is not None:
+            rng = np.random.default_rng([self.seed, int(self._epoch), index])
+            image, target = self.augment(image, target.copy(), rng)  # a copy: ours is kept for the next epoch
+        image = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+        target = torch.from_numpy(np.ascontiguousarray(target)).float()
+        return image[None], target[None], record.id  # (1, H, W), (1, H, W)
+
+    def _read(self, index: int) -> tuple[NDArray, NDArray[np.uint8]]:
+        """The decoded pair at the wanted size; kept where the whole data set fits the memory allowed."""
+        if index in self._cache:
+            return self._cache[index]
+        grey, target = read_slice(self.folder, self.records[index])
+        if self.size is not None and grey.shape != (self.size, self.size):
+            grey = resize_image(grey, (self.size, self.size))
+            target = resize_target(target, (self.size, self.size))
+        if (grey.nbytes + target.nbytes) * len(self) <= CACHE_BYTES:
+            self._cache[index] = grey, target
+        return grey, target

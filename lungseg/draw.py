@@ -1,0 +1,326 @@
+"""Pictures with Pillow: overlays, heat maps, contact sheets, curves, and small grids of numbers.
+
+Every function is pure: arrays in, an RGB array (H, W, 3) uint8 or a PIL image out. Nothing is shown or saved
+here. An `image` is (H, W) float in [0, 1], or (H, W) or (H, W, 3) uint8, or a PIL image.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+TARGET = (0, 210, 90)  # green: what the radiologist drew
+PRED = (255, 140, 0)  # orange: what the network drew
+MISSED = (60, 130, 255)  # blue: lesion that the network left out
+# Black, purple, orange, pale yellow: each step brighter than the last, so that it also reads in grey.
+HEAT = np.array([(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)])
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+SERIES = [
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (86, 180, 233),
+    (90, 90, 90),
+]
+INK, GRID = (40, 40, 40), (225, 225, 225)
+
+
+# ---- one picture -------------------------------------------------------------------------------------------
+
+
+def to_rgb(image: ArrayLike | Image.Image) -> NDArray[np.uint8]:
+    """Any `image` -> (H, W, 3) uint8. Floats beyond [0, 1] are clipped, NaN is black."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    array = np.asarray(image)
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            f"to_rgb: expected (H, W) or (H, W, 3), got shape {array.shape}. Index batch and channel first."
+        )
+    if array.dtype != np.uint8:
+        array = np.rint(255 * np.clip(np.nan_to_num(array.astype(np.float64)), 0, 1)).astype(np.uint8)
+    return np.repeat(array[..., None], 3, axis=2) if array.ndim == 2 else array  # (H, W, 3)
+
+
+def heatmap(values: ArrayLike, low: float = 0.0, high: float = 1.0) -> NDArray[np.uint8]:
+    """Colour (H, W) values from `low` (black) over purple and orange to `high` (pale yellow); NaN is grey."""
+    values = np.asarray(values, dtype=np.float64)
+    position = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1) * (len(HEAT) - 1)  # (H, W)
+    colours = [np.interp(position, np.arange(len(HEAT)), HEAT[:, c]) for c in range(3)]
+    rgb = np.rint(np.stack(colours, axis=-1)).astype(np.uint8)  # (H, W, 3)
+    rgb[np.isnan(values)] = 128
+    return rgb
+
+
+def overlay(
+    image: ArrayLike, target: ArrayLike | None = None, pred: ArrayLike | None = None, *, scale: int = 1
+) -> NDArray[np.uint8]:
+    """Draw the outline of the target in green and of the prediction in orange.
+
+    The target's line runs just outside its pixels and the prediction's just inside, so a perfect prediction
+    shows two touching lines and a small lesion is not painted over.
+
+    Args:
+        target, pred: (H, W) maps; a pixel belongs to the region where the value is above 0.5.
+        scale: enlarge by this whole factor first, so that the lines are thin: (scale*H, scale*W, 3).
+    """
+    rgb = enlarge(to_rgb(image), scale)
+    for region, colour, outside in ((target, TARGET, True), (pred, PRED, False)):
+        if region is not None:
+            region = enlarge(np.asarray(region) > 0.5, scale)  # (scale*H, scale*W)
+            rgb[outline(region, outside=outside)] = colour
+    return rgb
+
+
+def enlarge(array: NDArray, scale: int) -> NDArray:
+    """Each pixel becomes a block of scale x scale pixels; always a copy."""
+    return array.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def outline(region: NDArray[np.bool_], *, outside: bool) -> NDArray[np.bool_]:
+    """Pixels that touch the border of a region (H, W): its outer neighbours, or its own outermost pixels."""
+    inner = ~region if outside else region
+    other = np.pad(~inner, 1)  # beyond the picture there is no border to draw
+    touches = other[:-2, 1:-1] | other[2:, 1:-1] | other[1:-1, :-2] | other[1:-1, 2:]
+    return inner & touches
+
+
+def error_map(target: ArrayLike, pred: ArrayLike) -> NDArray[np.uint8]:
+    """(H, W) maps -> colours: found green, false alarm orange, missed blue, true background black."""
+    target, pred = np.asarray(target) > 0.5, np.asarray(pred) > 0.5
+    rgb = np.zeros((*target.shape, 3), np.uint8)
+    rgb[target & pred], rgb[~target & pred], rgb[target & ~pred] = TARGET, PRED, MISSED
+    return rgb
+
+
+def label_map(labels: ArrayLike, *, cell: int = 16, text: bool = True) -> Image.Image:
+    """Draw a small grid of whole numbers (H, W): one coloured square of `cell` pixels each, with its number.
+
+    Equal numbers have equal colours, and a dark line runs where neighbours differ.
+    """
+    labels = np.asarray(labels).astype(np.int64)
+    H, W = labels.shape
+    palette = np.array([(245, 245, 245), *(((2 * np.array(c) + 3 * 255) / 5) for c in SERIES)]).astype(
+        np.uint8
+    )
+    picture = Image.fromarray(enlarge(palette[labels % len(palette)], cell))
+    draw = ImageDraw.Draw(picture)
+    for i in range(H):
+        for j in range(W):
+            x, y = j * cell, i * cell
+            if text:
+                draw.text(
+                    (x + cell / 2, y + cell / 2), str(labels[i, j]), INK, font(0.55 * cell), anchor="mm"
+                )
+            if j and labels[i, j] != labels[i, j - 1]:
+                draw.line((x, y, x, y + cell), INK, width=2)
+            if i and labels[i, j] != labels[i - 1, j]:
+                draw.line((x, y, x + cell, y), INK, width=2)
+    draw.rectangle((0, 0, W * cell - 1, H * cell - 1), outline=INK)
+    return picture
+
+
+def font(size: float) -> ImageFont.FreeTypeFont:
+    """The font that comes with Pillow, so that no machine lacks it; size in pixels."""
+    return ImageFont.load_default(size=max(6, round(size)))
+
+
+# ---- many pictures -----------------------------------------------------------------------------------------
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[ArrayLike | Image.Image | None]],
+    *,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    captions: Sequence[Sequence[str]] | None = None,
+    scale: int = 1,
+) -> Image.Image:
+    """Lay pictures out in rows and columns on white.
+
+    Args:
+        rows: pictures of any sizes; None leaves a gap.
+        row_labels: text to the left of each row; may hold line breaks.
+        column_labels: text above each column.
+        captions: text under each picture, in the same layout as `rows`.
+        scale: enlarge each picture by this whole factor.
+    """
+    tiles = [[None if t is None else Image.fromarray(enlarge(to_rgb(t), scale)) for t in row] for row in rows]
+    columns = max((len(row) for row in tiles), default=0)
+    gap, text = 6, font(13)
+    widths = [0] * columns
+    for r, row in enumerate(tiles):
+        for c, tile in enumerate(row):
+            words = captions[r][c] if captions else ""
+            widths[c] = max(widths[c], tile.width if tile else 0, text_size(words, text)[0])
+    for c, words in enumerate(column_labels or []):
+        widths[c] = max(widths[c], text_size(words, text)[0])
+    heights = [max((t.height for t in row if t), default=0) for row in tiles]
+    under = [
+        max((text_size(w, text)[1] + 2 for w in captions[r]), default=0) if captions else 0
+        for r in range(len(rows))
+    ]
+    left = gap + max((text_size(words, text)[0] + gap for words in row_labels or []), default=0)
+    top = gap + (max(text_size(words, text)[1] for words in column_labels) + gap if column_labels else 0)
+    size = (left + sum(widths) + gap * columns, top + sum(heights) + sum(under) + gap * len(rows))
+
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for c, words in enumerate(column_labels or []):
+        x = left + sum(widths[:c]) + gap * c + widths[c] / 2
+        draw.multiline_text((x, top - gap), words, INK, text, anchor="md", align="center")
+    for r, row in enumerate(tiles):
+        y = top + sum(heights[:r]) + sum(under[:r]) + gap * r
+        if row_labels:
+            draw.multiline_text((gap, y + heights[r] / 2), row_labels[r], INK, text, anchor="lm")
+        for c, tile in enumerate(row):
+            x = left + sum(widths[:c]) + gap * c
+            if tile:
+                sheet.paste(tile, (x + (widths[c] - tile.width) // 2, y))
+            if captions:
+                place = (x + widths[c] / 2, y + heights[r] + 2)
+                draw.multiline_text(place, captions[r][c], INK, text, anchor="ma", align="center")
+    return sheet
+
+
+def text_size(words: str, text: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """(width, height) in pixels that `multiline_text` needs."""
+    box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), words, text)
+    return math.ceil(box[2]), math.ceil(box[3])
+
+
+def prediction_sheet(
+    rows: Sequence[tuple[str, ArrayLike | None, ArrayLike, ArrayLike]],
+    *,
+    threshold: float = 0.5,
+    scale: int = 1,
+) -> Image.Image:
+    """Show what a network did, one slice to a row.
+
+    Args:
+        rows: (caption, image, target, probs), each (H, W). Where every image is None, the sheet shows target,
+            probability and errors only: results can be shown without giving away the pictures they come from.
+        threshold: the prediction is where probs > threshold.
+        scale: enlarge by this whole factor.
+    """
+    with_images = any(image is not None for _, image, _, _ in rows)
+    columns = ["image", "target", "prediction"] if with_images else ["target"]
+    columns += ["probability", "errors: green found,\norange false alarm,\nblue missed"]
+    sheet = []
+    for _, image, target, probs in rows:
+        target, probs = np.asarray(target, dtype=np.float64), np.asarray(probs, dtype=np.float64)
+        pred = probs > threshold
+        if not with_images:
+            tiles = [enlarge(to_rgb(target), scale)]
+        elif image is None:
+            tiles = [None, None, None]
+        else:
+            tiles = [overlay(image, *outlines, scale=scale) for outlines in ((), (target,), (None, pred))]
+        sheet.append([*tiles, enlarge(heatmap(probs), scale), enlarge(error_map(target, pred), scale)])
+    return contact_sheet(sheet, row_labels=[row[0] for row in rows], column_labels=columns)
+
+
+# ---- curves ------------------------------------------------------------------------------------------------
+
+
+def line_chart(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    size: tuple[int, int] = (640, 400),
+    y_range: tuple[float, float] | None = None,
+) -> Image.Image:
+    """Draw curves with axes, ticks and a legend.
+
+    Args:
+        series: name -> (x, y) points in order. A point that is NaN or infinite leaves a gap in the line.
+        size: (width, height) in pixels.
+        y_range: (low, high) of the y axis; None fits the data.
+    """
+    zoom = 2  # drawn at twice the size and shrunk, because Pillow draws jagged lines
+    width, height = zoom * size[0], zoom * size[1]
+    picture = Image.new("RGB", (width, height), "white")
+    draw, small, large = ImageDraw.Draw(picture), font(12 * zoom), font(15 * zoom)
+    points = [p for line in series.values() for p in line if np.isfinite(p).all()]
+    x_low, x_high = bounds([x for x, _ in points])
+    y_low, y_high = y_range or bounds([y for _, y in points])
+    if y_range is None:  # up to the next round number
+        y_low, *_, y_high = ticks(y_low, y_high)
+    x_ticks, y_ticks = labelled_ticks(x_low, x_high), labelled_ticks(y_low, y_high)
+    left = zoom * 34 + max(text_size(words, small)[0] for _, words in y_ticks)
+    right = width - zoom * 40 - max((text_size(name, small)[0] for name in series), default=0)
+    top, bottom = zoom * 36, height - zoom * 46
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        """Data to pixels; what lies above or below the axes is drawn on their edge."""
+        up = min(max((y - y_low) / (y_high - y_low), 0), 1)
+        return left + (x - x_low) / (x_high - x_low) * (right - left), bottom - up * (bottom - top)
+
+    for value, words in y_ticks:
+        _, y = place(x_low, value)
+        draw.line((left, y, right, y), GRID, width=zoom)
+        draw.text((left - 5 * zoom, y), words, INK, small, anchor="rm")
+    for value, words in x_ticks:
+        x, _ = place(value, y_low)
+        draw.line((x, bottom, x, bottom + 4 * zoom), INK, width=zoom)
+        draw.text((x, bottom + 6 * zoom), words, INK, small, anchor="ma")
+    draw.line((left, top, left, bottom, right, bottom), INK, width=zoom)
+
+    for number, (name, line) in enumerate(series.items()):
+        colour = SERIES[number % len(SERIES)]
+        for piece in finite_pieces(line):
+            pixels = [place(x, y) for x, y in piece]
+            draw.line(pixels, colour, width=2 * zoom, joint="curve")
+            if len(pixels) == 1:  # a line of one point would be invisible
+                (x, y), r = pixels[0], 3 * zoom
+                draw.ellipse((x - r, y - r, x + r, y + r), colour)
+        y = top + (8 + 18 * number) * zoom  # the legend, to the right of the curves
+        draw.line((right + 8 * zoom, y, right + 24 * zoom, y), colour, width=3 * zoom)
+        draw.text((right + 29 * zoom, y), name, INK, small, anchor="lm")
+
+    draw.text(((left + right) / 2, 10 * zoom), title, INK, large, anchor="ma")
+    draw.text(((left + right) / 2, height - 8 * zoom), x_label, INK, small, anchor="md")
+    strip = Image.new("RGB", (height, zoom * 22), "white")  # this text runs upwards: write it, then turn it
+    ImageDraw.Draw(strip).text((height - (top + bottom) / 2, zoom * 4), y_label, INK, small, anchor="ma")
+    picture.paste(strip.rotate(90, expand=True), (0, 0))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def finite_pieces(line: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Cut a curve at its NaN and infinite points."""
+    pieces = [[]]
+    for x, y in line:
+        if math.isfinite(x) and math.isfinite(y):
+            pieces[-1].append((float(x), float(y)))
+        else:
+            pieces.append([])
+    return [piece for piece in pieces if piece]
+
+
+def bounds(values: list[float]) -> tuple[float, float]:
+    """(low, high) of the values, never equal; (0, 1) if there are none."""
+    low, high = (float(min(values)), float(max(values))) if values else (0.0, 1.0)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """About five round numbers (steps of 1, 2 or 5 times a power of ten) that enclose [low, high]."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [k * step for k in range(first, last + 1)]
+
+
+def labelled_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """The ticks inside [low, high], each with just as many decimals as keep neighbours apart."""
+    values = ticks(low, high)
+    step = values[1] - values[0]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [(v, f"{v:.{decimals}f}") for v in values if low - 1e-9 * step <= v <= high + 1e-9 * step]

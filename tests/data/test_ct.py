@@ -1,0 +1,131 @@
+"""HU and grey levels, and changes of size that neither shift nor lose what they should keep."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lungseg.data.ct import HU_WINDOW, grey_to_hu, hu_to_grey, resize_image, resize_target
+
+WINDOWS = st.tuples(st.floats(-1500, 0), st.floats(1, 2000))
+HU = hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-3000, 3000))
+SIDES = st.integers(1, 12)
+TARGETS = hnp.arrays(np.uint8, st.tuples(SIDES, SIDES), elements=st.integers(0, 1))
+
+
+# ---- grey levels -------------------------------------------------------------------------------------------
+
+
+@given(hu=HU, window=WINDOWS, bits=st.sampled_from([8, 16]))
+def test_grey_comes_back_as_the_clipped_hu_within_half_a_step(hu, window, bits):
+    grey = hu_to_grey(hu, window, bits)
+    step = (window[1] - window[0]) / (2**bits - 1)
+    error = np.abs(grey_to_hu(grey, window, bits) - np.clip(hu, *window))
+    assert error.max() <= step / 2 + 1e-3  # the answer is float32
+
+
+@given(hu=HU, window=WINDOWS)
+def test_more_hu_is_never_darker(hu, window):
+    assert (np.diff(hu_to_grey(np.sort(hu), window).astype(int)) >= 0).all()
+
+
+def test_known_tissues_have_known_greys():
+    air, water, above = hu_to_grey(np.array([-1000, 0, 3000]))
+    assert (air, water, above) == (0, round(1000 / 1400 * 255), 255)
+    assert hu_to_grey(np.array([400]), bits=16).tolist() == [65535]
+
+
+def test_the_same_hu_is_the_same_grey_whatever_else_is_in_the_picture():
+    dark, bright = hu_to_grey(np.array([-2048, 40])), hu_to_grey(np.array([40, 1500]))
+    assert dark[1] == bright[0]  # per-image min-max would make them differ
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_the_input_is_left_alone(dtype):
+    hu = np.array([[-2048, 100], [50, 4000]], dtype)
+    before = hu.copy()
+    assert hu_to_grey(hu).dtype == np.uint8
+    assert np.array_equal(hu, before)
+
+
+def test_what_cannot_be_converted_is_named():
+    with pytest.raises(ValueError, match="1 of 2 values are NaN"):
+        hu_to_grey(np.array([0.0, np.nan]))
+    with pytest.raises(ValueError, match="from low to high"):
+        hu_to_grey(np.array([0.0]), window=(400, -1000))
+    with pytest.raises(ValueError, match="bits must be 8 or 16, .* got 12"):
+        grey_to_hu(np.array([0]), bits=12)
+
+
+# ---- sizes -------------------------------------------------------------------------------------------------
+
+
+@given(value=st.integers(0, 255), before=st.tuples(SIDES, SIDES), after=st.tuples(SIDES, SIDES))
+def test_a_flat_image_stays_flat(value, before, after):
+    image = np.full(before, value, np.uint8)
+    resized = resize_image(image, after)
+    assert resized.shape == after and resized.dtype == np.uint8
+    assert (resized == value).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_resizing_keeps_the_type_and_the_range(dtype):
+    image = np.random.default_rng(0).integers(0, 200, (20, 30)).astype(dtype)
+    resized = resize_image(image, (13, 40))
+    assert resized.dtype == dtype
+    assert image.min() <= resized.min() and resized.max() <= image.max()
+
+
+def test_shrinking_looks_at_every_pixel():
+    image = np.zeros((64, 64), np.float32)
+    image[::4, ::4] = 16.0  # one pixel in sixteen: sampling without a filter would see all of it or nothing
+    assert np.allclose(resize_image(image, (16, 16))[2:-2, 2:-2], 1.0, atol=0.05)
+
+
+def test_image_and_target_stay_in_register():
+    rows, cols = np.mgrid[:96, :96]
+    disc = ((rows - 30.0) ** 2 + (cols - 60.0) ** 2 < 144).astype(np.uint8)
+    image, target = resize_image(disc * 200.0, (48, 40)), resize_target(disc, (48, 40))
+    centre_of = lambda a: [float((g * a).sum() / a.sum()) for g in np.indices(a.shape)]  # noqa: E731
+    assert centre_of(image) == pytest.approx(centre_of(target.astype(float)), abs=0.1)
+    assert centre_of(image) == pytest.approx([30.5 / 2 - 0.5, 60.5 * 40 / 96 - 0.5], abs=0.1)
+
+
+@given(target=TARGETS, after=st.tuples(SIDES, SIDES))
+@settings(max_examples=200)
+def test_a_pixel_is_lesion_where_at_least_half_of_it_was(target, after):
+    """The oracle refines both grids to the common multiple of the sizes and counts small squares."""
+    fine = np.kron(
+        target, np.ones([math.lcm(n, m) // n for n, m in zip(target.shape, after, strict=True)], int)
+    )
+    block = [n // m for n, m in zip(fine.shape, after, strict=True)]
+    expected = [
+        [
+            2 * fine[i * block[0] : (i + 1) * block[0], j * block[1] : (j + 1) * block[1]].sum()
+            >= block[0] * block[1]
+            for j in range(after[1])
+        ]
+        for i in range(after[0])
+    ]
+    assert np.array_equal(resize_target(target, after), np.array(expected, np.uint8))
+
+
+@given(target=TARGETS)
+def test_enlarging_and_shrinking_back_changes_no_pixel(target):
+    H, W = target.shape
+    assert np.array_equal(resize_target(resize_target(target, (3 * H, 2 * W)), (H, W)), target)
+
+
+def test_a_lesion_of_one_pixel_vanishes_at_half_the_size():
+    target = np.zeros((8, 8), np.uint8)
+    target[2, 2] = 1
+    assert resize_target(target, (4, 4)).sum() == 0
+    target[2, 3] = 1  # half of the new pixel
+    assert resize_target(target, (4, 4)).tolist()[1] == [0, 1, 0, 0]
+
+
+def test_the_window_is_that_of_the_folder_format():
+    assert HU_WINDOW == (-1000, 400)

@@ -1,0 +1,448 @@
+"""The folder of slices: what is written is what is read, and whatever is broken is named."""
+
+import csv
+import pickle
+import re
+import shutil
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from lungseg.data import folder as folder_module
+from lungseg.data.folder import (
+    COLUMNS,
+    FolderWriter,
+    SliceDataset,
+    SliceRecord,
+    check_folder,
+    describe_folder,
+    read_manifest,
+    read_slice,
+    write_phantom_folder,
+)
+
+SPLIT_OF = {"a": "train", "b": "train", "c": "val", "d": "test"}
+
+
+def pair(seed, size=24):
+    rng = np.random.default_rng(seed)
+    image, target = rng.integers(0, 256, (size, size), dtype=np.uint8), np.zeros((size, size), np.uint8)
+    target[4 : 5 + seed % 9, 6:12] = 1
+    return image, target
+
+
+def write_small(folder):
+    """Eight slices of four groups; returns what was put in, by id."""
+    content = {}
+    with FolderWriter(folder) as out:
+        for number, group in enumerate("aabbccdd"):
+            id_ = f"{group}_{number}"
+            content[id_] = pair(number)
+            out.add(SliceRecord(id_, group, SPLIT_OF[group], "solid", 0.7), *content[id_])
+    return content
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory):
+    path = tmp_path_factory.mktemp("folder") / "slices"
+    write_small(path)
+    return path
+
+
+@pytest.fixture
+def small(master, tmp_path):
+    return shutil.copytree(master, tmp_path / "slices")
+
+
+# ---- round trip --------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    content = write_small(tmp_path / "f")
+    records = read_manifest(tmp_path / "f")
+    assert [r.id for r in records] == list(content)
+    for record in records:
+        image, target = read_slice(tmp_path / "f", record)
+        assert np.array_equal(image, content[record.id][0]) and np.array_equal(target, content[record.id][1])
+    assert check_folder(tmp_path / "f") == []
+    assert describe_folder(tmp_path / "f").endswith(
+        "8 slices: 4 train (of 2 groups), 2 val (of 1 groups), 2 test (of 1 groups)"
+    )
+
+
+def test_sixteen_bits_survive(tmp_path):
+    image = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    record = SliceRecord("deep", "p", "train", bits=16)
+    with FolderWriter(tmp_path / "f") as out:
+        out.add(record, image, np.zeros((8, 8), np.uint8))
+    assert np.array_equal(read_slice(tmp_path / "f", record)[0], image)
+    item, _, _ = SliceDataset(tmp_path / "f")[0]
+    assert item.max() == pytest.approx(63000 / 65535)
+
+
+names = st.text(
+    st.characters(whitelist_categories=("L", "N"), whitelist_characters=" ,;\"'-_."), min_size=1, max_size=12
+)
+
+
+@given(
+    group=names,
+    label=names.map(str.strip),
+    spacing=st.one_of(st.just(float("nan")), st.floats(0.25, 2.0).map(lambda v: round(v, 4))),
+    window=st.tuples(st.integers(-1500, -500), st.integers(0, 3000)),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+def test_the_manifest_keeps_every_field(tmp_path, group, label, spacing, window):
+    shutil.rmtree(tmp_path / "f", ignore_errors=True)
+    record = SliceRecord("s", group, "val", label, spacing, float(window[0]), float(window[1]))
+    with FolderWriter(tmp_path / "f") as out:
+        out.add(record, *pair(0))
+    (back,) = read_manifest(tmp_path / "f")
+    assert repr(back) == repr(record)  # repr, because nan != nan
+
+
+def test_a_hand_made_manifest_may_leave_columns_out_and_have_others(small):
+    rows = list(csv.DictReader((small / "manifest.csv").read_text().splitlines()))
+    with open(small / "manifest.csv", "w", encoding="utf-8-sig") as file:  # as spreadsheets save it
+        file.write("id,colour,split,group,spacing_mm\n")
+        file.writelines(f"{r['id']},red,{r['split']},{r['group']},\n" for r in rows)
+    record = read_manifest(small)[0]
+    assert (record.label, record.bits, record.hu_low, record.hu_high) == ("", 8, -1000, 400)
+    assert np.isnan(record.spacing_mm)
+    assert check_folder(small) == []
+
+
+def test_masks_of_0_and_1_are_masks_of_0_and_255(small):
+    path = small / "masks/a_0.png"
+    record = read_manifest(small)[0]
+    before = read_slice(small, record)[1]
+    Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
+    assert check_folder(small) == []
+    assert np.array_equal(read_slice(small, record)[1], before) and before.max() == 1
+
+
+def test_without_a_manifest_each_image_is_its_own_group_and_a_warning_says_so(small):
+    (small / "manifest.csv").unlink()
+    with pytest.warns(UserWarning, match="leakage between training and test cannot be ruled out"):
+        records = read_manifest(small)
+    with pytest.warns(UserWarning):
+        assert read_manifest(small) == records
+    assert {r.split for r in records} == {"train", "val", "test"} and len({r.group for r in records}) == 8
+    with pytest.warns(UserWarning):
+        assert check_folder(small) == []
+
+
+def test_two_images_without_a_manifest_are_training_and_validation(small):
+    (small / "manifest.csv").unlink()
+    for id_ in ("a_1", "b_2", "b_3", "c_4", "c_5", "d_6"):
+        (small / f"images/{id_}.png").unlink()
+    with pytest.warns(UserWarning):
+        assert sorted(r.split for r in read_manifest(small)) == ["train", "val"]
+
+
+# ---- damage ------------------------------------------------------------------------------------------------
+
+
+def save(array, path, **options):
+    Image.fromarray(array).save(path, **options)
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def png_without_end(path):
+    path.write_bytes(path.read_bytes()[:-12])
+
+
+def lying_header(path):
+    """A PNG that claims to be 60,000 x 60,000 pixels."""
+    data = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", 60000, 60000) + data[24:29]
+    path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
+
+
+def edit_row(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+IMAGE, MASK, TABLE = "images/a_0.png", "masks/a_0.png", "manifest.csv"
+GREY = np.zeros((24, 24), np.uint8)
+DAMAGES = {
+    "image missing": (lambda d: (d / IMAGE).unlink(), IMAGE, "is missing. Add it"),
+    "mask missing": (lambda d: (d / MASK).unlink(), MASK, "is missing. Add it"),
+    "size": (lambda d: save(GREY[:20], d / MASK), MASK, "is 20 x 24 but its image is 24 x 24"),
+    "rgb": (lambda d: save(np.zeros((24, 24, 3), np.uint8), d / IMAGE), IMAGE, "is a RGB PNG"),
+    "alpha": (lambda d: save(np.zeros((24, 24, 4), np.uint8), d / IMAGE), IMAGE, "is a RGB with alpha PNG"),
+    "grey alpha": (lambda d: Image.new("LA", (24, 24)).save(d / MASK), MASK, "is a grey with alpha PNG"),
+    "palette": (lambda d: Image.new("P", (24, 24)).save(d / MASK), MASK, "is a palette PNG"),
+    "1 bit": (lambda d: Image.new("1", (24, 24)).save(d / MASK), MASK, "is a 1-bit PNG"),
+    "16 bit": (
+        lambda d: save(GREY.astype(np.uint16), d / IMAGE),
+        IMAGE,
+        "is a 16-bit PNG, .*or write bits = 16",
+    ),
+    "16-bit mask": (
+        lambda d: save(GREY.astype(np.uint16), d / MASK),
+        MASK,
+        "is a 16-bit PNG, 8-bit grey is wanted",
+    ),
+    "bits 16 unmet": (
+        lambda d: edit_row(d / TABLE, "400,8", "400,16"),
+        IMAGE,
+        "is a 8-bit PNG, 16-bit grey is wanted",
+    ),
+    "mask values": (lambda d: save(GREY + 7, d / MASK), MASK, "holds the values 7. A mask holds 0 and 255"),
+    "grey mask": (
+        lambda d: save(np.arange(576, dtype=np.uint8).reshape(24, 24), d / MASK),
+        MASK,
+        "0, 1, 2, 3, 4, ...",
+    ),
+    "1 and 255": (
+        lambda d: save(np.kron(np.array([[1, 255]], np.uint8), GREY[:, :12] + 1), d / MASK),
+        MASK,
+        "1, 255",
+    ),
+    "truncated": (
+        lambda d: (d / IMAGE).write_bytes((d / IMAGE).read_bytes()[:300]),
+        IMAGE,
+        "damaged or cut short",
+    ),
+    "end cut off": (lambda d: png_without_end(d / IMAGE), IMAGE, "damaged or cut short"),
+    "byte flipped": (lambda d: flip_a_byte(d / IMAGE), IMAGE, "damaged or cut short"),
+    "huge": (lambda d: lying_header(d / IMAGE), IMAGE, "damaged or cut short"),
+    "not a png": (lambda d: (d / IMAGE).write_text("hello"), IMAGE, "is not a PNG image"),
+    "empty file": (lambda d: (d / IMAGE).write_bytes(b""), IMAGE, "is not a PNG image"),
+    "jpeg": (lambda d: save(GREY, d / IMAGE, format="JPEG"), IMAGE, "is not a PNG image"),
+    "a folder": (lambda d: ((d / IMAGE).unlink(), (d / IMAGE).mkdir()), IMAGE, "cannot be read"),
+    "extra image": (lambda d: save(GREY, d / "images/x.png"), "images/x.png", "has no row in the manifest"),
+    "extra mask": (lambda d: save(GREY, d / "masks/x.png"), "masks/x.png", "has no row in the manifest"),
+    "id twice": (lambda d: edit_row(d / TABLE, "a_1,", "a_0,"), "'a_0'", "stands twice"),
+    "climbing id": (lambda d: edit_row(d / TABLE, "a_0,", "../a_0,"), "'../a_0'", "is not a plain file name"),
+    "windows path": (lambda d: edit_row(d / TABLE, "a_0,", "..\\a_0,"), "a_0", "is not a plain file name"),
+    "no id": (lambda d: edit_row(d / TABLE, "a_0,", ","), "line 2", "id '' is not a plain file name"),
+    "no group": (lambda d: edit_row(d / TABLE, "a_0,a", "a_0,"), "'a_0'", "has no group"),
+    "leak": (lambda d: edit_row(d / TABLE, "a,train", "a,test"), "'a'", "is in test and in train"),
+    "split name": (
+        lambda d: edit_row(d / TABLE, "a,train", "a,training"),
+        "'a_0'",
+        "has the split 'training'",
+    ),
+    "spacing": (
+        lambda d: edit_row(d / TABLE, "0.7", "0;7"),
+        "'a_0'",
+        "has spacing_mm '0;7', which is not a number",
+    ),
+    "bits": (lambda d: edit_row(d / TABLE, "400,8", "400,12"), "'a_0'", "has bits 12"),
+    "short row": (
+        lambda d: edit_row(d / TABLE, "a_0,a,train,solid,0.7,-1000,400,8", "a_0"),
+        "'a_0'",
+        "has no group",
+    ),
+    "semicolons": (lambda d: (d / TABLE).write_text("id;group\na;b\n"), TABLE, "has no column id"),
+    "no rows": (lambda d: (d / TABLE).write_text("id,group,split\n"), TABLE, "lists no slice"),
+    "not text": (
+        lambda d: (d / TABLE).write_bytes(b"id,group\n\xff\xfe\x00"),
+        TABLE,
+        "cannot be read as a table",
+    ),
+    "no images": (lambda d: shutil.rmtree(d / "images"), "slices", "holds no folder images/"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_each_damage_is_named_with_its_file_and_nothing_else_is_accused(small, name):
+    damage, where, what = DAMAGES[name]
+    damage(small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        problems = check_folder(small)
+    hits = [p for p in problems if where in p and re.search(what, p)]
+    assert len(hits) == 1, problems
+    innocent = [p for p in problems if not any(word in p for word in (where, "a_0", "a_1"))]
+    assert not innocent, innocent
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_folder_cannot_be_trained_on(small, name):
+    damage, _, _ = DAMAGES[name]
+    damage(small)
+    if name.startswith("extra"):
+        assert len(SliceDataset(small)) == 8  # files without a row are no part of the data set
+        return
+    with pytest.raises(ValueError, match=r"\.$"):  # a sentence
+        dataset = SliceDataset(small)
+        for i in range(len(dataset)):
+            dataset[i]
+
+
+@given(length=st.integers(0, 10_000), name=st.sampled_from([IMAGE, MASK]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_a_png_cut_anywhere_is_noticed(master, tmp_path, length, name):
+    data = (master / name).read_bytes()
+    path = tmp_path / "cut.png"
+    path.write_bytes(data[: length % len(data)])
+    with pytest.raises(ValueError, match="cut.png is"):
+        folder_module.read_grey_png(path, 8)
+
+
+# ---- writing -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
+def test_an_interrupted_writer_leaves_nothing(tmp_path, error):
+    with pytest.raises(error), FolderWriter(tmp_path / "f") as out:
+        out.add(SliceRecord("s", "g", "train"), *pair(0))
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_appears_only_when_it_is_complete(tmp_path):
+    with FolderWriter(tmp_path / "deep/f") as out:
+        out.add(SliceRecord("s", "g", "train"), *pair(0))
+        assert not (tmp_path / "deep/f").exists()
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["f"]
+
+
+def test_a_writer_refuses_leaks_and_wrong_arrays(tmp_path):
+    image, target = pair(0)
+    with pytest.raises(ValueError, match="is in train and in val"), FolderWriter(tmp_path / "f") as out:
+        out.add(SliceRecord("s", "g", "train"), image, target)
+        out.add(SliceRecord("t", "g", "val"), image, target)
+    for wrong in ((image.astype(float), target), (image, target * 255), (image[1:], target)):
+        with (
+            pytest.raises(ValueError, match="s: the image must be uint8"),
+            FolderWriter(tmp_path / "f") as out,
+        ):
+            out.add(SliceRecord("s", "g", "train"), *wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stands_there_is_never_overwritten(small, tmp_path):
+    before = sorted(p.name for p in small.rglob("*"))
+    with pytest.raises(ValueError, match="exists already. Remove it, or choose another"), FolderWriter(small):
+        pass
+    assert sorted(p.name for p in small.rglob("*")) == before
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="exists already"), FolderWriter(tmp_path / "file"):
+        pass
+    (tmp_path / "empty").mkdir()
+    write_small(tmp_path / "empty")  # an empty folder is as good as none
+    assert len(read_manifest(tmp_path / "empty")) == 8
+
+
+def test_phantoms_are_split_by_patient_and_the_same_each_time(tmp_path):
+    for name, patients in (("f", 6), ("g", 6), ("h", 4)):
+        write_phantom_folder(tmp_path / name, num_patients=patients, slices_per_patient=2, size=48, seed=3)
+    assert check_folder(tmp_path / "f") == []
+    records = read_manifest(tmp_path / "f")
+    assert len(records) == 12 and {r.split for r in records} == {"train", "val", "test"}
+    assert records[0].spacing_mm == pytest.approx(360 / 48)
+    for path in (tmp_path / "f").rglob("*.*"):
+        relative = path.relative_to(tmp_path / "f")
+        assert path.read_bytes() == (tmp_path / "g" / relative).read_bytes()
+        if (
+            tmp_path / "h" / relative
+        ).exists() and path.suffix == ".png":  # fewer patients, but the same ones
+            assert path.read_bytes() == (tmp_path / "h" / relative).read_bytes()
+
+
+def test_phantom_options_are_passed_on(tmp_path):
+    write_phantom_folder(tmp_path / "f", num_patients=3, slices_per_patient=2, size=32, nodule_free=1.0)
+    assert {r.label for r in read_manifest(tmp_path / "f")} == {"none"}
+
+
+# ---- the data set ------------------------------------------------------------------------------------------
+
+
+def test_items_are_tensors_of_the_promised_kind(small):
+    dataset = SliceDataset(small, "train")
+    image, target, id_ = dataset[1]
+    assert (image.shape, image.dtype, target.shape, target.dtype) == ((1, 24, 24), torch.float32) * 2
+    expected_image, expected_target = pair(1)
+    assert id_ == "a_1" and len(dataset) == 4
+    assert np.allclose(image[0], expected_image / 255) and np.array_equal(target[0], expected_target)
+    assert torch.equal(dataset[-1][0], dataset[3][0])
+    with pytest.raises(IndexError):
+        dataset[4]
+
+
+def test_size_resizes_both(small):
+    image, target, _ = SliceDataset(small, size=12)[0]
+    assert image.shape == target.shape == (1, 12, 12) and set(target.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_an_unknown_split_names_those_there_are(small):
+    with pytest.raises(ValueError, match="no slice in the split 'valid' .it has 4 train, 2 val, 2 test"):
+        SliceDataset(small, "valid")
+
+
+def jitter(image, target, rng):
+    return image + rng.random(image.shape, dtype=np.float32), target[
+        :, ::-1
+    ] if rng.random() < 0.5 else target
+
+
+def epoch_of(loader, dataset, epoch):
+    dataset.set_epoch(epoch)
+    return torch.cat([torch.cat([image, target]) for image, target, _ in loader])
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_sample_depends_only_on_seed_epoch_and_index(small, persistent):
+    alone = SliceDataset(small, "train", augment=jitter, seed=5)
+    shared = SliceDataset(small, "train", augment=jitter, seed=5)
+    zero, two = DataLoader(alone), DataLoader(shared, num_workers=2, persistent_workers=persistent)
+    epochs = [epoch_of(zero, alone, e) for e in (0, 1)]
+    assert not torch.equal(*epochs)
+    for e in (1, 0):
+        assert torch.equal(epoch_of(two, shared, e), epochs[e])
+    other = SliceDataset(small, "train", augment=jitter, seed=6)
+    assert not torch.equal(epoch_of(DataLoader(other), other, 0), epochs[0])
+
+
+def test_augmentation_does_not_change_what_is_kept_in_memory(small):
+    def spoil(image, target, rng):
+        image[:], target[:] = 0, 1
+        return image, target
+
+    dataset = SliceDataset(small, augment=spoil)
+    dataset[0]
+    dataset.augment = None
+    assert np.array_equal(dataset[0][0][0] * 255, pair(0)[0]) and np.array_equal(dataset[0][1][0], pair(0)[1])
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_reading_twice_gives_the_same_with_and_without_memory(small, monkeypatch, limit):
+    monkeypatch.setattr(folder_module, "CACHE_BYTES", limit)
+    dataset = SliceDataset(small)
+    first = dataset[2][0]
+    shutil.rmtree(small / "images")
+    if limit:
+        assert torch.equal(dataset[2][0], first)
+    else:
+        with pytest.raises(ValueError, match="is missing"):
+            dataset[2]
+
+
+def test_a_data_set_can_be_pickled(small):
+    dataset = SliceDataset(small, "val", size=16)
+    dataset.set_epoch(3)
+    twin = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(twin[0][0], dataset[0][0]) and twin._epoch == 3
+
+
+def test_the_manifest_has_the_columns_of_the_format():
+    assert COLUMNS[:5] == ["id", "group", "split", "label", "spacing_mm"]

@@ -1,0 +1,204 @@
+"""Splits: whole groups, all rows, the fractions asked for; and groups found where no patient is named."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungseg.data.ct import hu_to_grey
+from lungseg.data.phantoms import phantom_patient
+from lungseg.data.splits import (
+    affordable_fractions,
+    check_disjoint,
+    fine_structure,
+    link_patterns,
+    near_duplicate_groups,
+    overlaps,
+    split_by_group,
+)
+
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+GROUPS = st.lists(st.integers(0, 12).map("patient{}".format), min_size=1, max_size=80)
+REAL = Path(__file__).resolve().parents[3] / "shared/data/lidc_slices"
+
+
+# ---- split_by_group ----------------------------------------------------------------------------------------
+
+
+@given(groups=GROUPS.filter(lambda g: len(set(g)) >= 3), seed=st.integers(0, 9))
+def test_no_group_is_on_two_sides_and_no_split_is_empty(groups, seed):
+    splits = split_by_group(groups, FRACTIONS, seed=seed)
+    assert len(splits) == len(groups) and set(splits) == set(FRACTIONS)
+    assert len({*zip(groups, splits, strict=True)}) == len(set(groups))
+    check_disjoint([str(i) for i in range(len(groups))], groups, splits)
+
+
+@given(groups=GROUPS.filter(lambda g: len(set(g)) >= 3), seed=st.integers(0, 9), data=st.data())
+def test_the_order_of_the_rows_does_not_matter(groups, seed, data):
+    shuffled = data.draw(st.permutations(groups))
+    expected = dict(zip(groups, split_by_group(groups, FRACTIONS, seed=seed), strict=True))
+    assert dict(zip(shuffled, split_by_group(shuffled, FRACTIONS, seed=seed), strict=True)) == expected
+
+
+@given(groups=GROUPS.filter(lambda g: len(set(g)) >= 3), seed=st.integers(0, 9))
+def test_no_split_misses_its_share_by_more_than_the_largest_groups(groups, seed):
+    sizes = Counter(groups)
+    counts = Counter(split_by_group(groups, FRACTIONS, seed=seed))
+    for name, fraction in FRACTIONS.items():
+        assert abs(counts[name] - fraction * len(groups)) <= 2 * max(sizes.values()) + 1
+
+
+def test_many_small_groups_meet_the_fractions():
+    groups = [f"p{i // 4}" for i in range(1200)]
+    counts = Counter(split_by_group(groups, FRACTIONS, seed=0))
+    assert {name: counts[name] / 1200 for name in FRACTIONS} == pytest.approx(FRACTIONS, abs=0.004)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_large_group_is_placed_first_and_small_ones_fill_the_gaps(seed):
+    groups = ["large"] * 60 + [f"p{i}" for i in range(40)]
+    assert Counter(split_by_group(groups, {"train": 0.6, "test": 0.4}, seed=seed)) == {
+        "train": 60,
+        "test": 40,
+    }
+
+
+def test_another_seed_is_another_split_and_the_same_seed_the_same():
+    groups = [f"p{i}" for i in range(30)]
+    first, again, other = (split_by_group(groups, FRACTIONS, seed=s) for s in (0, 0, 1))
+    assert first == again != other
+
+
+def test_a_split_of_fraction_zero_gets_nothing():
+    assert set(split_by_group(["a", "b", "c"], {"train": 0.5, "val": 0.5, "test": 0.0}, seed=0)) == {
+        "train",
+        "val",
+    }
+
+
+def test_what_cannot_be_split_is_refused():
+    with pytest.raises(ValueError, match=r"2 group\(s\) cannot fill the 3 splits train, val, test"):
+        split_by_group(["a", "a", "b"], FRACTIONS, seed=0)
+    for wrong in ({"train": 0.5}, {"train": 1.5, "val": -0.5}, {}):
+        with pytest.raises(ValueError, match="sum to 1"):
+            split_by_group(["a", "b"], wrong, seed=0)
+
+
+def test_with_too_few_groups_the_first_splits_remain():
+    assert affordable_fractions(FRACTIONS, 2) == pytest.approx({"train": 0.7 / 0.85, "val": 0.15 / 0.85})
+    assert affordable_fractions(FRACTIONS, 1) == {"train": 1.0}
+    assert affordable_fractions(FRACTIONS, 9) == pytest.approx(FRACTIONS)
+
+
+# ---- check_disjoint ----------------------------------------------------------------------------------------
+
+
+def test_an_id_twice_and_a_group_on_two_sides_are_named():
+    with pytest.raises(ValueError, match="'s1' stands twice .in train and test"):
+        check_disjoint(["s1", "s1"], ["a", "b"], ["train", "test"])
+    with pytest.raises(ValueError, match="'a' is in train and in val"):
+        check_disjoint(["s1", "s2"], ["a", "a"], ["train", "val"])
+    assert len(overlaps(["s1", "s2", "s3", "s1"], ["a", "a", "a", "b"], ["train", "val", "val", "val"])) == 2
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5), st.sampled_from(["train", "val"])), max_size=12)
+)
+def test_rows_pass_exactly_when_ids_are_unique_and_groups_have_one_split(rows):
+    ids, groups, splits = ([row[i] for row in rows] for i in range(3))
+    clean = len(set(ids)) == len(ids) and len({(g, s) for _, g, s in rows}) == len(set(groups))
+    assert (overlaps(ids, groups, splits) == []) == clean
+
+
+# ---- near-duplicates ---------------------------------------------------------------------------------------
+
+
+def phantom_rows(patients, slices=4):
+    """Grey slices 5 mm apart, and the number of the patient of each."""
+    rows = []
+    for p in range(patients):
+        rng = np.random.default_rng([7, p])
+        rows += [
+            (hu_to_grey(s.hu), p)
+            for s in phantom_patient(rng, num_slices=slices, size=256, slice_spacing_mm=5.0)
+        ]
+    return [image for image, _ in rows], [p for _, p in rows]
+
+
+def agreement(groups, patients):
+    """(number of patients cut in pieces, largest number of patients in one group)."""
+    pairs = set(zip(groups, patients, strict=True))
+    per_patient = Counter(p for _, p in pairs)
+    per_group = Counter(g for g, _ in pairs)
+    return sum(n > 1 for n in per_patient.values()), max(per_group.values())
+
+
+def test_neighbouring_slices_of_one_phantom_are_one_group_and_a_chain_does_not_swallow_all():
+    images, patients = phantom_rows(16)
+    in_pieces, most_together = agreement(near_duplicate_groups(images), patients)
+    assert in_pieces == 0
+    assert most_together <= 4  # of 16: a wrong link now and then does no harm, a chain of them would
+
+
+def test_the_order_of_the_rows_is_a_help_but_not_needed():
+    images, patients = phantom_rows(6)
+    order = np.random.default_rng(0).permutation(len(images))
+    groups = near_duplicate_groups([images[i] for i in order])
+    assert agreement(groups, [patients[i] for i in order])[0] == 0
+
+
+def test_groups_are_numbered_in_order_of_first_appearance():
+    patterns = np.eye(3)[[2, 0, 2, 1]]
+    assert link_patterns(patterns) == ["cluster0000", "cluster0001", "cluster0000", "cluster0002"]
+
+
+def test_links_form_chains_and_neighbouring_rows_link_sooner():
+    angle = np.deg2rad([0, 50, 100])  # correlations cos 50 = 0.64 and cos 100 < 0
+    ring = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    assert len(set(link_patterns(ring))) == 1
+    assert (
+        len(set(link_patterns(ring, threshold=0.8))) == 1
+    )  # 0.64 > 0.7 * 0.8, and the rows follow each other
+    assert len(set(link_patterns(ring[[0, 2, 1]], threshold=0.8))) == 2  # only one of the two pairs follows
+    assert len(set(link_patterns(ring, threshold=0.95))) == 3
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 137.0, -1000.0])
+def test_blank_slices_have_no_like(value):
+    assert not fine_structure(np.full((60, 70), value)).any()
+    assert len(set(near_duplicate_groups([np.full((60, 70), value)] * 3))) == 3
+
+
+@given(
+    gain=st.floats(0.1, 10),
+    offset=st.floats(-1000, 1000),
+    sides=st.tuples(st.integers(3, 200), st.integers(3, 200)),
+)
+def test_a_pattern_ignores_brightness_and_contrast(gain, offset, sides):
+    image = np.random.default_rng(0).random(sides)
+    pattern = fine_structure(image)
+    assert np.linalg.norm(pattern) == pytest.approx(1, abs=1e-5)
+    assert pattern @ fine_structure(gain * image + offset) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the LIDC-IDRI slices are not part of the repository")
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_real_slices_up_to_10_mm_apart_are_together_and_two_patients_never(shuffle):
+    rows = []
+    for number, file in enumerate(sorted(REAL.glob("*.npz"))):
+        with np.load(file) as scan:
+            rows += [(hu_to_grey(hu), number, z) for hu, z in zip(scan["hu"], scan["z_mm"], strict=True)]
+    if shuffle:
+        rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    groups = near_duplicate_groups([image for image, _, _ in rows])
+    near = [
+        groups[i] == groups[j]
+        for i in range(len(rows))
+        for j in range(i)
+        if rows[i][1] == rows[j][1] and abs(rows[i][2] - rows[j][2]) <= 10
+    ]
+    assert len(near) > 200 and all(near)
+    assert agreement(groups, [number for _, number, _ in rows])[1] == 1

@@ -1,0 +1,199 @@
+"""Drawing: what a picture must show, checked at its pixels."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from lungseg.draw import (
+    MISSED,
+    PRED,
+    SERIES,
+    TARGET,
+    contact_sheet,
+    error_map,
+    heatmap,
+    label_map,
+    labelled_ticks,
+    line_chart,
+    overlay,
+    prediction_sheet,
+    ticks,
+    to_rgb,
+)
+
+SIDES = st.integers(1, 9)
+REGIONS = hnp.arrays(np.bool_, st.tuples(SIDES, SIDES))
+
+
+def has(picture, colour):
+    """Does any pixel have this colour (or nearly: charts are smoothed)?"""
+    return (np.abs(np.asarray(picture).astype(int) - colour).max(axis=-1) < 12).any()
+
+
+# ---- one picture -------------------------------------------------------------------------------------------
+
+
+def test_grey_runs_from_black_to_white():
+    assert to_rgb(np.array([[0.0, 0.5, 1.0, 7.0, -3.0, np.nan]]))[0, :, 0].tolist() == [
+        0,
+        128,
+        255,
+        255,
+        0,
+        0,
+    ]
+    assert to_rgb(np.array([[3, 250]], np.uint8))[0, :, 2].tolist() == [3, 250]
+    assert to_rgb(np.array([[True, False]]))[0, :, 1].tolist() == [255, 0]
+    assert to_rgb(Image.new("L", (5, 2), 9)).shape == (2, 5, 3)
+
+
+def test_a_picture_with_a_batch_axis_is_refused():
+    with pytest.raises(ValueError, match=r"got shape \(1, 4, 4\)"):
+        to_rgb(np.zeros((1, 4, 4)))
+
+
+def test_a_hotter_value_is_never_darker():
+    luminance = heatmap(np.linspace(0, 1, 100)[None])[0] @ [0.299, 0.587, 0.114]
+    assert (np.diff(luminance) > -1).all() and luminance[-1] - luminance[0] > 200
+
+
+def test_heat_is_clipped_and_nan_is_grey():
+    colours = heatmap(np.array([[-5.0, 0.0, 2.0, 9.0, np.nan]]), low=0.0, high=2.0)[0].tolist()
+    assert colours[0] == colours[1] and colours[2] == colours[3] and colours[4] == [128] * 3
+
+
+@given(region=REGIONS, scale=st.integers(1, 3))
+def test_the_target_line_covers_no_target_and_the_predicted_line_nothing_else(region, scale):
+    image = np.zeros(region.shape)
+    large = np.kron(region, np.ones((scale, scale), int)).astype(bool)
+    green = (overlay(image, region, scale=scale) == TARGET).all(-1)
+    orange = (overlay(image, pred=region, scale=scale) == PRED).all(-1)
+    assert not (green & large).any() and not (orange & ~large).any()
+    border = region.any() and not region.all()
+    assert green.any() == orange.any() == border
+
+
+def test_outlines_enclose_a_square():
+    region = np.zeros((7, 7))
+    region[2:5, 2:5] = 1
+    picture = overlay(np.zeros((7, 7)), region, region)
+    assert (picture == TARGET).all(-1).sum() == 12  # a side of three on each side, corners left out
+    assert (picture == PRED).all(-1).sum() == 8 and (picture[3, 3] == 0).all()
+
+
+def test_overlay_leaves_its_input_alone():
+    image = np.zeros((4, 4, 3), np.uint8)
+    overlay(image, np.eye(4))
+    assert not image.any()
+
+
+def test_each_kind_of_error_has_its_colour():
+    assert error_map([[1, 0, 1, 0]], [[1, 1, 0, 0]]).tolist() == [
+        [list(TARGET), list(PRED), list(MISSED), [0, 0, 0]]
+    ]
+
+
+def test_equal_labels_have_equal_colours_and_a_line_between_unequal_ones():
+    picture = np.asarray(label_map([[1, 1, 2]], cell=10, text=False))
+    assert picture.shape == (10, 30, 3)
+    assert (picture[5, 5] == picture[5, 15]).all() and (picture[5, 5] != picture[5, 25]).any()
+    assert (picture[5, 20] < 60).all() and (picture[5, 10] > 60).all()
+    assert has(label_map([[7]], cell=40), (40, 40, 40))
+
+
+# ---- sheets ------------------------------------------------------------------------------------------------
+
+
+@given(
+    shape=st.tuples(SIDES, SIDES), rows=st.integers(1, 3), columns=st.integers(1, 3), scale=st.integers(1, 3)
+)
+def test_a_sheet_shows_every_pixel_of_every_tile(shape, rows, columns, scale):
+    tile = np.zeros((*shape, 3), np.uint8)
+    tile[...] = (255, 0, 200)
+    sheet = np.asarray(contact_sheet([[tile] * columns] * rows, scale=scale))
+    assert (sheet == (255, 0, 200)).all(-1).sum() == rows * columns * shape[0] * shape[1] * scale**2
+
+
+def test_labels_and_captions_take_their_own_room():
+    tile = np.full((30, 30, 3), (255, 0, 200), np.uint8)
+    plain = contact_sheet([[tile, None]])
+    full = contact_sheet(
+        [[tile, tile]],
+        row_labels=["a long row label"],
+        column_labels=["x", "y\ny"],
+        captions=[["one", "two words here"]],
+    )
+    assert (np.asarray(full) == (255, 0, 200)).all(-1).sum() == 2 * 30 * 30  # no text on a tile
+    assert full.width > plain.width + 80 and full.height > plain.height + 40
+
+
+def test_an_empty_sheet_is_a_picture():
+    assert contact_sheet([]).width > 0
+
+
+def test_results_can_be_shown_without_the_images():
+    target, probs = np.eye(16), np.full((16, 16), 0.9)
+    with_image = prediction_sheet([("a", np.zeros((16, 16)), target, probs), ("b", None, target, probs)])
+    without = prediction_sheet([("a", None, target, probs)])
+    assert has(with_image, TARGET) and has(without, PRED) and without.width < with_image.width
+
+
+# ---- curves ------------------------------------------------------------------------------------------------
+
+
+def test_each_curve_has_its_colour_and_shows_in_the_legend():
+    chart = line_chart(
+        {"loss": [(0, 1.0), (9, 0.0)], "dice": [(0, 0.0), (9, 1.0)]}, title="t", x_label="x", y_label="y"
+    )
+    assert chart.size == (640, 400)
+    right = chart.crop((560, 0, 640, 400))
+    assert all(has(chart, SERIES[i]) and has(right, SERIES[i]) for i in (0, 1)) and not has(chart, SERIES[2])
+
+
+def test_a_curve_goes_where_its_numbers_say():
+    chart = np.asarray(line_chart({"up": [(0, 0.0), (10, 10.0)]})).astype(int)
+    on_line = np.abs(chart[:, :520] - SERIES[0]).max(-1) < 30
+    ys, xs = np.nonzero(on_line)
+    assert np.corrcoef(xs, ys)[0, 1] < -0.99  # rows count downwards
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [],
+        [(1, float("nan"))],
+        [(1, 0.5)],
+        [(1, 0.5), (2, float("inf")), (3, 0.5)],
+        [(1, 0.0), (2, 0.0)],
+        [(5, -1e-9)],
+    ],
+)
+def test_hard_curves_give_a_picture(points):
+    assert line_chart({"a": points}).size == (640, 400)
+
+
+def test_nan_leaves_a_gap():
+    whole = line_chart({"a": [(i, 0.5) for i in range(11)]})
+    gap = line_chart({"a": [(i, float("nan") if 3 < i < 8 else 0.5) for i in range(11)]})
+    blue = [int((np.abs(np.asarray(p).astype(int) - SERIES[0]).max(-1) < 120).sum()) for p in (whole, gap)]
+    assert blue[1] < 0.9 * blue[0]
+
+
+def test_values_beyond_the_given_range_stay_inside_the_axes():
+    chart = line_chart({"a": [(0, 0.5), (1, 100.0)]}, y_range=(0.0, 1.0))
+    assert not has(chart.crop((0, 0, 640, 30)), SERIES[0])
+
+
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6))
+def test_ticks_are_few_and_enclose_the_data(low, span):
+    values = ticks(low, low + span)
+    assert 3 <= len(values) <= 13
+    assert values[0] <= low + 1e-6 * span and values[-1] >= low + span - 1e-6 * span
+
+
+def test_ticks_are_round():
+    assert [words for _, words in labelled_ticks(0.0, 1.0)] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    assert [words for _, words in labelled_ticks(0, 99)] == ["0", "20", "40", "60", "80"]
