@@ -42,7 +42,13 @@ def main() -> int:
     tiles = [heatmap(np.kron(table, np.ones((32, 32))), -4.5, 0), heatmap(np.kron(bias, np.ones((14, 14))), -4.5, 0)]
     query = [heatmap(np.kron(bias[i].reshape(4, 4), np.ones((56, 56))), -4.5, 0) for i in (0, 6)]
     tiles = [label_map(relative_position_index(2).numpy(), cell=56), *tiles, *query]
-    names = ["index, 2 x 2 window", "table of offsets, 7 x 7", "bias B, 16 x 16", "row 0 of B in the window", "row 6 of B in the window"]
+    names = [
+        "index, 2 x 2 window",
+        "table of offsets, 7 x 7",
+        "bias B, 16 x 16",
+        "row 0 of B in the window",
+        "row 6 of B in the window",
+    ]
     contact_sheet([tiles], column_labels=names).save(IMG / "attention_bias.png")
     return 0
 

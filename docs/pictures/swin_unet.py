@@ -38,7 +38,9 @@ def main() -> int:
         draw.line((x0, y0, x1, y1), fill=colour, width=2)
         length = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
         dx, dy = 8 * (x1 - x0) / length, 8 * (y1 - y0) / length
-        draw.polygon([(x1, y1), (x1 - dx - dy / 2, y1 - dy + dx / 2), (x1 - dx + dy / 2, y1 - dy - dx / 2)], fill=colour)
+        draw.polygon(
+            [(x1, y1), (x1 - dx - dy / 2, y1 - dy + dx / 2), (x1 - dx + dy / 2, y1 - dy - dx / 2)], fill=colour
+        )
 
     draw.text((left + 160, 16), "image 224 x 224 x 1", fill=INK, font=font(14), anchor="mm")
     box(left, 30, "patch_embed", "patch_embed", "between")
@@ -57,8 +59,8 @@ def main() -> int:
     arrow(right + 160, 460, right + 160, 30 + 3 * step + height)
     box(right, 30, "norm_up, final_expanding (x4), head", "final_expanding", "between")
     draw.text((right + 160, 16), "logits 224 x 224 x 1", fill=INK, font=font(14), anchor="mm")
-    draw.text((left, 520), "Under each box: rows x columns x channels of what it returns. Grey: skips, which leave before a stage's blocks.",
-              fill=INK, font=font(13))  # fmt: skip
+    legend = "Under each box: rows x columns x channels of what it returns. Grey: skips, before a stage's blocks."
+    draw.text((left, 520), legend, fill=INK, font=font(13))
     picture.save(IMG / "swin_unet.png")
     return 0
 

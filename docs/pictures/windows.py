@@ -33,7 +33,9 @@ def main() -> int:
     pictures = [colours[m.numpy().astype(int)].repeat(10, 0).repeat(10, 1) for m in mask]
     windows = [label_map(w.numpy(), cell=40) for w in regions]
     names = [f"window {w}" for w in range(4)]
-    sheet = contact_sheet([windows, pictures], column_labels=names, row_labels=["its tokens come from", "may attend (green)"])
+    sheet = contact_sheet(
+        [windows, pictures], column_labels=names, row_labels=["its tokens come from", "may attend (green)"]
+    )
     sheet.save(IMG / "windows_mask.png")
     return 0
 

@@ -90,14 +90,18 @@ def check_window_attention(build: Callable[[int, int, int], nn.Module], *, max_e
 def window_by_loops(module: nn.Module, x: Tensor, mask: Tensor, ws: int, heads: int) -> Tensor:
     """Equation 4 for one window (N, C), head by head, with the module's weights."""
     N, C = x.shape
-    qkv = x @ module.qkv.weight.T + (module.qkv.bias if module.qkv.bias is not None else 0)  # (N, 3C): all q, all k, all v
+    qkv = x @ module.qkv.weight.T + (
+        module.qkv.bias if module.qkv.bias is not None else 0
+    )  # (N, 3C): all q, all k, all v
     d, outputs = C // heads, []
     table = module.relative_position_bias_table.tolist()
     for h in range(heads):
         q, k, v = (qkv[:, part * C + h * d : part * C + (h + 1) * d].tolist() for part in range(3))
         bias = [
             [
-                table[(i // ws - j // ws + ws - 1) * (2 * ws - 1) + i % ws - j % ws + ws - 1][h] if mask[i, j] else -math.inf
+                table[(i // ws - j // ws + ws - 1) * (2 * ws - 1) + i % ws - j % ws + ws - 1][h]
+                if mask[i, j]
+                else -math.inf
                 for j in range(N)
             ]
             for i in range(N)

@@ -11,7 +11,11 @@ from lungseg.checks.running import learner_settings
 
 
 def check_segmentation_network(
-    build: Callable[[int, int], nn.Module], *, full_size: tuple[int, ...] = (64, 64), max_side: int = 40, max_examples: int = 10
+    build: Callable[[int, int], nn.Module],
+    *,
+    full_size: tuple[int, ...] = (64, 64),
+    max_side: int = 40,
+    max_examples: int = 10,
 ) -> None:
     """Fail unless a network keeps sizes, images and calls apart, and uses all of its parameters.
 
@@ -77,6 +81,8 @@ def check_wrong_channels_are_refused(network: nn.Module, size: tuple[int, ...]) 
     except ValueError as error:
         assert "5" in str(error) and "2" in str(error), f"the message names not both numbers, 5 and 2: {error}"
     except Exception as error:
-        raise AssertionError(f"wrong channels should be a ValueError in words, not {type(error).__name__}: {error}") from None
+        raise AssertionError(
+            f"wrong channels should be a ValueError in words, not {type(error).__name__}: {error}"
+        ) from None
     else:
         raise AssertionError("an image with 5 channels was accepted by a network built for 2")

@@ -37,8 +37,9 @@ def check_patch_merging(build: Callable[[int], nn.Module], *, max_examples: int 
                 inside[2 * r : 2 * r + 2, 2 * c : 2 * c + 2] = True
                 used = grad != 0
                 assert torch.equal(used, inside), (
-                    f"merged token ({r}, {c}) must depend on every channel of tokens {inside.any(-1).nonzero().tolist()} "
-                    f"and no other, but (token row, token column, channel) {(used != inside).nonzero().tolist()} is wrong"
+                    f"merged token ({r}, {c}) must depend on every channel of tokens "
+                    f"{inside.any(-1).nonzero().tolist()} and no other, but "
+                    f"(token row, token column, channel) {(used != inside).nonzero().tolist()} is wrong"
                 )
 
     property_holds()
@@ -52,7 +53,9 @@ def check_patch_expanding(build: Callable[[int, int, int], nn.Module], *, max_ex
     """
 
     @learner_settings(max_examples)
-    @given(H=st.integers(1, 3), W=st.integers(1, 3), C=st.integers(1, 3), out=st.integers(2, 3), scale=st.integers(1, 4))
+    @given(
+        H=st.integers(1, 3), W=st.integers(1, 3), C=st.integers(1, 3), out=st.integers(2, 3), scale=st.integers(1, 4)
+    )
     def property_holds(H, W, C, out, scale):
         torch.manual_seed(0)
         module = build(C, out, scale).double().eval()
@@ -66,7 +69,8 @@ def check_patch_expanding(build: Callable[[int, int, int], nn.Module], *, max_ex
                 grad = torch.autograd.grad((fine[0, r, c] * weight).sum(), x, retain_graph=True)[0][0]
                 from_tokens = grad.abs().sum(-1).nonzero().tolist()
                 assert from_tokens == [[r // scale, c // scale]], (
-                    f"fine token ({r}, {c}) must come from token ({r // scale}, {c // scale}), but comes from {from_tokens}"
+                    f"fine token ({r}, {c}) must come from token ({r // scale}, {c // scale}), "
+                    f"but comes from {from_tokens}"
                 )
         square = fine[0, :scale, :scale].flatten(0, 1)  # what token (0, 0) became
         same = torch.cdist(square, square) + torch.eye(len(square), dtype=torch.double) < 1e-12

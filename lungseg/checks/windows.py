@@ -80,7 +80,9 @@ def check_window_round_trip(partition: Callable, reverse: Callable, *, max_examp
     """
 
     @learner_settings(max_examples)
-    @given(B=st.integers(1, 3), rows=st.integers(1, 3), cols=st.integers(1, 3), ws=st.integers(1, 4), C=st.integers(1, 3))
+    @given(
+        B=st.integers(1, 3), rows=st.integers(1, 3), cols=st.integers(1, 3), ws=st.integers(1, 4), C=st.integers(1, 3)
+    )
     def property_holds(B, rows, cols, ws, C):
         H, W = rows * ws, cols * ws
         x = torch.arange(B * H * W * C).reshape(B, H, W, C)  # every element is different

@@ -104,7 +104,9 @@ def shifted_window_mask(
         ValueError: if shift_size is not in [0, window_size), or a side is below 1.
     """
     if not 0 <= shift_size < window_size:
-        raise ValueError(f"shifted_window_mask: shift_size must be in [0, window_size={window_size}), got {shift_size}.")
+        raise ValueError(
+            f"shifted_window_mask: shift_size must be in [0, window_size={window_size}), got {shift_size}."
+        )
     if height < 1 or width < 1:
         raise ValueError(f"shifted_window_mask: the map must hold at least one token, got {height} x {width}.")
     padded_height = height + -height % window_size

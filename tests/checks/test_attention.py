@@ -22,7 +22,7 @@ def test_the_check_accepts_the_fused_function():
         lambda q, k, v, bias: attention(q, k, v, bias=bias, scale=1 / q.shape[-1]),
         lambda q, k, v, bias: attention(q, k, v, bias=bias.clamp(min=-10)),
         lambda q, k, v, bias: attention(k, q, v, bias=bias),
-        lambda q, k, v, bias: ((q @ k.T * q.shape[-1] ** -0.5 + bias).softmax(0) @ v),
+        lambda q, k, v, bias: (q @ k.T * q.shape[-1] ** -0.5 + bias).softmax(0) @ v,
         lambda q, k, v, bias: attention(q, k, v),
     ],
     ids=["no scale", "scale K_h, not its root", "-10 for -inf", "q and k swapped", "softmax over queries", "no bias"],

@@ -1,0 +1,342 @@
+"""Image and target move together, through one resampling, by chance that only the generator decides."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
+
+from lungseg.checks.augment import check_augmentation
+from lungseg.data.augment import Augmentation, input_from_output, sampling_coordinates
+from lungseg.data.elastic import sample
+
+OFF = {
+    "rotation": 0,
+    "horizontal_flip": 0,
+    "vertical_flip": 0,
+    "elastic_probability": 0,
+    "brightness": 0,
+    "contrast": 0,
+}
+NOTHING = Augmentation(**OFF)
+EVERYTHING = Augmentation(elastic_probability=1)
+FLIPS = [(0, 0), (0, 1), (1, 0), (1, 1)]  # vertical, horizontal
+
+
+def random_pair(seed, height=40, width=50):
+    image = np.random.default_rng(seed).random((height, width), dtype=np.float32)
+    return image, (image > 0.7).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        EVERYTHING,
+        Augmentation(rotation=180, elastic_probability=1, elastic_alpha=4, elastic_sigma=20),
+        Augmentation(**(OFF | {"horizontal_flip": 0.5})),
+        Augmentation(crop_size=24, crop_foreground=0.5),
+    ],
+)
+def test_it_keeps_the_promises_of_any_right_augmentation(augmentation):
+    check_augmentation(augmentation)
+
+
+# ---- geometry --------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(
+    row=st.integers(14, 49),
+    col=st.integers(14, 49),
+    seed=st.integers(0, 9999),
+    crop=st.sampled_from([None, 48]),
+)
+def test_landmarks_move_with_the_target(row, col, seed, crop):
+    """The centroid of a bright blob and that of its target stay within 0.4 pixels of each other."""
+    rows, cols = np.indices((64, 64))
+    distance = np.hypot(rows - row, cols - col)
+    image = np.clip(10.5 - distance, 0, 1).astype(np.float32)  # a disc of radius 10 with a soft outline
+    augmentation = dataclasses.replace(EVERYTHING, crop_size=crop, brightness=0, contrast=0)
+    image, target = augmentation(image, (distance <= 10).astype(np.uint8), np.random.default_rng(seed))
+    border = np.concatenate([image[[0, -1]].ravel(), image[:, [0, -1]].ravel()])
+    if border.any() or not target.any():
+        return  # the blob left the picture, at least in part
+    for axis in np.indices(target.shape):
+        assert abs(np.average(axis, weights=image) - np.average(axis, weights=target)) < 0.4
+
+
+def test_the_image_is_sampled_bilinearly_and_once_at_the_coordinates_of_the_target():
+    """A ramp reads as its own coordinates: what comes out tells where each pixel came from."""
+    side = 65
+    ramp = (np.indices((side, side)) / (side - 1)).astype(np.float32)  # (2, H, W): row and column, in [0, 1]
+    still = dataclasses.replace(EVERYTHING, brightness=0, contrast=0)
+    rng = np.random.default_rng
+    came_from = [still(axis, np.zeros(axis.shape, np.uint8), rng(5))[0] * (side - 1) for axis in ramp]
+    target = (np.random.default_rng(1).random((side, side)) < 0.5).astype(np.uint8)
+    _, moved = still(ramp[0], target, rng(5))
+    nearest = map_coordinates(target, came_from, order=0)
+    inside = (
+        still(np.ones((side, side), np.float32), target, rng(5))[0] == 1
+    )  # beyond, the ramp fades into air
+    near_tie = np.any([np.abs(np.abs(np.mod(c, 1)) - 0.5) < 1e-3 for c in came_from], axis=0)
+    assert inside.sum() > 2000
+    np.testing.assert_array_equal(moved[inside & ~near_tie], nearest[inside & ~near_tie])
+
+
+def test_two_resamplings_would_cost_contrast_that_one_keeps():
+    """Turning and bending a fine pattern in two steps blurs it twice; ours blurs it once."""
+    rows, cols = np.indices((96, 96))
+    image = ((rows // 2 + cols // 2) % 2).astype(np.float32)  # a checkerboard of 2 x 2 pixels
+    target = np.zeros(image.shape, np.uint8)
+    still = dataclasses.replace(EVERYTHING, brightness=0, contrast=0)
+    both, turned_only = still, dataclasses.replace(still, elastic_probability=0)
+    bent_only = dataclasses.replace(still, rotation=0, horizontal_flip=0, vertical_flip=0)
+    middle = np.s_[24:72, 24:72]
+    for seed in range(5):
+        once = both(image, target, np.random.default_rng(seed))[0][middle].std()
+        turned = turned_only(image, target, np.random.default_rng(seed))[0]
+        twice = bent_only(turned, target, np.random.default_rng(seed))[0][middle].std()
+        assert once > 0.85 * turned[middle].std()  # as sharp as the rotation alone
+        assert twice < 0.8 * once
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+def test_without_rotation_and_bending_every_pixel_is_exact_and_none_resampled(flips, monkeypatch):
+    monkeypatch.setattr("lungseg.data.augment.sample", None)
+    image, target = random_pair(0)
+    vertical, horizontal = flips
+    flip = dataclasses.replace(NOTHING, vertical_flip=vertical, horizontal_flip=horizontal)
+    step = np.s_[:: 1 - 2 * vertical, :: 1 - 2 * horizontal]
+    new_image, new_target = flip(image, target, np.random.default_rng(0))
+    np.testing.assert_array_equal(new_image, image[step])
+    np.testing.assert_array_equal(new_target, target[step])
+    assert new_image.flags.c_contiguous and new_target.flags.c_contiguous
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (9, 9)])
+@pytest.mark.parametrize("flips", FLIPS)
+@pytest.mark.parametrize("quarters", [-1, 0, 1, 2])
+def test_a_quarter_turn_is_np_rot90_of_the_flipped_image(shape, flips, quarters):
+    image = np.random.default_rng(0).random(shape)
+    coordinates = sampling_coordinates(shape, shape, input_from_output(90 * quarters, *flips), (0, 0), None)
+    flipped = image[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
+    for order in (0, 1):
+        np.testing.assert_allclose(
+            sample(image, coordinates, order=order), np.rot90(flipped, quarters), atol=1e-5
+        )
+
+
+def test_angles_fill_the_range_on_both_sides_and_flips_come_half_the_time():
+    draws = [Augmentation().draw(np.random.default_rng(seed)) for seed in range(2000)]
+    angles = np.array([d.angle for d in draws])
+    assert -30 <= angles.min() < -29 and 29 < angles.max() <= 30 and abs(angles.mean()) < 1.5
+    for name in ("flip_rows", "flip_cols", "elastic"):
+        assert 0.46 < np.mean([getattr(d, name) for d in draws]) < 0.54
+    assert abs(np.corrcoef([d.flip_rows for d in draws], [d.flip_cols for d in draws])[0, 1]) < 0.08
+
+
+def test_outside_the_image_there_is_air_and_no_lesion():
+    ones = np.ones((40, 40), np.float32), np.ones((40, 40), np.uint8)
+    turned = dataclasses.replace(NOTHING, rotation=45)
+    seed = next(s for s in range(99) if turned.draw(np.random.default_rng(s)).angle > 30)
+    image, target = turned(*ones, np.random.default_rng(seed))
+    assert image[0, 0] == 0 and target[0, 0] == 0 and image[20, 20] == 1 and target[20, 20] == 1
+
+
+# ---- grey values -----------------------------------------------------------------------------------------
+
+
+def test_contrast_spreads_about_the_mean_and_brightness_adds():
+    image = np.linspace(0.3, 0.6, 100, dtype=np.float32).reshape(10, 10)
+    target = np.zeros((10, 10), np.uint8)
+    for seed in range(20):
+        grey = dataclasses.replace(NOTHING, brightness=0.1, contrast=0.4)
+        draw = grey.draw(np.random.default_rng(seed))
+        assert abs(draw.brightness) <= 0.1 and abs(draw.contrast - 1) <= 0.4
+        new, _ = grey(image, target, np.random.default_rng(seed))
+        assert new.mean() == pytest.approx(image.mean() + draw.brightness, abs=1e-5)
+        assert new.std() == pytest.approx(image.std() * draw.contrast, rel=1e-4)
+
+
+@given(seed=st.integers(0, 9999))
+def test_the_image_stays_in_0_1_however_strong_the_change(seed):
+    strong = Augmentation(brightness=1, contrast=1, elastic_probability=1)
+    image, _ = strong(*random_pair(seed), np.random.default_rng(seed))
+    assert image.min() >= 0 and image.max() <= 1
+
+
+# ---- crops -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(
+    height=st.integers(20, 40), width=st.integers(20, 40), size=st.integers(1, 20), seed=st.integers(0, 999)
+)
+def test_a_crop_is_a_window_of_the_whole_augmented_picture(height, width, size, seed):
+    image, target = random_pair(seed, height, width)
+    whole = Augmentation(elastic_probability=0, brightness=0, contrast=0)
+    cropped = dataclasses.replace(whole, crop_size=size)
+    row, col = (
+        int(p * (n - size + 1))
+        for p, n in zip(whole.draw(np.random.default_rng(seed)).place, image.shape, strict=True)
+    )
+    window = np.s_[row : row + size, col : col + size]
+    for got, full in zip(
+        *(a(image, target, np.random.default_rng(seed)) for a in (cropped, whole)), strict=True
+    ):
+        assert got.shape == (size, size) and got.flags.c_contiguous
+        np.testing.assert_allclose(got, full[window], atol=2e-5)
+
+
+def test_crops_reach_every_place():
+    image, target = random_pair(0, 12, 10)
+    crop = dataclasses.replace(NOTHING, crop_size=8)
+    corners = {crop(image, target, np.random.default_rng(s))[0][0, 0] for s in range(300)}
+    assert corners == {np.float32(v) for v in image[:5, :3].ravel()}
+
+
+@settings(max_examples=200)
+@given(
+    height=st.integers(25, 90),
+    width=st.integers(25, 90),
+    where=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+    size=st.integers(8, 24),
+    moves=st.booleans(),
+    seed=st.integers(0, 9999),
+)
+def test_a_foreground_crop_holds_even_a_lesion_of_one_pixel(height, width, where, size, moves, seed):
+    target = np.zeros((height, width), np.uint8)
+    row, col = int(where[0] * height), int(where[1] * width)
+    target[row, col] = 1
+    image = target.astype(np.float32)
+    settings_ = {"crop_size": size, "crop_foreground": 1, "brightness": 0, "contrast": 0}
+    if moves:
+        augmentation = dataclasses.replace(EVERYTHING, **settings_)
+        # A rotation can carry the corners out of the picture; inside the inscribed circle nothing gets lost.
+        if np.hypot(row - (height - 1) / 2, col - (width - 1) / 2) > (min(height, width) - 1) / 2:
+            return
+    else:
+        augmentation = dataclasses.replace(NOTHING, horizontal_flip=0.5, **settings_)
+    new_image, new_target = augmentation(image, target, np.random.default_rng(seed))
+    assert new_target.any() and new_image.max() > 0.999
+
+
+def test_a_foreground_crop_sets_the_lesion_anywhere_in_the_window():
+    target = np.zeros((60, 60), np.uint8)
+    target[30, 30] = 1
+    crop = dataclasses.replace(NOTHING, crop_size=8, crop_foreground=1)
+    places = [
+        np.argwhere(crop(target.astype(np.float32), target, np.random.default_rng(s))[1]) for s in range(600)
+    ]
+    assert len(np.unique(np.concatenate(places), axis=0)) == 64
+
+
+def test_without_a_lesion_or_below_its_probability_the_crop_is_an_ordinary_one():
+    image = random_pair(0)[0]
+    empty, lesion = np.zeros(image.shape, np.uint8), np.zeros(image.shape, np.uint8)
+    lesion[3, 4] = 1
+    ordinary = dataclasses.replace(NOTHING, crop_size=16)
+    always, half = (dataclasses.replace(ordinary, crop_foreground=p) for p in (1, 0.5))
+    rngs = [np.random.default_rng(s) for s in range(400)]
+    for s in range(5):
+        a, b = (f(image, empty, np.random.default_rng(s))[0] for f in (ordinary, always))
+        np.testing.assert_array_equal(a, b)
+    share = np.mean([half(image, lesion, rng)[1].any() for rng in rngs])
+    chance = np.mean([ordinary(image, lesion, np.random.default_rng(s))[1].any() for s in range(400)])
+    assert abs(share - (0.5 + 0.5 * chance)) < 0.07
+
+
+# ---- chance ----------------------------------------------------------------------------------------------
+
+
+def test_every_setting_draws_the_same_numbers():
+    image, target = random_pair(0)
+    after = set()
+    for augmentation in (NOTHING, Augmentation(), EVERYTHING, Augmentation(crop_size=9, crop_foreground=1)):
+        rng = np.random.default_rng(7)
+        augmentation(image, target, rng)
+        after.add(rng.bit_generator.state["state"]["state"])
+    assert len(after) == 1
+
+
+@given(seed=st.integers(0, 9999), name=st.sampled_from(sorted(OFF)))
+def test_switching_one_part_off_changes_nothing_about_the_others(seed, name):
+    one_off = dataclasses.replace(EVERYTHING, **{name: 0})
+    with_, without = (f.draw(np.random.default_rng(seed))._asdict() for f in (EVERYTHING, one_off))
+    field = {
+        "rotation": "angle",
+        "horizontal_flip": "flip_cols",
+        "vertical_flip": "flip_rows",
+        "elastic_probability": "elastic",
+    }.get(name, name)
+    assert without.pop(field) in (0, False, 1.0)
+    with_.pop(field)
+    assert with_ == without
+
+
+class Slices(torch.utils.data.Dataset):
+    """Eight random pairs, augmented from (seed, epoch, index) alone."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        image, target = EVERYTHING(*random_pair(index), np.random.default_rng([0, 3, index]))
+        return torch.from_numpy(image), torch.from_numpy(target)
+
+
+def test_the_same_seed_gives_the_same_pictures_with_any_number_of_workers():
+    epochs = [
+        [
+            torch.cat(parts)
+            for parts in zip(*torch.utils.data.DataLoader(Slices(), 2, num_workers=workers), strict=True)
+        ]
+        for workers in (0, 2)
+    ]
+    for here, elsewhere in zip(*epochs, strict=True):
+        assert torch.equal(here, elsewhere)
+
+
+# ---- refusals --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "image, target, message",
+    [
+        (np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.uint8), "without a channel axis"),
+        (np.zeros((8, 8), np.float32), np.zeros((8, 9), np.uint8), r"target of shape \(8, 9\)"),
+        (np.zeros((0, 8), np.float32), np.zeros((0, 8), np.uint8), r"\(0, 8\)"),
+        (np.zeros((8, 8)), np.zeros((8, 8), np.uint8), "image is float64"),
+        (np.zeros((8, 8), np.float32), np.zeros((8, 8), bool), "target bool"),
+        (np.full((8, 8), 255, np.float32), np.zeros((8, 8), np.uint8), "divide 8-bit grey by 255"),
+        (np.full((8, 8), np.nan, np.float32), np.zeros((8, 8), np.uint8), "should lie in"),
+        (np.zeros((8, 8), np.float32), np.full((8, 8), 255, np.uint8), "target holds 255"),
+        (np.zeros((8, 6), np.float32), np.zeros((8, 6), np.uint8), "crop_size=7 does not fit into the 8 x 6"),
+    ],
+)
+def test_a_pair_that_is_not_one_is_refused_with_the_remedy(image, target, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(crop_size=7)(image, target, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "strength, message",
+    [
+        ({"rotation": -1}, "rotation=-1 should lie in"),
+        ({"rotation": float("nan")}, "rotation=nan"),
+        ({"horizontal_flip": 1.5}, "horizontal_flip=1.5 should be a probability"),
+        ({"crop_foreground": 2}, "crop_foreground=2 should be a probability"),
+        ({"elastic_alpha": 30}, "alpha=30 pixels with sigma=24.0"),
+        ({"contrast": 2}, "contrast=2 should lie in"),
+        ({"crop_size": 0}, "crop_size=0 should be a whole number"),
+        ({"crop_size": 9.5}, "crop_size=9.5 should be a whole number"),
+        ({"crop_foreground": 0.5}, "give crop_size as well"),
+    ],
+)
+def test_a_strength_that_makes_no_sense_is_refused(strength, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**strength)
