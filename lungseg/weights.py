@@ -1,11 +1,12 @@
 """Published checkpoints -> our networks, with a report of what was loaded, adapted, skipped and left fresh.
 
 Nothing is guessed in silence: the layout is recognised from its keys, each tensor that changes shape is named
-with what was done to it, and a checkpoint that does not fill at least half of the encoder is an error.
+with what was done to it, and a checkpoint that does not fill at least half of the encoder is an error. The
+layouts themselves are in lungseg/layouts.py.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungseg.nn.swin_unet import SwinUNet
+from lungseg.layouts import LAYOUTS, Layout
+from lungseg.nn.unetr import resize_positions
 
 
 @dataclass
@@ -26,6 +28,7 @@ class LoadReport:
     adapted: dict[str, str] = field(default_factory=dict)  # our name -> what was done to fit it
     skipped: dict[str, str] = field(default_factory=dict)  # published key -> why it was not used
     fresh: list[str] = field(default_factory=list)  # our names that keep their initial values
+    note: str = ""  # what the tensors cannot show
 
     def __str__(self) -> str:
         lines = [
@@ -34,66 +37,8 @@ class LoadReport:
         ]
         lines += [f"  adapted {name}: {how}" for name, how in self.adapted.items()]
         lines += [f"  skipped {key}: {why}" for key, why in self.skipped.items()]
-        return "\n".join(lines + [f"  fresh {name}" for name in self.fresh])
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A published way to name the tensors of a network."""
-
-    name: str
-    network: type[nn.Module]
-    recognised_by: str  # a pattern that some key of this layout matches, and no key of the layouts above it
-    rename: Callable[[str, nn.Module], list[str]]  # published key -> our names; [] where we have no such tensor
-    encoder: tuple[str, ...]  # prefixes of our names that make up the encoder
-
-
-def rename_swin_unet(key: str, model: SwinUNet) -> list[str]:
-    """Swin-Unet's own checkpoints (Cao et al. 2021): every tensor has one place here."""
-    last = len(model.encoder)  # the bottleneck is their last stage
-    rules = [
-        (rf"layers\.{last}\.blocks\.", "bottleneck."),
-        (r"layers\.(\d+)\.blocks\.", r"encoder.\1."),
-        (r"layers\.(\d+)\.downsample\.", r"merging.\1."),
-        (r"layers_up\.0\.(expand|norm)\.", r"expanding.0.\1."),
-        (r"layers_up\.(\d+)\.upsample\.", r"expanding.\1."),
-        (r"layers_up\.(\d+)\.blocks\.", lambda m: f"decoder.{int(m[1]) - 1}."),
-        (r"concat_back_dim\.(\d+)\.", lambda m: f"fuse.{int(m[1]) - 1}."),
-        (r"up\.", "final_expanding."),
-        (r"output\.", "head."),
-        (r"(patch_embed\.|norm\.|norm_up\.)", r"\1"),
-    ]
-    for pattern, ours in rules:
-        if re.match(pattern, key):
-            return [re.sub(pattern, ours, key, count=1)]
-    return []
-
-
-def rename_swin(key: str, model: SwinUNet, *, downsample_offset: int = 0) -> list[str]:
-    """ImageNet Swin: encoder stage i fills our encoder *and* the mirrored stage of our decoder.
-
-    Cao et al. 2021, section 4.2, initialise both so. The decoder's expanding and fusing layers stay fresh.
-    """
-    last = len(model.encoder)
-    if match := re.match(r"layers\.(\d+)\.blocks\.(.*)", key):
-        stage, rest = int(match[1]), match[2]
-        return [f"bottleneck.{rest}"] if stage == last else [f"encoder.{stage}.{rest}", f"decoder.{last - 1 - stage}.{rest}"]
-    if match := re.match(r"layers\.(\d+)\.downsample\.(.*)", key):
-        return [f"merging.{int(match[1]) - downsample_offset}.{match[2]}"]
-    return [key] if re.match(r"(patch_embed|norm)\.", key) else []
-
-
-def rename_timm_swin(key: str, model: SwinUNet) -> list[str]:
-    """As `rename_swin`; timm puts a merging at the start of the next stage, not at the end of its own."""
-    return rename_swin(key, model, downsample_offset=1)
-
-
-SWIN_ENCODER = ("patch_embed.", "encoder.", "merging.", "bottleneck.")
-LAYOUTS = (  # the first whose pattern is found is taken
-    Layout("Swin-Unet", SwinUNet, r"layers_up\.", rename_swin_unet, SWIN_ENCODER),
-    Layout("Swin (microsoft)", SwinUNet, r"layers\.0\.downsample\.", rename_swin, SWIN_ENCODER),
-    Layout("Swin (timm)", SwinUNet, r"layers\.1\.downsample\.", rename_timm_swin, SWIN_ENCODER),
-)
+        lines += [f"  fresh {name}" for name in self.fresh]
+        return "\n".join(lines + [f"  note: {self.note}"] * bool(self.note))
 
 
 def load_published(model: nn.Module, source: Mapping[str, Tensor] | str | Path) -> LoadReport:
@@ -101,8 +46,9 @@ def load_published(model: nn.Module, source: Mapping[str, Tensor] | str | Path) 
 
     Adapted are: another number of input channels (each of ours gets the sum of theirs over our number, so
     that a grey image gives what its copies in all channels gave); another window size (the bias table is
-    resized by bicubic interpolation); another number of heads (each takes the bias of the nearest). A head
-    for other classes is skipped: there is no honest way to translate it.
+    resized by bicubic interpolation); another number of heads (each takes the bias of the nearest); another image
+    size (the position table is interpolated). A head for other classes is skipped: there is no honest way to
+    translate it.
 
     Args:
         model: one of our networks, changed in place; untouched if an error is raised.
@@ -117,17 +63,14 @@ def load_published(model: nn.Module, source: Mapping[str, Tensor] | str | Path) 
     """
     published = read_state_dict(source)
     layout = find_layout(model, published)
-    report, ours, new = LoadReport(layout.name), model.state_dict(), {}
-    published = {key: undo_window_clipping(key, published) for key in published}
-    for key, theirs in published.items():
-        if key.endswith(("relative_position_index", "attn_mask")):
-            continue  # they follow from the window size; we compute them
+    report, ours, new = LoadReport(layout.name, note=layout.note(model)), model.state_dict(), {}
+    for key, theirs in layout.rearrange(published, model).items():
         names = layout.rename(key, model)
         places = [name for name in names if name in ours]
         if not places:
-            report.skipped[key] = f"no {' or '.join(names)} in this network" if names else "not part of this network"
+            report.skipped[key] = why_unused(layout, key, names)
         for name in places:
-            tensor, how = adapt(name, theirs, ours[name].shape)
+            tensor, how = adapt(name, theirs, ours[name].shape, layout.first_convolutions)
             if tensor is None:
                 report.skipped[key] = how
                 continue
@@ -150,12 +93,16 @@ def read_state_dict(source: Mapping[str, Tensor] | str | Path) -> dict[str, Tens
         except OSError as error:
             raise ValueError(f"{source}: cannot be read ({error.strerror}). Give the path of a checkpoint.") from None
         except Exception:  # torch raises many kinds here; none of them tells a user what to do
-            raise ValueError(f"{source}: is not a checkpoint of tensors only, written by torch.save. Save its state_dict().") from None
+            raise ValueError(
+                f"{source}: is not a checkpoint of tensors only, written by torch.save. Save its state_dict()."
+            ) from None
     for wrapper in ("model", "state_dict"):
         if isinstance(source, Mapping) and isinstance(source.get(wrapper), Mapping):
             source = source[wrapper]
     if not isinstance(source, Mapping) or not any(isinstance(v, Tensor) for v in source.values()):
-        raise ValueError("load_published: the checkpoint holds no tensors by name. Give a state_dict, or a file with one.")
+        raise ValueError(
+            "load_published: the checkpoint holds no tensors by name. Give a state_dict, or a file with one."
+        )
     tensors = {k: v for k, v in source.items() if isinstance(v, Tensor)}
     for prefix in ("module.", "swin_unet."):  # DataParallel's, and the class around Swin-Unet's network
         if all(k.startswith(prefix) for k in tensors):
@@ -175,30 +122,27 @@ def find_layout(model: nn.Module, published: Mapping[str, Tensor]) -> Layout:
     )
 
 
-def undo_window_clipping(key: str, published: Mapping[str, Tensor]) -> Tensor:
-    """Complete the bias table of a stage whose whole map was smaller than the checkpoint's window.
-
-    The published code clips the window to such a map, and its table with it. Those offsets are the centre
-    of the full table; the rest, which that stage never saw, repeats the border.
-    """
-    table = published[key]
-    if not key.endswith("relative_position_bias_table"):
-        return table
-    full = max(len(t) for k, t in published.items() if k.endswith("relative_position_bias_table"))
-    old, new = isqrt(len(table)), isqrt(full)  # 2a-1 and 2b-1
-    grid = table.T.reshape(1, -1, old, old)  # (1, heads, 2a-1, 2a-1)
-    grid = F.pad(grid, [(new - old) // 2] * 4, mode="replicate")  # (1, heads, 2b-1, 2b-1)
-    return grid[0].flatten(1).T  # ((2b-1)^2, heads)
+def why_unused(layout: Layout, key: str, names: list[str]) -> str:
+    """Why a published tensor has no place in this network."""
+    for pattern, reason in layout.why_unused.items():
+        if re.match(pattern, key):
+            return reason
+    return f"no {' or '.join(names)} in this network" if names else "not part of this network"
 
 
-def adapt(name: str, theirs: Tensor, shape: torch.Size) -> tuple[Tensor | None, str]:
+def adapt(
+    name: str, theirs: Tensor, shape: torch.Size, first_convolutions: tuple[str, ...] = ()
+) -> tuple[Tensor | None, str]:
     """Bring a published tensor to `shape`: (tensor, what was done), or (None, why it cannot be done)."""
     if theirs.shape == shape:
         return theirs, ""
     if name.endswith("relative_position_bias_table"):
         return resize_bias_table(theirs, shape), f"bias table {tuple(theirs.shape)} -> {tuple(shape)}, bicubic"
-    if name == "patch_embed.proj.weight" and theirs.shape[0] == shape[0] and theirs.shape[2:] == shape[2:]:
-        summed = theirs.sum(dim=1, keepdim=True) / shape[1]  # (embed_dim, 1, p, p)
+    if name == "position_embedding" and theirs.dim() == len(shape) and theirs.shape[-1] == shape[-1]:
+        how = f"position table {tuple(theirs.shape)} -> {tuple(shape)}, interpolated"
+        return resize_positions(theirs, shape[:-1]), how
+    if name in first_convolutions and theirs.shape[0] == shape[0] and theirs.shape[2:] == shape[2:]:
+        summed = theirs.sum(dim=1, keepdim=True) / shape[1]  # (out_channels, 1, k, k)
         return summed.expand(shape).clone(), f"{theirs.shape[1]} input channels -> {shape[1]}, summed and shared out"
     return None, f"shape {tuple(theirs.shape)} does not fit {name} {tuple(shape)}"
 
@@ -222,5 +166,5 @@ def check_encoder(layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, 
     if 2 * found < total:
         raise ValueError(
             f"load_published: only {found:,} of the encoder's {total:,} numbers were found in this {layout.name} "
-            f"checkpoint, less than half. Build the network with the checkpoint's embed_dim and depths."
+            f"checkpoint, less than half. Build the network with the sizes of the checkpoint."
         )

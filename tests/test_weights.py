@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.weights import load_published, resize_bias_table
 
@@ -21,7 +22,11 @@ def state_dict_of(keys_file, scale=0.02):
     for line in (FIXTURES / keys_file).read_text().splitlines()[1:]:
         key, shape, dtype, _ = line.split("\t")
         shape = tuple(int(n) for n in re.findall(r"\d+", shape))
-        state[key] = torch.zeros(shape, dtype=torch.int64) if dtype == "int64" else scale * torch.randn(shape, generator=generator)
+        state[key] = (
+            torch.zeros(shape, dtype=torch.int64)
+            if dtype == "int64"
+            else scale * torch.randn(shape, generator=generator)
+        )
     return state
 
 
@@ -35,7 +40,9 @@ def tiny_network(in_channels=3, num_classes=2, window_size=4, **options):
     return SwinUNet(in_channels, num_classes, window_size=window_size, **options).eval()
 
 
-@pytest.mark.parametrize(("keys", "channels"), [("swin_unet_c1_k1.keys.txt", (1, 1)), ("swin_unet_c3_k9.keys.txt", (3, 9))])
+@pytest.mark.parametrize(
+    ("keys", "channels"), [("swin_unet_c1_k1.keys.txt", (1, 1)), ("swin_unet_c3_k9.keys.txt", (3, 9))]
+)
 def test_a_full_size_swin_unet_checkpoint_fills_every_tensor_unchanged(keys, channels):
     model, published = SwinUNet(*channels), state_dict_of(keys)
     report = load_published(model, published)
@@ -61,7 +68,9 @@ def test_imagenet_swin_fills_encoder_and_decoder():
         ("norm.bias", "norm.bias"),
     ]:
         assert torch.equal(ours[ours_name], published[key]), ours_name
-    assert set(report.fresh) == {n for n in ours if n.startswith(("expanding", "fuse", "final_expanding", "norm_up", "head"))}
+    assert set(report.fresh) == {
+        n for n in ours if n.startswith(("expanding", "fuse", "final_expanding", "norm_up", "head"))
+    }
     assert "head.fc.weight" in report.skipped
     assert "layers.2.blocks.5.norm1.weight" in report.skipped  # Swin-T has six blocks where Swin-Unet has two
     assert "skipped head.fc.weight: not part of this network" in str(report)
@@ -165,3 +174,59 @@ def test_the_grey_kernel_is_the_sum_over_colours(tiny):
     image = torch.ones(1, 1, 4, 4)
     theirs = F.conv2d(image.expand(1, 3, 4, 4), tiny["state_dict"]["patch_embed.proj.weight"])
     torch.testing.assert_close(F.conv2d(image.expand(1, 2, 4, 4), kernel), theirs)
+
+
+# ResNet50-U-Net and ResNet-50
+
+
+def test_a_full_size_resnet50_unet_checkpoint_fills_every_tensor_unchanged():
+    model, published = ResNet50UNet(3, 1), state_dict_of("../resnet_unet/smp_unet_resnet50_c3_k1.keys.txt")
+    report = load_published(model, published)
+    assert report.layout == "ResNet50-U-Net (smp)"
+    assert not (report.adapted or report.skipped or report.fresh)
+    assert len(report.loaded) == 380  # parameters and buffers, as the keys file counts
+    for name, key in report.loaded.items():
+        assert torch.equal(model.state_dict()[name], published[key]), name
+
+
+def test_imagenet_resnet50_fills_the_encoder_and_its_names_are_ours():
+    published = state_dict_of("../resnet_unet/torchvision_resnet50.keys.txt")
+    model = ResNet50Encoder()
+    report = load_published(model, published)
+    assert report.layout == "ResNet-50 (torchvision)"
+    assert report.skipped == {"fc.weight": "the head of a classifier", "fc.bias": "the head of a classifier"}
+    assert not (report.adapted or report.fresh)
+    assert all(name == key for name, key in report.loaded.items())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, published[name]), name
+
+
+def test_imagenet_resnet50_leaves_the_decoder_of_the_unet_fresh():
+    published = state_dict_of("../resnet_unet/torchvision_resnet50.keys.txt")
+    model = ResNet50UNet(1, 1)
+    report = load_published(model, published)
+    ours = model.state_dict()
+    assert set(report.fresh) == {name for name in ours if name.startswith(("decoder.", "head."))}
+    assert list(report.adapted) == ["encoder.conv1.weight"]
+    torch.testing.assert_close(ours["encoder.conv1.weight"], published["conv1.weight"].sum(1, keepdim=True))
+    assert torch.equal(ours["encoder.layer3.5.bn2.running_var"], published["layer3.5.bn2.running_var"])
+
+
+def test_a_grey_image_gives_the_resnet_what_three_equal_channels_gave():
+    saved = torch.load(FIXTURES.parent / "resnet_unet/tiny_smp_unet_resnet.pt", weights_only=True)
+    config = saved["config"]
+    sizes = {"stem": config["stem"], "widths": config["planes"], "depths": config["layers"]}
+    sizes["decoder_channels"] = config["decoder_channels"]
+    colour, grey = (ResNet50UNet(channels, config["classes"], **sizes).eval() for channels in (3, 1))
+    load_published(colour, saved["state_dict"])
+    load_published(grey, saved["state_dict"])
+    with torch.no_grad():
+        torch.testing.assert_close(colour(saved["input"]), saved["output"], rtol=0, atol=1e-5)
+        image = torch.randn(2, 1, 64, 40)
+        torch.testing.assert_close(grey(image), colour(image.expand(-1, 3, -1, -1)), rtol=0, atol=1e-4)
+
+
+def test_a_smaller_resnet_is_refused():
+    published = state_dict_of("../resnet_unet/torchvision_resnet50.keys.txt")
+    with pytest.raises(ValueError, match=r"in this ResNet-50 \(torchvision\) checkpoint, less than half"):
+        load_published(ResNet50UNet(widths=(8, 16, 32, 64)), published)

@@ -1,4 +1,4 @@
-"""Attention: the formula as it is written, and the window attention of Swin built on it.
+"""Attention: the formula as it is written, and the self-attention of ViT and of Swin's windows built on it.
 
 `attention` is equation 1 of "Attention Is All You Need" (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)
 with an additive bias. It can return its weights, to be looked at. `fused_attention` hands the same sum to
@@ -42,6 +42,59 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = No
     q = q * q.shape[-1] ** -0.5  # scaled here as in the formula: torch would scale q and k by the fourth root
     bias = None if bias is None else bias.to(q.dtype)  # under autocast q is half precision, the bias table is not
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop, scale=1.0)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention among all tokens of an image.
+
+    ViT (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929), appendix A, equations 5-8; UNETR (Hatamizadeh
+    et al. 2021, https://arxiv.org/abs/2103.10504), equation 4. Cost and memory grow with N^2.
+
+    Args:
+        dim: channels K of a token.
+        num_heads: attention heads; must divide dim.
+        qkv_bias: learn a bias for queries, keys and values.
+        scale: what the logits q k^T are multiplied by; 1/sqrt(head_dim) if None.
+        attn_drop: probability of dropping an attention weight, in training.
+        proj_drop: probability of dropping an output channel, in training.
+        fused: use torch's fused attention, which never stores the (N, N) weights. Off, the formula runs.
+
+    Raises:
+        ValueError: if num_heads does not divide dim.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = False,
+        scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        fused: bool = True,
+    ):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f"SelfAttention: num_heads={num_heads} does not divide dim={dim}. "
+                f"Choose a dim that is a multiple of num_heads."
+            )
+        self.num_heads, self.scale, self.attn_drop, self.fused = num_heads, scale, attn_drop, fused
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, *, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, N, K) -> (B, N, K), and the weights (B, num_heads, N, N) if asked for."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
+        drop = self.attn_drop if self.training else 0.0
+        if self.fused and not return_weights:
+            x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
+        else:
+            x, weights = attention(q, k, v, scale=self.scale, drop=drop)
+        x = self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))  # (B, N, K): heads side by side
+        return (x, weights) if return_weights else x
 
 
 class WindowAttention(nn.Module):

@@ -1,7 +1,13 @@
 """Small layers that several networks share."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# The layers that differ between images and volumes, by spatial_dims.
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+MAX_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class MLP(nn.Module):
@@ -76,4 +82,60 @@ def check_channels(name: str, x: Tensor, in_channels: int, *, spatial_dims: int 
             f"Reshape it, or build the network with in_channels={x.shape[1] if x.dim() > 1 else '...'}."
         )
     if not x.is_floating_point():
-        raise ValueError(f"{name}: the image is {x.dtype}, but floating point was expected. Use image.float() / 255 or the like.")
+        raise ValueError(
+            f"{name}: the image is {x.dtype}, but floating point was expected. Use image.float() / 255 or the like."
+        )
+
+
+class InstanceNorm(nn.GroupNorm):
+    """Give each channel of each image mean 0 and variance 1 over its own pixels, then a learned scale and shift.
+
+    "Instance Normalization" (Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022), equation 2: group norm
+    with one channel per group. A map of a single pixel becomes the shift alone; torch's own classes refuse it.
+
+    Args:
+        channels: channels in and out.
+        affine: learn the scale and the shift. Off, scale 1 and shift 0.
+    """
+
+    def __init__(self, channels: int, *, affine: bool = True):
+        super().__init__(channels, channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, *spatial) -> the same."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+NORM = {
+    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
+    "instance": {2: InstanceNorm, 3: InstanceNorm},
+}
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, *, spatial_dims: int = 2, norm: str = "batch") -> nn.Sequential:
+    """3 x 3 (x 3) convolution that keeps the size, normalisation, ReLU: (B, in, *spatial) -> (B, out, *spatial).
+
+    The convolution has no bias: the normalisation would subtract it again.
+    """
+    return nn.Sequential(
+        CONV[spatial_dims](in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        NORM[norm][spatial_dims](out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def double_conv(in_channels: int, out_channels: int, *, spatial_dims: int = 2, norm: str = "batch") -> nn.Sequential:
+    """`conv_norm_relu` twice: what each stage of a U-Net is made of (Ronneberger et al. 2015, Figure 1)."""
+    return nn.Sequential(
+        conv_norm_relu(in_channels, out_channels, spatial_dims=spatial_dims, norm=norm),
+        conv_norm_relu(out_channels, out_channels, spatial_dims=spatial_dims, norm=norm),
+    )
+
+
+def check_batch_norm(name: str, x: Tensor, stride: int) -> None:
+    """Raise a `ValueError` in words if the map at `stride` has one pixel in all: no batch to normalise over."""
+    if x.shape[0] == 1 and max(x.shape[2:]) <= stride:
+        raise ValueError(
+            f"{name}: one image of {' x '.join(map(str, x.shape[2:]))} pixels is a single pixel at stride {stride}, "
+            f"and batch norm cannot train on one value per channel. Give two images or more, or a side above {stride}."
+        )

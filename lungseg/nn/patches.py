@@ -1,42 +1,57 @@
 """From pixels to tokens and between resolutions: embed, merge, expand.
 
 Swin Transformer (Liu et al. 2021, https://arxiv.org/abs/2103.14030), section 3.1, goes down; Swin-Unet (Cao
-et al. 2021, https://arxiv.org/abs/2105.05537), section 3.4, goes up. All maps are (B, H, W, C) here, so no
-layer needs to know, or remember, the size of an image.
+et al. 2021, https://arxiv.org/abs/2105.05537), section 3.4, goes up. All maps of tokens are (B, H, W, C) here, so
+no layer needs to know, or remember, the size of an image.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lungseg.nn.layers import CONV
 from lungseg.nn.windows import pad_to_multiple
 
 
-class PatchEmbed(nn.Module):
-    """Cut the image into patches and map each to a token by one linear map, then LayerNorm.
+def complete_patches(image: Tensor, patch_size: int) -> Tensor:
+    """Append zeros at the bottom and right, until patches of `patch_size` pixels fill the image.
 
-    A convolution whose stride is its kernel size is that linear map. Swin Transformer, section 3.1.
+    (B, C, H, W[, D]) -> (B, C, H', W'[, D']). The twin of this is a crop to the old sizes.
+    """
+    # Whole patches times their side, not -side % patch_size: torch.compile can then follow the sizes symbolically.
+    missing = [-(-side // patch_size) * patch_size - side for side in image.shape[2:]]
+    return F.pad(image, [n for m in reversed(missing) for n in (0, m)])  # F.pad counts from the last axis
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image or volume into patches and map each to a token by one linear map.
+
+    A convolution whose stride is its kernel size is that linear map. Swin Transformer, section 3.1, normalises the
+    tokens after it; ViT (Dosovitskiy et al. 2021, equation 1) and UNETR do not.
 
     Args:
         in_channels: channels of the image.
         embed_dim: channels of a token.
         patch_size: side of a patch in pixels.
+        spatial_dims: 2 for images, 3 for volumes.
+        norm: normalise each token (LayerNorm).
     """
 
-    def __init__(self, in_channels: int, embed_dim: int, patch_size: int = 4):
+    def __init__(
+        self, in_channels: int, embed_dim: int, patch_size: int = 4, *, spatial_dims: int = 2, norm: bool = True
+    ):
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(embed_dim)
+        self.proj = CONV[spatial_dims](in_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) pixels -> (B, ceil(H/patch_size), ceil(W/patch_size), embed_dim) tokens.
 
-        An image that does not divide is completed with zeros at the bottom and right.
+        A volume gives (B, H', W', D', embed_dim). What does not divide is completed with zeros at the bottom and
+        right.
         """
-        _, _, H, W = image.shape
-        image = F.pad(image, (0, -W % self.patch_size, 0, -H % self.patch_size))
-        x = self.proj(image)  # (B, embed_dim, H/p, W/p)
-        return self.norm(x.permute(0, 2, 3, 1))  # (B, H/p, W/p, embed_dim)
+        x = self.proj(complete_patches(image, self.patch_size))  # (B, embed_dim, H/p, W/p)
+        return self.norm(x.movedim(1, -1))  # (B, H/p, W/p, embed_dim)
 
 
 class PatchMerging(nn.Module):

@@ -51,9 +51,7 @@ class SwinBlock(nn.Module):
             raise ValueError(f"SwinBlock: shift_size must be in [0, window_size={window_size}), got {shift_size}.")
         self.window_size, self.shift_size = window_size, shift_size
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(
-            dim, window_size, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=drop
-        )
+        self.attn = WindowAttention(dim, window_size, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=drop)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, int(dim * mlp_ratio), drop=drop)
         self.drop_path = DropPath(drop_path)

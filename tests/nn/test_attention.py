@@ -1,4 +1,4 @@
-"""Attention: the formula, torch's fused twin, and windows, each held to an independent reference."""
+"""Attention: the formula, torch's fused twin, whole images and windows, each held to an independent reference."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lungseg.checks.attention import check_attention, check_window_attention
-from lungseg.nn.attention import WindowAttention, attention, fused_attention
+from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fused_attention
 from lungseg.nn.windows import shifted_window_mask
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures/swin_unet/tiny_timm_window_attention.pt"
@@ -15,6 +15,47 @@ FIXTURE = Path(__file__).resolve().parents[1] / "fixtures/swin_unet/tiny_timm_wi
 
 def test_attention_is_the_formula():
     check_attention(attention)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_self_attention_is_torchs_multihead_attention(fused):
+    ours = SelfAttention(dim=8, num_heads=2, qkv_bias=True, fused=fused).double().eval()
+    nn.init.normal_(ours.qkv.bias)
+    theirs = nn.MultiheadAttention(8, 2, batch_first=True).double().eval()
+    theirs.in_proj_weight, theirs.in_proj_bias = ours.qkv.weight, ours.qkv.bias
+    theirs.out_proj.weight, theirs.out_proj.bias = ours.proj.weight, ours.proj.bias
+    x = torch.randn(3, 11, 8, dtype=torch.double)  # (B, N, K)
+    expected, expected_weights = theirs(x, x, x, average_attn_weights=False)
+    torch.testing.assert_close(ours(x), expected)
+    out, weights = ours(x, return_weights=True)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(weights, expected_weights)  # (B, heads, N, N)
+
+
+@pytest.mark.parametrize("scale", [None, 0.25, 1.0])
+def test_self_attention_takes_the_same_scale_fused_or_not(scale):
+    attn = SelfAttention(dim=8, num_heads=2, scale=scale).double().eval()
+    nn.init.normal_(attn.qkv.weight)
+    x = torch.randn(2, 5, 8, dtype=torch.double)
+    q, k, _ = attn.qkv(x).view(2, 5, 3, 2, 4).unbind(2)  # (B, N, heads, d)
+    out, weights = attn(x, return_weights=True)
+    logits = torch.einsum("bnhd,bmhd->bhnm", q, k) * (0.5 if scale is None else scale)  # 1 / sqrt(4) = 0.5
+    torch.testing.assert_close(weights, logits.softmax(-1))
+    torch.testing.assert_close(attn(x), out)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_dropped_self_attention_keeps_the_mean(fused):
+    attn = SelfAttention(4, 1, attn_drop=0.5, fused=fused).double()
+    x = torch.randn(1, 4, 4, dtype=torch.double)
+    many = attn(x.expand(20_000, -1, -1))
+    assert not torch.equal(many[0], many[1])
+    torch.testing.assert_close(many.mean(0), attn.eval()(x)[0], atol=0.02, rtol=0)
+
+
+def test_heads_that_do_not_divide_are_an_error_for_self_attention():
+    with pytest.raises(ValueError, match="SelfAttention: num_heads=3 does not divide dim=8"):
+        SelfAttention(8, 3)
 
 
 def test_window_attention_is_equation_four():
@@ -105,5 +146,18 @@ def test_on_a_gpu_the_fused_path_equals_the_formula(dtype):
         fused = attn(x, mask)
         attn.fused = False
         formula = attn(x, mask)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(fused.float(), formula.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_fused_self_attention_equals_the_formula(dtype):
+    attn = SelfAttention(64, 2, scale=0.1).cuda()
+    x = torch.randn(2, 100, 64, device="cuda")
+    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+        fused = attn(x)
+        attn.fused = False
+        formula = attn(x)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(fused.float(), formula.float(), rtol=tolerance, atol=tolerance)

@@ -2,9 +2,19 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from lungseg.nn.layers import MLP, DropPath, check_channels, trunc_normal_init
+from lungseg.nn.layers import (
+    MLP,
+    DropPath,
+    InstanceNorm,
+    check_batch_norm,
+    check_channels,
+    conv_norm_relu,
+    double_conv,
+    trunc_normal_init,
+)
 
 
 def test_mlp_is_two_linear_maps_with_a_gelu_between():
@@ -55,3 +65,48 @@ def test_trunc_normal_init_has_the_published_spread():
 def test_a_wrong_image_is_refused_in_words(image, message):
     with pytest.raises(ValueError, match=message):
         check_channels("net", image, 1)
+
+
+@pytest.mark.parametrize("spatial", [(5, 4), (5, 4, 3)])
+def test_instance_norm_is_torchs_own(spatial):
+    norm = InstanceNorm(3).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = 3 + 2 * torch.randn(2, 3, *spatial, dtype=torch.double)
+    torch.testing.assert_close(norm(x), F.instance_norm(x, weight=norm.weight, bias=norm.bias))
+    without = InstanceNorm(3, affine=False)
+    assert not list(without.parameters())
+    torch.testing.assert_close(without(x), F.instance_norm(x))
+
+
+def test_instance_norm_of_a_single_pixel_is_the_shift():
+    norm = InstanceNorm(3)
+    nn.init.normal_(norm.bias)
+    torch.testing.assert_close(norm(torch.randn(1, 3, 1, 1)), norm.bias.view(1, 3, 1, 1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize(("conv", "spatial"), [(F.conv2d, (5, 4)), (F.conv3d, (5, 4, 3))])
+def test_conv_norm_relu_is_what_its_name_says(norm, conv, spatial):
+    block = conv_norm_relu(2, 3, spatial_dims=len(spatial), norm=norm).double()
+    x = torch.randn(4, 2, *spatial, dtype=torch.double)
+    y = conv(x, block[0].weight, padding=1)
+    over = tuple(range(2, y.dim())) if norm == "instance" else (0, *range(2, y.dim()))
+    y = (y - y.mean(over, keepdim=True)) / (y.var(over, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(block(x), y.clamp(min=0))
+    assert len(list(block.parameters())) == 3  # a kernel, a scale and a shift: no bias before a norm
+
+
+def test_double_conv_is_one_after_the_other():
+    block = double_conv(2, 3, norm="instance")
+    x = torch.randn(4, 2, 6, 6)
+    assert torch.equal(block(x), block[1](block[0](x)))
+    assert block(x).shape == (4, 3, 6, 6)
+    torch.testing.assert_close(block(x)[:1], block(x[:1]))  # with batch norm in either, images would see each other
+
+
+def test_batch_norm_needs_more_than_one_value_per_channel():
+    with pytest.raises(ValueError, match="net: one image of 32 x 9 pixels .* at stride 32.*side above 32"):
+        check_batch_norm("net", torch.zeros(1, 1, 32, 9), stride=32)
+    check_batch_norm("net", torch.zeros(2, 1, 32, 9), stride=32)
+    check_batch_norm("net", torch.zeros(1, 1, 33, 9), stride=32)

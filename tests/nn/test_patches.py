@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lungseg.checks.patches import check_patch_expanding, check_patch_merging
-from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging
+from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
 
 
 def test_merging_uses_every_element_of_its_neighbourhood_once():
@@ -41,3 +41,21 @@ def test_embedding_is_one_linear_map_of_each_patch(H, W, p):
     first[:, : corner.shape[1], : corner.shape[2]] = corner
     expected = embed.norm(embed.proj.weight.flatten(1) @ first.flatten() + embed.proj.bias)
     torch.testing.assert_close(tokens[0, 0, 0], expected)
+
+
+@given(H=st.integers(1, 9), W=st.integers(1, 9), D=st.integers(1, 9), p=st.integers(1, 4))
+def test_completing_patches_adds_zeros_behind_each_axis_only(H, W, D, p):
+    image = torch.ones(1, 2, H, W, D)
+    complete = complete_patches(image, p)
+    assert all(side % p == 0 and side - old < p for side, old in zip(complete.shape[2:], (H, W, D), strict=True))
+    assert torch.equal(complete[:, :, :H, :W, :D], image)
+    assert complete.sum() == image.sum()
+
+
+def test_embedding_a_volume_keeps_its_axes_in_order():
+    embed = PatchEmbed(2, 3, patch_size=2, spatial_dims=3, norm=False).double()
+    volume = torch.randn(1, 2, 4, 6, 8, dtype=torch.double)
+    tokens = embed(volume)
+    assert tokens.shape == (1, 2, 3, 4, 3)
+    patch = volume[0, :, 2:4, 4:6, 6:8]  # the last patch
+    torch.testing.assert_close(tokens[0, 1, 2, 3], embed.proj.weight.flatten(1) @ patch.flatten() + embed.proj.bias)

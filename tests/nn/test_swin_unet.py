@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungseg.checks.network import check_segmentation_network
+from lungseg.layouts import rename_swin_unet
 from lungseg.nn.swin_unet import SwinBlock, SwinUNet
 from lungseg.nn.windows import shifted_window_mask, window_partition
-from lungseg.weights import load_published, rename_swin_unet
+from lungseg.weights import load_published
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/swin_unet"
 
@@ -128,7 +129,9 @@ def test_each_stage_equals_the_published_one(published):
     assert set(seen) == set(stages)
     for name, expected in stages.items():
         got = seen[name].flatten(1, 2)
-        torch.testing.assert_close(got.reshape(expected.shape), expected, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            got.reshape(expected.shape), expected, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize(("in_channels", "num_classes", "count"), [(1, 1, 27_165_060), (3, 9, 27_168_900)])
@@ -163,8 +166,9 @@ def test_two_eval_calls_agree_even_with_dropout():
     assert not torch.equal(network(image), network(image))
 
 
-@pytest.mark.parametrize("option", [{"patch_size": 2}, {"depths": (1, 2, 3, 1)}, {"mlp_ratio": 2.0}, {"qkv_bias": False},
-                                    {"head_bias": True}, {"window_size": 5}, {"embed_dim": 16}])  # fmt: skip
+@pytest.mark.parametrize("option", [{"patch_size": 2}, {"depths": (1, 2, 3, 1)}, {"mlp_ratio": 2.0},
+                                    {"qkv_bias": False}, {"head_bias": True}, {"window_size": 5},
+                                    {"embed_dim": 16}])  # fmt: skip
 def test_every_option_changes_the_network_and_it_still_runs(option):
     plain = {"embed_dim": 8, "num_heads": (1, 2, 4, 8), "window_size": 4}
     network, changed = SwinUNet(**plain), SwinUNet(**(plain | option))
@@ -192,6 +196,28 @@ def test_half_precision_stays_close():
     with torch.no_grad():
         full = network(image)
     assert (half - full).norm() < 0.03 * full.norm()  # bfloat16 keeps about three digits
+
+
+@pytest.mark.parametrize("size", [(48, 33), (32, 32)])
+def test_it_can_be_exported(size):
+    network, image = small_network().eval(), torch.randn(2, 1, *size)
+    exported = torch.export.export(network, (image,)).module()
+    torch.testing.assert_close(exported(image), network(image))
+
+
+def test_it_compiles_at_two_sizes_with_gradients():
+    """One graph each, no part left to Python; the backend traces as the default does, but needs no compiler."""
+    torch.compiler.reset()
+    network = SwinUNet(embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4, drop_path_rate=0.0)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
+    for size in [(48, 33), (32, 32)]:
+        image = torch.randn(2, 1, *size, requires_grad=True)
+        results = []
+        for forward in (network, compiled):
+            logits = forward(image)
+            results.append([logits, *torch.autograd.grad((logits**2).sum(), image)])
+        for eager, traced in zip(*results, strict=True):
+            torch.testing.assert_close(traced, eager, rtol=1e-4, atol=1e-4)
 
 
 def test_it_overfits_one_batch():
