@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from lungseg.data.augment import Augmentation
 from lungseg.data.ct import HU_WINDOW, hu_to_grey, resize_image, resize_target
-from lungseg.data.folder import FRACTIONS, SPLITS, FolderWriter, SliceRecord, read_slice
+from lungseg.data.folder import FolderWriter, read_slice
+from lungseg.data.manifest import FRACTIONS, SPLITS, SliceRecord
 from lungseg.data.pickles import read_table
 from lungseg.data.splits import affordable_fractions, fine_structure, link_patterns, split_by_group
 from lungseg.draw import contact_sheet, overlay
@@ -112,9 +113,7 @@ def read_slices(path: str, prefix: str, start: int, args: argparse.Namespace) ->
         hu, mask = hus[row], masks[row]
         hus[row] = masks[row] = None
         try:
-            slices.append(
-                convert(f"{prefix}{start + row:04d}", str(labels[row] or ""), hu, mask, args.size, args.bits)
-            )
+            slices.append(convert(f"{prefix}{start + row:04d}", str(labels[row] or ""), hu, mask, args.size, args.bits))
         except ValueError as error:
             raise ValueError(f"{path}, row {row}: {error}") from None
     return slices
@@ -145,9 +144,7 @@ def choose_splits(groups: list[str], num_test: int, args: argparse.Namespace) ->
     own = groups[:num_train]
     if len(set(own)) < sum(f > 0 for f in fractions.values()):
         fractions = affordable_fractions(fractions, len(set(own)))
-        notes.append(
-            f"Only {len(set(own))} group(s) of slices: enough for {' and '.join(fractions)}, no other split."
-        )
+        notes.append(f"Only {len(set(own))} group(s) of slices: enough for {' and '.join(fractions)}, no other split.")
     splits = split_by_group(own, fractions, seed=args.seed)
     split_of = dict(zip(own, splits, strict=True))
     splits += [split_of.get(group, "test") for group in groups[num_train:]]
@@ -163,9 +160,7 @@ def choose_splits(groups: list[str], num_test: int, args: argparse.Namespace) ->
 # ---- writing -----------------------------------------------------------------------------------------------
 
 
-def write_all(
-    out: FolderWriter, slices: list[Slice], records: list[SliceRecord], args: argparse.Namespace
-) -> None:
+def write_all(out: FolderWriter, slices: list[Slice], records: list[SliceRecord], args: argparse.Namespace) -> None:
     for s, record in zip(tqdm(slices, desc="write", unit="slice", disable=None), records, strict=True):
         out.add(record, s.image, s.target)
     train = [(s, record) for s, record in zip(slices, records, strict=True) if record.split == "train"]
@@ -188,21 +183,13 @@ def draw_sheet(out: FolderWriter, count: int = 24, columns: int = 6) -> Image.Im
         tiles.append(overlay(image / (2**record.bits - 1), target))
         captions.append(f"{record.id}, {record.split}\n{record.label or 'no label'}, {target.sum()} px")
     in_rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
-    return contact_sheet(
-        [[tiles[i] for i in r] for r in in_rows], captions=[[captions[i] for i in r] for r in in_rows]
-    )
+    return contact_sheet([[tiles[i] for i in r] for r in in_rows], captions=[[captions[i] for i in r] for r in in_rows])
 
 
-def summarise(
-    slices: list[Slice], groups: list[str], records: list[SliceRecord], args: argparse.Namespace
-) -> str:
+def summarise(slices: list[Slice], groups: list[str], records: list[SliceRecord], args: argparse.Namespace) -> str:
     """What to know before training: how many of what, how large, and from how many patients."""
-    lines = [
-        f"{args.size} x {args.size} pixels, {args.bits} bits, HU window {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g}"
-    ]
-    lines.append(
-        f"from {', '.join(map(str, args.pickles + ([args.test] if args.test else [])))}, column {args.column}"
-    )
+    lines = [f"{args.size} x {args.size} pixels, {args.bits} bits, HU window {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g}"]
+    lines.append(f"from {', '.join(map(str, args.pickles + ([args.test] if args.test else [])))}, column {args.column}")
     copies = len(records) - len(slices)
     lines.append(f"{len(slices)} slices read, {copies} augmented copies added, seed {args.seed}")
     counts = Counter((r.label or "(none)", r.split) for r in records)
@@ -215,27 +202,20 @@ def summarise(
         lines.append(f"lesion pixels: least {low:g}, quartiles {q1:g} / {median:g} / {q3:g}, most {high:g}")
     empty, vanished = len(slices) - len(sizes), sum(s.vanished for s in slices)
     lines.append(
-        f"empty masks: {empty}"
-        + (f", {vanished} of them by shrinking: use a larger --size" if vanished else "")
+        f"empty masks: {empty}" + (f", {vanished} of them by shrinking: use a larger --size" if vanished else "")
     )
     largest = Counter(groups).most_common(1)[0][1]
     lines.append(f"groups of like slices: {len(set(groups))}, the largest of {largest}")
     if largest > len(slices) / 2 and len(set(groups)) > 1:
-        lines.append(
-            "More than half of all slices hang together: if they are many patients, raise --threshold."
-        )
+        lines.append("More than half of all slices hang together: if they are many patients, raise --threshold.")
     return "\n".join(lines)
 
 
 def prepare(args: argparse.Namespace) -> None:
     if args.size < 1 or args.augment < 0:
-        raise ValueError(
-            f"--size must be at least 1 and --augment at least 0, got {args.size} and {args.augment}."
-        )
+        raise ValueError(f"--size must be at least 1 and --augment at least 0, got {args.size} and {args.augment}.")
     if args.column == "mask":
-        raise ValueError(
-            "--column mask is the lesion, not the image. Choose an HU column, such as hu_array_old."
-        )
+        raise ValueError("--column mask is the lesion, not the image. Choose an HU column, such as hu_array_old.")
     with FolderWriter(args.out) as out:
         slices: list[Slice] = []
         for path in args.pickles:

@@ -3,14 +3,13 @@
 import tempfile
 from pathlib import Path
 
-from lungseg.data.folder import read_manifest, read_slice, write_phantom_folder
+from lungseg.data.folder import read_slice, write_phantom_folder
+from lungseg.data.manifest import read_manifest
 from lungseg.draw import contact_sheet, overlay
 
 with tempfile.TemporaryDirectory() as scratch:
     folder = Path(scratch, "phantoms")
-    write_phantom_folder(
-        folder, num_patients=8, slices_per_patient=1, size=176, seed=2, diameter_mm=(12.0, 30.0)
-    )
+    write_phantom_folder(folder, num_patients=8, slices_per_patient=1, size=176, seed=2, diameter_mm=(12.0, 30.0))
     tiles, captions = [], []
     for record in read_manifest(folder):
         image, target = read_slice(folder, record)

@@ -7,14 +7,11 @@
 Any PNG viewer shows it, any spreadsheet opens its table, and any other program can make one.
 """
 
-import csv
 import io
 import os
 import shutil
-import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -25,140 +22,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from lungseg.data.ct import HU_WINDOW, hu_to_grey, resize_image, resize_target
-from lungseg.data.phantoms import phantom_patient
-from lungseg.data.splits import affordable_fractions, check_disjoint, overlaps, split_by_group
+from lungseg.data.ct import hu_to_grey, resize_image, resize_target
+from lungseg.data.manifest import FRACTIONS, SliceRecord, parse_manifest, pngs, read_manifest, write_manifest
+from lungseg.data.phantoms import phantom_patient, phantom_windows
+from lungseg.data.splits import check_disjoint, split_by_group
 
-SPLITS = ("train", "val", "test")
-FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 CACHE_BYTES = 2**30  # decoded slices are kept in memory when the whole data set needs no more than this
 
 
-@dataclass(frozen=True)
-class SliceRecord:
-    """One row of the manifest: one slice."""
-
-    id: str  # the file name without .png
-    group: str  # patient, or cluster of near-duplicates: never in two splits
-    split: str  # train, val or test
-    label: str = ""
-    spacing_mm: float = float("nan")  # side of a pixel; nan = unknown
-    hu_low: float = HU_WINDOW[0]  # HU of grey 0
-    hu_high: float = HU_WINDOW[1]  # HU of the largest grey level
-    bits: int = 8  # 8, or 16 for images of 65,536 grey levels
-
-
-COLUMNS = [f.name for f in fields(SliceRecord)]
-
-
-# ---- the manifest ------------------------------------------------------------------------------------------
-
-
-def read_manifest(folder: str | Path) -> list[SliceRecord]:
-    """The records of a folder, in the order of its manifest; columns we do not know are ignored.
-
-    Without a manifest (or without its group or split column) each image is its own group and the split is
-    made here, the same each time; a warning then says that leakage cannot be ruled out.
-
-    Raises:
-        ValueError: the first problem of the manifest, in one sentence.
-    """
-    records, problems = parse_manifest(Path(folder))
-    if problems:
-        raise ValueError(problems[0])
-    return records
-
-
-def parse_manifest(folder: Path) -> tuple[list[SliceRecord], list[str]]:
-    """All the records that can be read, and one sentence for each that cannot or must not be used."""
-    if not (folder / "images").is_dir():
-        return [], [f"{folder} holds no folder images/. Give a folder as examples/prepare_data.py writes it."]
-    path = folder / "manifest.csv"
-    try:
-        rows = manifest_rows(path) if path.exists() else [{"id": p.stem} for p in pngs(folder / "images")]
-    except (ValueError, csv.Error) as error:
-        return [], [f"{path} cannot be read as a table ({error}). Save it as comma-separated UTF-8 text."]
-    if not rows:
-        return [], [f"{path if path.exists() else folder / 'images'} lists no slice. Put at least one there."]
-    if "id" not in rows[0]:
-        return [], [
-            f"{path} has no column id (it has {', '.join(map(str, rows[0]))}). Separate columns by commas."
-        ]
-    if "group" not in rows[0]:
-        warnings.warn(
-            f"{folder} does not say which slices belong to one patient, so each is its own group: "
-            f"leakage between training and test cannot be ruled out.",
-            stacklevel=3,
-        )
-        rows = [{**row, "group": row["id"]} for row in rows]
-    if "split" not in rows[0]:
-        groups = [row["group"] for row in rows]
-        splits = split_by_group(groups, affordable_fractions(FRACTIONS, len(set(groups))), seed=0)
-        rows = [{**row, "split": split} for row, split in zip(rows, splits, strict=True)]
-    records, problems = [], []
-    for number, row in enumerate(rows, start=2):  # line 1 is the header
-        try:
-            records.append(parse_row(row))
-        except ValueError as error:
-            problems.append(f"{path}, line {number}: {error}")
-    ids, groups, splits = ([getattr(r, name) for r in records] for name in ("id", "group", "split"))
-    return records, problems + [f"{path}: {sentence}" for sentence in overlaps(ids, groups, splits)]
-
-
-def manifest_rows(path: Path) -> list[dict[str, str]]:
-    with open(
-        path, newline="", encoding="utf-8-sig"
-    ) as file:  # -sig: spreadsheets put a byte-order mark in front
-        return list(csv.DictReader(file, restval=""))
-
-
-def parse_row(row: dict[str, str]) -> SliceRecord:
-    id_, group, split = row["id"], row["group"], row["split"]
-    if id_ in ("", ".", "..") or "/" in id_ or "\\" in id_:
-        raise ValueError(f"id {id_!r} is not a plain file name. Use letters, digits, '_' and '-'.")
-    if not group:
-        raise ValueError(
-            f"id {id_!r} has no group. Write the patient, or any name for slices that belong together."
-        )
-    if split not in SPLITS:
-        raise ValueError(f"id {id_!r} has the split {split!r}. Use one of {', '.join(SPLITS)}.")
-    numbers = {}
-    for name, kind in (("spacing_mm", float), ("hu_low", float), ("hu_high", float), ("bits", int)):
-        if row.get(name):  # empty = the default
-            try:
-                numbers[name] = kind(row[name])
-            except ValueError:
-                raise ValueError(f"id {id_!r} has {name} {row[name]!r}, which is not a number.") from None
-    if numbers.get("bits", 8) not in (8, 16):
-        raise ValueError(f"id {id_!r} has bits {numbers['bits']}. Grey PNGs have 8 or 16.")
-    return SliceRecord(id_, group, split, row.get("label") or "", **numbers)
-
-
-def write_manifest(path: Path, records: list[SliceRecord]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for record in records:
-            cells = [getattr(record, name) for name in COLUMNS]
-            writer.writerow(
-                ["" if c != c else f"{c:g}" if isinstance(c, float) else c for c in cells]
-            )  # nan != nan
-
-
-def describe_folder(folder: str | Path) -> str:
-    """One line: how many slices and groups stand in each split."""
-    records = read_manifest(folder)
-    slices = Counter(r.split for r in records)
-    groups = Counter(split for _, split in {(r.group, r.split) for r in records})
-    parts = [f"{slices[s]} {s} (of {groups[s]} groups)" for s in SPLITS if slices[s]]
-    return f"{folder} holds {len(records)} slices: {', '.join(parts)}"
-
-
 # ---- reading and checking pictures -------------------------------------------------------------------------
-
-
-def pngs(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.png"))
 
 
 def read_slice(folder: str | Path, record: SliceRecord) -> tuple[NDArray, NDArray[np.uint8]]:
@@ -173,9 +45,7 @@ def read_slice(folder: str | Path, record: SliceRecord) -> tuple[NDArray, NDArra
     target = read_grey_png(target_path, 8)
     if image.shape != target.shape:
         sizes = [f"{a.shape[0]} x {a.shape[1]}" for a in (target, image)]
-        raise ValueError(
-            f"{target_path} is {sizes[0]} but its image is {sizes[1]} pixels. Export both at one size."
-        )
+        raise ValueError(f"{target_path} is {sizes[0]} but its image is {sizes[1]} pixels. Export both at one size.")
     values = np.flatnonzero(np.bincount(target.ravel(), minlength=256)).tolist()
     if not (set(values) <= {0, 1} or set(values) <= {0, 255}):
         shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
@@ -210,14 +80,8 @@ def read_grey_png(path: Path, bits: int) -> NDArray:
         raise ValueError(f"{path} is damaged or cut short ({error}). Copy or export it again.") from None
     kind = KINDS.get(picture.mode, picture.mode)
     if kind != f"{bits}-bit":
-        hint = (
-            " (or write bits = 16 in the manifest)"
-            if kind == "16-bit" and path.parent.name == "images"
-            else ""
-        )
-        raise ValueError(
-            f"{path} is a {kind} PNG, {bits}-bit grey is wanted. Convert it to {bits}-bit grey{hint}."
-        )
+        hint = " (or write bits = 16 in the manifest)" if kind == "16-bit" and path.parent.name == "images" else ""
+        raise ValueError(f"{path} is a {kind} PNG, {bits}-bit grey is wanted. Convert it to {bits}-bit grey{hint}.")
     return np.asarray(picture).astype(np.uint8 if bits == 8 else np.uint16)  # (H, W)
 
 
@@ -225,9 +89,7 @@ def check_folder(folder: str | Path) -> list[str]:
     """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder."""
     folder = Path(folder)
     records, problems = parse_manifest(folder)
-    for record in tqdm(
-        records, desc="check", unit="slice", disable=None
-    ):  # None: quiet when not on a terminal
+    for record in tqdm(records, desc="check", unit="slice", disable=None):  # None: quiet when not on a terminal
         try:
             read_slice(folder, record)
         except ValueError as error:
@@ -255,9 +117,7 @@ class FolderWriter:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
-        self.path = self.folder.with_name(
-            f".{self.folder.name}.partial-{os.getpid()}"
-        )  # where the files are for now
+        self.path = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")  # where the files are for now
         self.records: list[SliceRecord] = []
 
     def __enter__(self) -> "FolderWriter":
@@ -293,6 +153,7 @@ class FolderWriter:
 def write_phantom_folder(
     folder: str | Path,
     *,
+    view: str = "chest",
     num_patients: int = 40,
     slices_per_patient: int = 6,
     size: int = 256,
@@ -306,25 +167,27 @@ def write_phantom_folder(
     smaller one.
 
     Args:
+        view: "chest" for whole slices (`phantom_patient`), "nodule" for windows round a nodule (`phantom_windows`).
         num_patients: at least one per split.
         size: side of the slices in pixels.
         fractions: share of the slices in each split.
-        phantom_options: passed on to `phantom_patient`, e.g. diameter_mm=(3.0, 30.0).
+        phantom_options: passed on to the function of the view, e.g. diameter_mm=(3.0, 30.0).
     """
+    if view not in ("chest", "nodule"):
+        raise ValueError(f'write_phantom_folder: view must be "chest" or "nodule", got {view!r}.')
     patients = [f"phantom{p:04d}" for p in range(num_patients)]
     split_of = dict(zip(patients, split_by_group(patients, fractions, seed=seed), strict=True))
     with FolderWriter(folder) as out:
         for p, patient in enumerate(tqdm(patients, desc="phantoms", unit="patient", disable=None)):
             rng = np.random.default_rng([seed, p])
-            for s in phantom_patient(rng, num_slices=slices_per_patient, size=size, **phantom_options):
+            if view == "chest":
+                stack = phantom_patient(rng, num_slices=slices_per_patient, size=size, **phantom_options)
+            else:
+                stack = phantom_windows(rng, num=slices_per_patient, size=size, **phantom_options)
+            for s in stack:
                 label = "+".join(sorted(set(s.kinds))) or "none"
-                record = SliceRecord(
-                    f"{patient}_{s.slice_index:02d}",
-                    patient,
-                    split_of[patient],
-                    label,
-                    round(s.spacing_mm, 4),
-                )
+                id_, spacing = f"{patient}_{s.slice_index:02d}", round(s.spacing_mm, 4)
+                record = SliceRecord(id_, patient, split_of[patient], label, spacing)
                 out.add(record, hu_to_grey(s.hu), s.target)
 
 
@@ -362,9 +225,7 @@ class SliceDataset(Dataset):
         self.records = [r for r in everything if split in (None, r.split)]
         if not self.records:
             there = ", ".join(f"{n} {s}" for s, n in Counter(r.split for r in everything).items())
-            raise ValueError(
-                f"{folder} has no slice in the split {split!r} (it has {there}). Choose one of those."
-            )
+            raise ValueError(f"{folder} has no slice in the split {split!r} (it has {there}). Choose one of those.")
         # In shared memory, so that set_epoch also reaches worker processes that live through all epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache: dict[int, tuple[NDArray, NDArray]] = {}

@@ -1,6 +1,5 @@
 """The folder of slices: what is written is what is read, and whatever is broken is named."""
 
-import csv
 import pickle
 import re
 import shutil
@@ -17,17 +16,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lungseg.data import folder as folder_module
-from lungseg.data.folder import (
-    COLUMNS,
-    FolderWriter,
-    SliceDataset,
-    SliceRecord,
-    check_folder,
-    describe_folder,
-    read_manifest,
-    read_slice,
-    write_phantom_folder,
-)
+from lungseg.data.folder import FolderWriter, SliceDataset, check_folder, read_slice, write_phantom_folder
+from lungseg.data.manifest import SliceRecord, describe_folder, read_manifest
 
 SPLIT_OF = {"a": "train", "b": "train", "c": "val", "d": "test"}
 
@@ -88,38 +78,6 @@ def test_sixteen_bits_survive(tmp_path):
     assert item.max() == pytest.approx(63000 / 65535)
 
 
-names = st.text(
-    st.characters(whitelist_categories=("L", "N"), whitelist_characters=" ,;\"'-_."), min_size=1, max_size=12
-)
-
-
-@given(
-    group=names,
-    label=names.map(str.strip),
-    spacing=st.one_of(st.just(float("nan")), st.floats(0.25, 2.0).map(lambda v: round(v, 4))),
-    window=st.tuples(st.integers(-1500, -500), st.integers(0, 3000)),
-)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-def test_the_manifest_keeps_every_field(tmp_path, group, label, spacing, window):
-    shutil.rmtree(tmp_path / "f", ignore_errors=True)
-    record = SliceRecord("s", group, "val", label, spacing, float(window[0]), float(window[1]))
-    with FolderWriter(tmp_path / "f") as out:
-        out.add(record, *pair(0))
-    (back,) = read_manifest(tmp_path / "f")
-    assert repr(back) == repr(record)  # repr, because nan != nan
-
-
-def test_a_hand_made_manifest_may_leave_columns_out_and_have_others(small):
-    rows = list(csv.DictReader((small / "manifest.csv").read_text().splitlines()))
-    with open(small / "manifest.csv", "w", encoding="utf-8-sig") as file:  # as spreadsheets save it
-        file.write("id,colour,split,group,spacing_mm\n")
-        file.writelines(f"{r['id']},red,{r['split']},{r['group']},\n" for r in rows)
-    record = read_manifest(small)[0]
-    assert (record.label, record.bits, record.hu_low, record.hu_high) == ("", 8, -1000, 400)
-    assert np.isnan(record.spacing_mm)
-    assert check_folder(small) == []
-
-
 def test_masks_of_0_and_1_are_masks_of_0_and_255(small):
     path = small / "masks/a_0.png"
     record = read_manifest(small)[0]
@@ -127,25 +85,6 @@ def test_masks_of_0_and_1_are_masks_of_0_and_255(small):
     Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
     assert check_folder(small) == []
     assert np.array_equal(read_slice(small, record)[1], before) and before.max() == 1
-
-
-def test_without_a_manifest_each_image_is_its_own_group_and_a_warning_says_so(small):
-    (small / "manifest.csv").unlink()
-    with pytest.warns(UserWarning, match="leakage between training and test cannot be ruled out"):
-        records = read_manifest(small)
-    with pytest.warns(UserWarning):
-        assert read_manifest(small) == records
-    assert {r.split for r in records} == {"train", "val", "test"} and len({r.group for r in records}) == 8
-    with pytest.warns(UserWarning):
-        assert check_folder(small) == []
-
-
-def test_two_images_without_a_manifest_are_training_and_validation(small):
-    (small / "manifest.csv").unlink()
-    for id_ in ("a_1", "b_2", "b_3", "c_4", "c_5", "d_6"):
-        (small / f"images/{id_}.png").unlink()
-    with pytest.warns(UserWarning):
-        assert sorted(r.split for r in read_manifest(small)) == ["train", "val"]
 
 
 # ---- damage ------------------------------------------------------------------------------------------------
@@ -353,15 +292,23 @@ def test_phantoms_are_split_by_patient_and_the_same_each_time(tmp_path):
     for path in (tmp_path / "f").rglob("*.*"):
         relative = path.relative_to(tmp_path / "f")
         assert path.read_bytes() == (tmp_path / "g" / relative).read_bytes()
-        if (
-            tmp_path / "h" / relative
-        ).exists() and path.suffix == ".png":  # fewer patients, but the same ones
+        if (tmp_path / "h" / relative).exists() and path.suffix == ".png":  # fewer patients, but the same ones
             assert path.read_bytes() == (tmp_path / "h" / relative).read_bytes()
 
 
 def test_phantom_options_are_passed_on(tmp_path):
     write_phantom_folder(tmp_path / "f", num_patients=3, slices_per_patient=2, size=32, nodule_free=1.0)
     assert {r.label for r in read_manifest(tmp_path / "f")} == {"none"}
+
+
+def test_the_nodule_view_holds_a_lesion_in_windows_of_fine_pixels(tmp_path):
+    options = {"num_patients": 3, "slices_per_patient": 2, "size": 32}
+    write_phantom_folder(tmp_path / "f", view="nodule", diameter_mm=(8.0, 30.0), **options)
+    records = read_manifest(tmp_path / "f")
+    assert {r.spacing_mm for r in records} == {0.7}
+    assert all(read_slice(tmp_path / "f", record)[1].any() for record in records)
+    with pytest.raises(ValueError, match='view must be "chest" or "nodule", got \'knee\''):
+        write_phantom_folder(tmp_path / "g", view="knee", **options)
 
 
 # ---- the data set ------------------------------------------------------------------------------------------
@@ -390,9 +337,7 @@ def test_an_unknown_split_names_those_there_are(small):
 
 
 def jitter(image, target, rng):
-    return image + rng.random(image.shape, dtype=np.float32), target[
-        :, ::-1
-    ] if rng.random() < 0.5 else target
+    return image + rng.random(image.shape, dtype=np.float32), target[:, ::-1] if rng.random() < 0.5 else target
 
 
 def epoch_of(loader, dataset, epoch):
@@ -442,7 +387,3 @@ def test_a_data_set_can_be_pickled(small):
     dataset.set_epoch(3)
     twin = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(twin[0][0], dataset[0][0]) and twin._epoch == 3
-
-
-def test_the_manifest_has_the_columns_of_the_format():
-    assert COLUMNS[:5] == ["id", "group", "split", "label", "spacing_mm"]

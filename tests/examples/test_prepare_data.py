@@ -12,7 +12,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from lungseg.data.ct import hu_to_grey
-from lungseg.data.folder import SliceDataset, check_folder, read_manifest, read_slice
+from lungseg.data.folder import SliceDataset, check_folder, read_slice
+from lungseg.data.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples/prepare_data.py"
