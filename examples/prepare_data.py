@@ -211,11 +211,26 @@ def summarise(slices: list[Slice], groups: list[str], records: list[SliceRecord]
     return "\n".join(lines)
 
 
-def prepare(args: argparse.Namespace) -> None:
-    if args.size < 1 or args.augment < 0:
-        raise ValueError(f"--size must be at least 1 and --augment at least 0, got {args.size} and {args.augment}.")
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before a table of gigabytes is read."""
+    if args.size < 1 or min(args.augment, args.seed) < 0:
+        raise ValueError(
+            f"--size must be at least 1, --augment and --seed at least 0, got {args.size}, {args.augment}, {args.seed}."
+        )
     if args.column == "mask":
         raise ValueError("--column mask is the lesion, not the image. Choose an HU column, such as hu_array_old.")
+    if args.column == "label1":
+        raise ValueError("--column label1 is text, not an image. Choose an HU column, such as hu_array_old.")
+    if not (min(args.fractions) >= 0 and abs(sum(args.fractions) - 1) < 1e-6):  # NaN fails both
+        raise ValueError(f"--fractions must be at least 0 and sum to 1, got {' '.join(map(str, args.fractions))}.")
+    if not 0 < args.threshold < 1:
+        raise ValueError(f"--threshold must lie between 0 and 1, got {args.threshold}.")
+    if args.augment and args.fractions[0] == 0:
+        raise ValueError("--augment makes copies of training slices, but --fractions leaves none for training.")
+
+
+def prepare(args: argparse.Namespace) -> None:
+    check_arguments(args)
     with FolderWriter(args.out) as out:
         slices: list[Slice] = []
         for path in args.pickles:
@@ -228,6 +243,8 @@ def prepare(args: argparse.Namespace) -> None:
             SliceRecord(s.id, group, split, s.label, bits=args.bits)
             for s, group, split in zip(slices, groups, splits, strict=True)
         ]
+        if args.augment and args.augment <= splits.count("train"):
+            notes.append(f"--augment {args.augment} added nothing: there are {splits.count('train')} training slices.")
         write_all(out, slices, records, args)
         summary = "\n".join([summarise(slices, groups, out.records, args), *notes]) + "\n"
         (out.path / "summary.txt").write_text(summary, encoding="utf-8")

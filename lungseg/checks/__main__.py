@@ -1,7 +1,8 @@
 """python -m lungseg.checks student.py: say which functions of a file keep their promises.
 
-A function is checked when it bears the name that lungseg gives it (`shifted_window_mask`, `dice_loss`, ...)
-and takes the same arguments. Exit code 0: all passed; 1: some failed; 2: nothing to check.
+A function or class is checked when the file defines it under the name it has in lungseg (`shifted_window_mask`,
+`dice_loss`, ...), with the same arguments; `augment` is a function (image, target, rng) -> (image, target).
+What the file only imports is not checked. Exit code 0: all passed; 1: some failed; 2: nothing to check.
 
 The file is imported, so its code runs: point this at files you would run yourself.
 """
@@ -40,8 +41,10 @@ CHECKS = {
 
 def import_file(path: Path) -> ModuleType:
     """Import a Python file by its path."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    sys.path.insert(0, str(path.parent.resolve()))  # the file may import its neighbours
+    spec = importlib.util.spec_from_file_location(f"checked_{path.stem}", path)  # a file torch.py hides no torch
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -56,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         module = import_file(path)
-    except Exception as error:  # the file is the student's; whatever it raises is its news
+    except (Exception, SystemExit) as error:  # the file is the student's; whatever it raises is its news
         print(f"{path}: cannot be imported: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     results = run_checks(module, CHECKS)

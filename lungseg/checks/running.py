@@ -34,7 +34,11 @@ def run_checks(module: ModuleType, checks: dict[tuple[str, ...], Callable]) -> d
     """
     results = {}
     for names, check in checks.items():
-        if all(hasattr(module, name) for name in names):
+        own = [name for name in names if getattr(getattr(module, name, None), "__module__", None) == module.__name__]
+        if own and len(own) < len(names):
+            missing = ", ".join(name for name in names if name not in own)
+            results[check.__name__] = f"{own[0]} is checked together with {missing}, which this file does not define"
+        elif own:
             try:
                 check(*(getattr(module, name) for name in names))
                 results[check.__name__] = ""

@@ -27,7 +27,7 @@ from lungseg.data.manifest import FRACTIONS, SliceRecord, parse_manifest, pngs, 
 from lungseg.data.phantoms import phantom_patient, phantom_windows
 from lungseg.data.splits import check_disjoint, split_by_group
 
-CACHE_BYTES = 2**30  # decoded slices are kept in memory when the whole data set needs no more than this
+CACHE_BYTES = 2**30  # decoded slices are kept in memory when the data set needs no more (in each worker process)
 
 
 # ---- reading and checking pictures -------------------------------------------------------------------------
@@ -202,7 +202,8 @@ class SliceDataset(Dataset):
     Args:
         folder: a folder of slices.
         split: "train", "val" or "test"; None takes all.
-        size: resize each slice to size x size pixels on reading; None keeps the size of the files.
+        size: resize each slice to size x size pixels on reading (one that is not square is stretched, and its
+            spacing_mm no longer holds); None keeps the size of the files.
         augment: called as augment(image (H, W) float32, target (H, W) uint8, rng) -> the same pair, changed.
         seed: with the epoch and the index it decides each augmentation, so that neither the number of workers
             nor the order of reading changes what a sample looks like.

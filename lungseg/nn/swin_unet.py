@@ -6,7 +6,8 @@ https://arxiv.org/abs/2103.14030), Figure 3. With equal weights the output equal
 
 Where their code departs from their figure we follow the code, because published weights were trained with it:
 each skip leaves *before* a stage's blocks (so the finest skip is the patch embedding itself), and a map that
-fits into one window is attended to as a whole, without a shift.
+fits into one window is attended to as a whole, without a shift. One case differs from it: a map with only one side
+below the window (an image much longer than wide). Their window shrinks to the shorter side; ours pads that side.
 """
 
 from collections.abc import Sequence

@@ -55,3 +55,27 @@ def test_a_file_without_anything_to_check_is_said_in_a_sentence(student, capsys,
 def test_a_missing_file_is_said_in_a_sentence(capsys):
     assert main(["nowhere.py"]) == 2
     assert "is no Python file" in capsys.readouterr().err
+
+
+def test_what_a_file_imports_is_not_its_own_work(student, capsys):
+    assert main([student("from lungseg.nn.windows import relative_position_index\n")]) == 2
+    assert "defines none of the functions" in capsys.readouterr().err
+
+
+def test_half_of_a_pair_is_told_what_is_missing(student, capsys):
+    assert main([student("def window_partition(x, window_size):\n    return x\n")]) == 1
+    assert "window_partition is checked together with window_reverse" in capsys.readouterr().out
+
+
+def test_a_file_may_hold_dataclasses_and_import_its_neighbours(student, tmp_path, capsys):
+    (tmp_path / "neighbour.py").write_text("from lungseg.nn.windows import relative_position_index as index\n")
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\nimport neighbour\n"
+    text += "@dataclass\nclass Size:\n    side: int\n"
+    text += "def relative_position_index(window_size):\n    return neighbour.index(Size(window_size).side)\n"
+    assert main([student(text)]) == 0
+    assert capsys.readouterr().out == "passed check_relative_position_index\n"
+
+
+def test_a_file_that_ends_the_program_has_not_passed(student, capsys):
+    assert main([student("import sys\nsys.exit()\n")]) == 2
+    assert "cannot be imported: SystemExit" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import os
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from lungseg.data.splits import (
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 GROUPS = st.lists(st.integers(0, 12).map("patient{}".format), min_size=1, max_size=80)
-REAL = Path(__file__).resolve().parents[3] / "shared/data/lidc_slices"
+REAL = Path(os.environ.get("LUNGSEG_DATA", "nowhere"), "lidc_slices")
 
 
 # ---- split_by_group ----------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ def test_a_pattern_ignores_brightness_and_contrast(gain, offset, sides):
     assert pattern @ fine_structure(gain * image + offset) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the LIDC-IDRI slices are not part of the repository")
+@pytest.mark.skipif(not REAL.is_dir(), reason="LUNGSEG_DATA names no folder with LIDC-IDRI slices")
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_real_slices_up_to_10_mm_apart_are_together_and_two_patients_never(shuffle):
     rows = []

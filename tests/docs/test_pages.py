@@ -34,3 +34,11 @@ def test_each_picture_is_drawn_by_a_script_beside_it():
         assert any(picture.stem == d or picture.stem.startswith(d + "_") for d in drawn), (
             f"docs/img/{picture.name} has no docs/pictures/*.py that draws it"
         )
+
+
+def test_every_page_can_be_reached_from_the_design():
+    design = (ROOT / "docs/design.md").read_text()
+    for page in PAGES:
+        name = page.removeprefix("docs/")
+        if page.startswith("docs/") and name != "design.md":
+            assert f"({name})" in design, f"docs/design.md does not link to {name}"

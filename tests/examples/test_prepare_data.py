@@ -1,5 +1,6 @@
 """From pickled tables to a folder: what a user types, what stands there afterwards, and what is refused."""
 
+import os
 import importlib.util
 import pickle
 import re
@@ -17,7 +18,7 @@ from lungseg.data.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples/prepare_data.py"
-SAMPLE = ROOT.parent / "shared/data/lung_cancer_sample.pkl.gz"
+SAMPLE = Path(os.environ.get("LUNGSEG_DATA", "nowhere"), "lung_cancer_sample.pkl.gz")
 
 spec = importlib.util.spec_from_file_location("prepare_data", SCRIPT)
 prepare_data = importlib.util.module_from_spec(spec)
@@ -196,7 +197,7 @@ def test_empty_and_vanished_lesions_are_counted(tmp_path, capsys):
     assert "empty masks: 2, 1 of them by shrinking" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not SAMPLE.is_file(), reason="the LIDC-IDRI sample is not part of the repository")
+@pytest.mark.skipif(not SAMPLE.is_file(), reason="LUNGSEG_DATA names no folder with the sample")
 def test_the_published_format_gives_a_folder_that_training_accepts(tmp_path):
     assert main([str(SAMPLE), "--out", str(tmp_path / "f")]) == 0
     assert check_folder(tmp_path / "f") == []
@@ -228,7 +229,15 @@ BAD = {
     "mask column": (lambda: table_of([0], size=32), ["--column", "mask"], "--column mask is the lesion"),
     "no rows": (lambda: {k: [] for k in table_of([0], size=32)}, [], "row|CT values"),
     "size": (lambda: table_of([0], size=32), ["--size", "0"], "--size must be at least 1"),
-    "augment": (lambda: table_of([0], size=32), ["--augment", "-1"], "--augment at least 0"),
+    "augment": (lambda: table_of([0], size=32), ["--augment", "-1"], "--augment and --seed at least 0"),
+    "seed": (lambda: table_of([0], size=32), ["--seed", "-1"], "--augment and --seed at least 0"),
+    "fraction nan": (lambda: table_of([0], size=32), ["--fractions", "nan", "0.5", "0.5"], "sum to 1"),
+    "threshold": (lambda: table_of([0], size=32), ["--threshold", "7"], "between 0 and 1"),
+    "no training": (
+        lambda: table_of([0, 2], size=32),
+        ["--fractions", "0", "0.5", "0.5", "--augment", "9"],
+        "leaves none for training",
+    ),
     "fractions": (lambda: table_of([0, 2, 4], size=64), ["--fractions", "1", "1", "1"], "sum to 1"),
     "code": (lambda: subprocess.Popen, [], "subprocess"),
 }
