@@ -10,15 +10,11 @@ from lungseg.data.phantoms import phantom_patient
 from lungseg.draw import contact_sheet, overlay
 
 rng = np.random.default_rng(2)
-piece = phantom_patient(
-    rng, num_slices=1, size=176, field_of_view_mm=320, diameter_mm=(26, 30), kinds=["solid"]
-)[0]
+piece = phantom_patient(rng, num_slices=1, size=176, field_of_view_mm=320, diameter_mm=(26, 30), kinds=["solid"])[0]
 image = ((piece.hu + 1000.0) / 1400).clip(0, 1).astype(np.float32)
 image[::16, :] = image[:, ::16] = 0.6  # a grid makes the geometry visible
 
-nothing = Augmentation(
-    rotation=0, horizontal_flip=0, vertical_flip=0, elastic_probability=0, brightness=0, contrast=0
-)
+nothing = Augmentation(rotation=0, horizontal_flip=0, vertical_flip=0, elastic_probability=0, brightness=0, contrast=0)
 alone = {
     "as it is": nothing,
     "rotation": replace(nothing, rotation=30),
@@ -41,6 +37,4 @@ contact_sheet(
         [tile(everything, seed) for seed in range(1, 7)],
     ],
     captions=[list(alone), [f"everything, seed {seed}" for seed in range(1, 7)]],
-).quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-    "docs/img/augment.png", optimize=True
-)
+).quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save("docs/img/augment.png", optimize=True)

@@ -32,6 +32,4 @@ chart.quantize(64).save("docs/img/draw_chart.png", optimize=True)
 windows = np.arange(4).reshape(2, 2).repeat(4, 0).repeat(4, 1)
 edge = np.array([0, 0, 1, 1, 1, 1, 2, 2])  # cells of the grid shifted by 2
 labels = [label_map(windows, cell=22), label_map(3 * edge[:, None] + edge, cell=22)]
-contact_sheet([labels], column_labels=["windows of 4 x 4", "the grid shifted by 2"]).save(
-    "docs/img/draw_labels.png"
-)
+contact_sheet([labels], column_labels=["windows of 4 x 4", "the grid shifted by 2"]).save("docs/img/draw_labels.png")

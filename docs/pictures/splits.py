@@ -10,10 +10,7 @@ from lungseg.draw import contact_sheet, heatmap
 
 images = []
 for p in range(5):
-    images += [
-        hu_to_grey(s.hu)
-        for s in phantom_patient(np.random.default_rng(p), num_slices=4, slice_spacing_mm=3.0)
-    ]
+    images += [hu_to_grey(s.hu) for s in phantom_patient(np.random.default_rng(p), num_slices=4, slice_spacing_mm=3.0)]
 patterns = np.array([fine_structure(image) for image in images])
 side = 256
 

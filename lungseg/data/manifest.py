@@ -67,7 +67,7 @@ def parse_manifest(folder: Path) -> tuple[list[SliceRecord], list[str]]:
         warnings.warn(
             f"{folder} does not say which slices belong to one patient, so each is its own group: "
             f"leakage between training and test cannot be ruled out.",
-            stacklevel=3,
+            stacklevel=1,  # always this line, so that Python says it once, however often the folder is read
         )
         rows = [{**row, "group": row["id"]} for row in rows]
     if "split" not in rows[0]:

@@ -1,7 +1,7 @@
 """The published table and its look-alikes: read as they are, or refused with the file, row and column."""
 
-import os
 import gzip
+import os
 import pickle
 import re
 import tracemalloc

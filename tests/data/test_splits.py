@@ -1,9 +1,9 @@
 """Splits: whole groups, all rows, the fractions asked for; and groups found where no patient is named."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
-import os
 import numpy as np
 import pytest
 from hypothesis import given

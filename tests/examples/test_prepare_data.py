@@ -1,7 +1,7 @@
 """From pickled tables to a folder: what a user types, what stands there afterwards, and what is refused."""
 
-import os
 import importlib.util
+import os
 import pickle
 import re
 import subprocess

@@ -1,0 +1,112 @@
+"""A recipe is a frozen dataclass: typed, explained field by field, and turned into command-line flags.
+
+The dataclass stands at the top of its script, because hyper-parameters are part of what is taught. Named
+recipes are values of it, {"demo": Recipe(...), "report": Recipe(...)}: `--recipe NAME` picks one, and the
+flag of any field (batch_size is --batch-size) changes that one number.
+"""
+
+import argparse
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, field, fields, replace
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its default and its reason: `lr: float = option(5e-4, "why this number")`."""
+    return field(default=default, metadata={"help": help})
+
+
+def parse_recipe(
+    recipes: Mapping[str, R], options: T, argv: Sequence[str] | None = None, *, description: str | None = None
+) -> tuple[R, T, dict[str, Any]]:
+    """Choose a recipe and change single fields of it, from command-line flags.
+
+    Args:
+        recipes: name -> recipe, all of one frozen dataclass; the first is the default.
+        options: a second frozen dataclass with what does not belong to the recipe (where the data are, ...).
+        argv: the flags; None takes those of the command line.
+        description: shown by --help, usually the `__doc__` of the script.
+
+    Returns:
+        The recipe, the options, and name -> value of what the user asked for: every field whose flag was
+        given, and all of the recipe's if --recipe was. A resumed run compares this with what it was.
+
+    Raises:
+        SystemExit: with code 2 and one sentence for a flag that is unknown, shortened or has a bad value
+            (also one that the dataclass refuses with a ValueError); with code 0 for --help.
+    """
+    chooser = _Parser(allow_abbrev=False, add_help=False)
+    chooser.add_argument("--recipe", choices=list(recipes), help="the named set of defaults for the flags below")
+    named = chooser.parse_known_args(argv)[0].recipe  # first, so that --help can show this recipe's numbers
+    recipe = recipes[named or next(iter(recipes))]
+
+    # No flag is guessed from a shortened one, and an absent flag leaves no trace (SUPPRESS): what remains is
+    # what the user asked for.
+    parser = _Parser(
+        description=description,
+        parents=[chooser],
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_flags(parser.add_argument_group("this run"), options)
+    _add_flags(parser.add_argument_group(f"the recipe (defaults: {named or next(iter(recipes))})"), recipe)
+    given = vars(parser.parse_args(argv))
+    del given["recipe"]
+    try:
+        recipe, options = _changed(recipe, given), _changed(options, given)
+    except ValueError as error:
+        parser.error(str(error))
+    return recipe, options, {**asdict(recipe), **given} if named else given
+
+
+def _changed(values: T, given: dict[str, Any]) -> T:
+    return replace(values, **{f.name: given[f.name] for f in fields(values) if f.name in given})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence, where argparse would print all flags before it."""
+        self.exit(2, f"{self.prog}: {message} (--help explains every flag)\n")
+
+
+def _add_flags(group: Any, values: Any) -> None:
+    """One flag for each field of a dataclass; its help ends with the value it has if the flag is left out."""
+    hints = get_type_hints(type(values))
+    for f in fields(values):
+        flag, default = "--" + f.name.replace("_", "-"), getattr(values, f.name)
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else "none" if default is None else default
+        help_ = f"{f.metadata['help']} (default: {shown})".replace("%", "%%")  # argparse formats this text
+        if hints[f.name] is bool:
+            group.add_argument(flag, help=help_, action=argparse.BooleanOptionalAction)
+        else:
+            group.add_argument(flag, help=help_, **_reader(hints[f.name]))
+
+
+def _reader(hint: Any) -> dict[str, Any]:
+    """How argparse reads one type: int, float, str, Path; Literal[...]; X | None; tuple[int, ...]."""
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if get_origin(hint) is tuple:  # several values after one flag: --depths 2 2 2 2
+        return {"type": get_args(hint)[0], "nargs": "+", "action": _StoreTuple, "metavar": "N"}
+    if get_origin(hint) in (Union, types.UnionType):  # X | None: the word "none" stands for None
+        (inner,) = (t for t in get_args(hint) if t is not type(None))
+        return {"type": _or_none(inner), "metavar": inner.__name__.upper()}
+    return {"type": hint, "metavar": hint.__name__.upper()}
+
+
+def _or_none(inner: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return None if text.lower() == "none" else inner(text)
+
+    read.__name__ = f"{inner.__name__}, or none"  # argparse says: invalid float, or none value: 'x'
+    return read
+
+
+class _StoreTuple(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))  # a list would not be equal to the default

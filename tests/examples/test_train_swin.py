@@ -1,0 +1,508 @@
+"""The whole training, with tiny sizes: what it writes, that it repeats itself, and that nothing can break a run."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.data.folder import FolderWriter
+from lungseg.data.manifest import SliceRecord, read_manifest
+from lungseg.nn.swin_unet import SwinUNet
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "examples/train_swin.py"
+
+spec = importlib.util.spec_from_file_location("train_swin", SCRIPT)
+train_swin = importlib.util.module_from_spec(spec)
+sys.modules["train_swin"] = train_swin  # dataclasses look their module up
+spec.loader.exec_module(train_swin)
+main = train_swin.main
+
+TINY = [
+    "--img-size", "16", "--patch-size", "2", "--embed-dim", "4", "--depths", "2", "2", "--num-heads", "1", "2",
+    "--window-size", "4", "--batch-size", "4", "--epochs", "3", "--augment", "full", "--drop-path-rate", "0.2",
+    "--lr", "0.01", "--no-prior-bias",  # so that even this network finds something in three epochs
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _leave_the_process_as_it_was(monkeypatch):
+    monkeypatch.setattr(train_swin, "keep_freed_memory", lambda: None)  # for ever, in the process that runs the tests
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def make_folder(folder, splits=("train",) * 11 + ("val",) * 5 + ("test",) * 3, empty=()):
+    """Bright discs on noise: enough to learn something from, one slice to a patient."""
+    y, x = np.mgrid[:16, :16]
+    with FolderWriter(folder) as out:
+        for i, split in enumerate(splits):
+            rng = np.random.default_rng(i)
+            row, col = rng.integers(4, 12, 2)
+            target = ((y - row) ** 2 + (x - col) ** 2 < 12).astype(np.uint8) * (split not in empty)
+            image = np.clip(60 + 120 * target + rng.normal(0, 15, (16, 16)), 0, 255).astype(np.uint8)
+            out.add(SliceRecord(f"slice{i:02d}", f"patient{i:02d}", split), image, target)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("data") / "discs")
+
+
+def train(folder, out, *flags):
+    return main(["--data", str(folder), "--out", str(out), *TINY, *flags])
+
+
+def log_of(out):
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def assert_same(a, b, where=""):
+    """Bit by bit, through dicts, lists and tensors."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def assert_same_run(a, b):
+    for name in ("last.pt", "best.pt"):
+        one, two = ({k: v for k, v in load_checkpoint(out / name).items() if k != "log_position"} for out in (a, b))
+        assert_same(one, two, name)  # weights, optimizer, schedule, every generator
+    assert log_of(a) == log_of(b)
+    assert (a / "predictions.png").read_bytes() == (b / "predictions.png").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def reference(folder, tmp_path_factory):
+    """A run that nothing disturbs."""
+    out = tmp_path_factory.mktemp("runs") / "reference"
+    dice = train(folder, out)
+    torch.use_deterministic_algorithms(False)
+    assert isinstance(dice, float)
+    return out, dice
+
+
+# ---- what a run is ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_every_promised_file_and_says_how_good_it_is(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    dice = train(folder, out)
+    assert sorted(os.listdir(out)) == sorted(
+        ["best.pt", "curves.png", "last.prev.pt", "last.pt", "log.jsonl", "predictions.png", "recipe.json"]
+    )
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line.startswith(f"test, 3 slices, best epoch: Dice {dice:.4f}, IoU ")
+    for words in ("RMSE", "recall", "all background: Dice 0.0000", "threshold: Dice"):
+        assert words in last_line
+    first, *epochs, final = log_of(out)
+    assert first["recipe"]["epochs"] == 3 and first["torch"] == torch.__version__
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    assert all(line["val"]["images"] == 5 for line in epochs)
+    assert final["best epoch"]["dice"] == dice and final["best epoch"]["images"] == 3
+    assert json.loads((out / "recipe.json").read_text())["recipe"]["embed_dim"] == 4
+    for name in ("curves.png", "predictions.png"):
+        Image.open(out / name).verify()
+    best = load_checkpoint(out / "best.pt")  # what somebody needs who has only this file
+    assert best["network"]["name"] == "SwinUNet"
+    SwinUNet(**best["network"]["arguments"]).load_state_dict(best["model"])
+
+
+def test_without_data_phantoms_are_drawn_into_the_runs_folder(tmp_path):
+    dice = main(["--out", str(tmp_path), *TINY, "--epochs", "1", "--phantom-patients", "6", "--phantom-slices", "2"])
+    assert 0 <= dice <= 1
+    (phantoms,) = tmp_path.glob("phantoms*")
+    assert len(read_manifest(phantoms)) == 12
+    moved = tmp_path.with_name("moved")
+    shutil.move(tmp_path, moved)
+    assert main(["--out", str(moved), "--resume"]) == dice  # they move with the run
+
+
+def test_the_same_command_gives_the_same_digits_and_another_seed_does_not(folder, reference, tmp_path):
+    out, dice = reference
+    assert train(folder, tmp_path / "again") == dice
+    assert_same_run(out, tmp_path / "again")
+    train(folder, tmp_path / "other", "--seed", "1")
+    assert log_of(tmp_path / "other")[1] != log_of(out)[1]
+
+
+OTHER = {
+    "img_size": 12, "augment": "flips", "patch_size": 4, "embed_dim": 8, "depths": (2, 4), "num_heads": (2, 2),
+    "window_size": 3, "drop_path_rate": 0.0, "prior_bias": True, "loss": "bce", "optimizer": "adam", "lr": 0.02,
+    "weight_decay": 0.5, "warmup_epochs": 2.0, "schedule": "constant", "grad_clip": 0.01, "batch_size": 3,
+    "accumulate": 2, "epochs": 2, "patience": 1, "min_epochs": 3, "monitor": "loss",
+}  # fmt: skip
+ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "amp", "weights"}  # phantoms, a GPU, a file
+
+
+def test_the_list_of_changed_fields_is_complete():
+    assert {f.name for f in fields(train_swin.Recipe)} == OTHER.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("field", sorted(OTHER))
+def test_no_knob_is_dead(folder, reference, tmp_path, field):
+    """Whatever field is changed, the run is another one (the published script has ten flags that do nothing)."""
+    flag, value, base = "--" + field.replace("_", "-"), OTHER[field], []
+    argv = [flag, *map(str, value if isinstance(value, tuple) else [value])]
+    if value is True:
+        argv = [flag]
+    if field in ("patience", "min_epochs"):  # a network that does not change has no better epoch after the first
+        base = ["--lr", "1e-9", "--monitor", "iou"] + (["--patience", "1"] if field == "min_epochs" else [])
+    if base:
+        train(folder, tmp_path / "base", *base)
+    train(folder, tmp_path / "run", *base, *argv)
+    one, two = log_of(tmp_path / "base" if base else reference[0]), log_of(tmp_path / "run")
+    assert one[1:] != two[1:]
+
+
+def test_best_stays_the_first_when_the_score_falls(folder, tmp_path, monkeypatch):
+    """ "Best" overwritten by "last" is a known bug of a famous script. A NaN is not the best either."""
+    scores, look = iter([0.5, float("nan"), 0.4]), train_swin.evaluate
+
+    def judged(*args, title="val", **kwargs):
+        found = look(*args, title=title, **kwargs)
+        return found if title == "test" else SimpleNamespace(scores={**found.scores, "dice": next(scores)})
+
+    monkeypatch.setattr(train_swin, "evaluate", judged)
+    train(folder, tmp_path / "run")
+    best = load_checkpoint(tmp_path / "run" / "best.pt")
+    assert best["stopping"] == {"best": 0.5, "best_epoch": 1, "epochs": 1, "stop": False}
+
+
+def test_each_epoch_has_its_own_order_and_its_own_variations(folder, tmp_path, monkeypatch):
+    seen, learn = [], train_swin.train_one_epoch
+
+    def watched(model, batches, *args, **kwargs):
+        seen.append(
+            [(id_, picture.sum().item()) for image, _, ids in batches for id_, picture in zip(ids, image, strict=True)]
+        )
+        return learn(model, batches, *args, **kwargs)
+
+    monkeypatch.setattr(train_swin, "train_one_epoch", watched)
+    train(folder, tmp_path / "run", "--epochs", "2")
+    first, second = seen
+    assert [id_ for id_, _ in first] != [id_ for id_, _ in second]
+    assert sorted(id_ for id_, _ in first) == sorted(id_ for id_, _ in second)
+    assert not set(first) & set(second)
+
+
+def test_a_folder_without_a_test_split_is_judged_on_validation_and_says_so(tmp_path, capsys):
+    data = make_folder(tmp_path / "data", ("train",) * 6 + ("val",) * 2)
+    train(data, tmp_path / "run", "--epochs", "1")
+    text = capsys.readouterr().out
+    assert "There is no test split" in text and "\nval, 2 slices, best epoch" in text
+
+
+# ---- going on ---------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """No handler of ours catches it."""
+
+
+def kill_before(monkeypatch, call):
+    """Die before the n-th call that changes the disk or the network."""
+    calls = 0
+
+    def counted(function):
+        def wrapper(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    for name in ("replace", "fsync", "truncate", "rename"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted(torch.optim.AdamW.step))
+    return lambda: calls
+
+
+def test_killed_before_a_write_or_step_the_resumed_run_ends_bit_identical(folder, reference, tmp_path, monkeypatch):
+    """Every third: an epoch is 11 (3 steps, 1 for the log, 7 for the checkpoints), so each kind has its turn."""
+    with monkeypatch.context() as patch:
+        total = kill_before(patch, call=-1)
+        train(folder, tmp_path / "count")
+        total = total()
+    assert total > 25  # 3 epochs: 9 steps; log and checkpoints
+    for call in range(1, total + 1, 3):
+        out = tmp_path / str(call)
+        with monkeypatch.context() as patch:
+            kill_before(patch, call)
+            with pytest.raises(Killed):
+                train(folder, out)
+        assert train(folder, out, "--resume") == reference[1]
+        assert_same_run(reference[0], out)
+
+
+def command(folder, out, *flags):
+    return [sys.executable, str(SCRIPT), "--data", str(folder), "--out", str(out), *TINY, *flags]
+
+
+def started(argv):
+    return subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_really_killed_twice_it_ends_bit_identical_with_any_number_of_workers(folder, reference, tmp_path, num_workers):
+    out, flags = tmp_path / "run", ["--num-workers", num_workers]
+    for file in ("best.pt", "last.prev.pt"):  # after the first epoch; after the second
+        process = started(command(folder, out, "--resume", *flags))
+        wait_for((out / file).exists, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert train(folder, out, "--resume", *flags) == reference[1]
+    assert_same_run(reference[0], out)
+
+
+def test_ctrl_c_says_how_to_go_on_and_one_can(folder, reference, tmp_path):
+    out = tmp_path / "run"
+    process = started(command(folder, out, "--num-workers", "2"))
+    wait_for((out / "last.pt").exists, process)
+    os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to the workers too
+    _, errors = process.communicate(timeout=120)
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 130
+    assert "All finished epochs are saved" in errors and f"--out {out} --resume" in errors
+    assert "Traceback" not in errors
+    assert train(folder, out, "--resume") == reference[1]
+    assert_same_run(reference[0], out)
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, change_a_byte, os.remove])
+def test_with_a_damaged_checkpoint_the_one_before_is_used(folder, reference, tmp_path, capsys, damage):
+    out = tmp_path / "run"
+    shutil.copytree(reference[0], out)
+    damage(out / "last.pt")
+    assert train(folder, out, "--resume") == reference[1]
+    assert_same_run(reference[0], out)
+    text = capsys.readouterr().out
+    assert "epoch   3/3" in text and "epoch   2/3" not in text
+    assert ("last.damaged.pt" in text) == (damage is not os.remove)
+
+
+def test_a_finished_run_resumed_says_the_same_again(reference, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(reference[0], out)
+    assert main(["--out", str(out), "--resume"]) == reference[1]  # the folder of slices is remembered
+    assert_same_run(reference[0], out)
+    assert "epoch " not in capsys.readouterr().out.replace("best epoch", "")
+
+
+def test_early_stopping_is_remembered(folder, tmp_path):
+    out = tmp_path / "run"
+    flags = ["--lr", "1e-9", "--patience", "1", "--monitor", "iou", "--epochs", "6"]
+    dice = train(folder, out, *flags)
+    epochs = [line for line in log_of(out) if "epoch" in line]
+    assert len(epochs) == 2
+    assert main(["--out", str(out), "--resume"]) == dice
+    assert [line for line in log_of(out) if "epoch" in line] == epochs
+
+
+# ---- refusals ---------------------------------------------------------------------------------------------------
+
+
+def refused(capsys, argv):
+    assert main([str(a) for a in argv]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("train_swin.py: ") and text.count("\n") == 1, text
+    return text
+
+
+def test_a_run_is_never_overwritten(folder, reference, capsys):
+    before = log_of(reference[0])
+    assert "--resume" in refused(capsys, ["--data", folder, "--out", reference[0]])
+    assert log_of(reference[0]) == before
+
+
+@pytest.mark.parametrize("flags", [["--lr", "0.1"], ["--recipe", "report"], ["--seed", "5"], ["--epochs", "4"]])
+def test_a_resumed_run_cannot_become_another(reference, capsys, flags):
+    assert "was started with" in refused(capsys, ["--out", reference[0], "--resume", *flags])
+
+
+def test_a_run_goes_on_with_its_own_slices_wherever_they_are_now(folder, reference, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(reference[0], out)
+    shutil.copytree(folder, tmp_path / "moved")
+    assert main(["--out", str(out), "--data", str(tmp_path / "moved"), "--resume"]) == reference[1]
+    other = make_folder(tmp_path / "other", ("train",) * 8 + ("val",) * 3)
+    assert "started with slices" in refused(capsys, ["--out", out, "--data", other, "--resume"])
+
+
+def test_a_checkpoint_of_another_script_is_not_resumed(folder, reference, tmp_path, capsys):
+    state = load_checkpoint(reference[0] / "last.pt")
+    del state["recipe"]["monitor"]
+    save_checkpoint(tmp_path / "last.pt", state)
+    assert "another script or version" in refused(capsys, ["--data", folder, "--out", tmp_path, "--resume"])
+
+
+def test_bad_input_ends_in_one_sentence_and_leaves_nothing(folder, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "images/slice03.png").write_bytes(b"no picture")
+    only_test = make_folder(tmp_path / "only_test", ("test",) * 3)
+    out = ["--out", tmp_path / "run"]
+    for argv, words in (
+        (["--data", tmp_path / "missing"], "missing"),
+        (["--data", broken], "slice03.png is not a PNG"),
+        (["--data", only_test], "Training needs train and val"),
+        (["--data", folder, "--embed-dim", "10", "--num-heads", "3", "6", "12"], "divi"),
+        (["--data", folder, "--device", "cuda"], "no GPU"),
+    ):
+        if "cuda" in argv and torch.cuda.is_available():
+            continue
+        assert words in refused(capsys, [*argv, *out])
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_and_names_the_slices(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert train(folder, out, "--lr", "1e30", "--grad-clip", "none", "--warmup-epochs", "0") == 2
+    text = capsys.readouterr().err
+    assert "The loss became nan on the batch of slices slice" in text and text.count("\n") == 1
+    assert not (out / "best.pt").exists()
+
+
+def test_validation_slices_without_a_lesion_are_refused_before_the_first_epoch(tmp_path, capsys):
+    """Their Dice is 0/0, which is NaN, which is never best: better said now than after the last epoch."""
+    data = make_folder(tmp_path / "data", ("train",) * 6 + ("val",) * 2, empty=("val",))
+    out = tmp_path / "run"
+    assert "No validation slice" in refused(capsys, ["--data", data, "--out", out, *TINY])
+    assert not out.exists()
+    assert isinstance(main(["--data", str(data), "--out", str(out), *TINY, "--monitor", "loss"]), float)
+
+
+def test_a_run_stopped_in_its_first_epoch_goes_on_as_it_was_started(folder, reference, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_swin, "train_one_epoch", interrupted)
+        assert train(folder, out) == 130
+    said = f"No epoch was finished; begin again with: python {sys.argv[0]} --out {out} --resume"
+    assert said in capsys.readouterr().err
+    assert "with seed 0, and now 5" in refused(capsys, ["--out", out, "--resume", "--seed", "5"])
+    assert main(["--out", str(out), "--resume"]) == reference[1]  # its own folder, network and settings
+    assert_same_run(reference[0], out)
+
+
+def test_published_weights_are_a_start(folder, reference, tmp_path, capsys):
+    """Swin's layout, made from a network of ours: the run must begin with them, and a resumed one must not."""
+    torch.manual_seed(7)
+    network = SwinUNet(embed_dim=4, depths=(2, 2), num_heads=(1, 2), window_size=4, patch_size=2)
+    names = {"encoder.0.": "layers.0.blocks.", "bottleneck.": "layers.1.blocks.", "merging.0.": "layers.0.downsample."}
+    published = {}
+    for name, tensor in network.state_dict().items():
+        for ours, theirs in {**names, "patch_embed.": "patch_embed.", "norm.": "norm."}.items():
+            if name.startswith(ours):
+                published[theirs + name.removeprefix(ours)] = tensor
+    torch.save({"model": published}, tmp_path / "swin.pth")
+    out = tmp_path / "run"
+    assert isinstance(train(folder, out, "--weights", str(tmp_path / "swin.pth")), float)
+    assert "Swin (microsoft): " in capsys.readouterr().out
+    assert log_of(out)[1:] != log_of(reference[0])[1:]
+    assert "cannot be read" in refused(
+        capsys, ["--data", folder, "--out", tmp_path / "x", *TINY, "--weights", "none.pth"]
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--patch-size 0", "--embed-dim 0", "--window-size 0", "--depths 2 0", "--grad-clip 0", "--lr nan"]
+    + ["--warmup-epochs -1", "--seed 99999999999999999999"],
+)
+def test_impossible_numbers_are_refused_before_anything_is_written(folder, tmp_path, capsys, flags):
+    with pytest.raises(SystemExit) as stop:
+        main(["--data", str(folder), "--out", str(tmp_path / "run"), *flags.split()])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "must" in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_is_for_people(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "phantoms" in text and "torchrun" in text and "--drop-path-rate" in text
+
+
+@pytest.mark.parametrize("name", train_swin.RECIPES)
+def test_every_recipe_describes_a_network_that_can_be_built(name):
+    with torch.device("meta"):
+        SwinUNet(**train_swin.network_arguments(train_swin.RECIPES[name]))
+
+
+# ---- several processes ------------------------------------------------------------------------------------------
+
+
+def test_two_processes_learn_what_one_learns(folder, tmp_path):
+    """11 training slices in batches of at most 6, 5 for validation: uneven for two processes in every way."""
+    flags = ["--epochs", "2", "--drop-path-rate", "0", "--batch-size", "6", "--lr", "1e-3"]
+    train(folder, tmp_path / "one", *flags)
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--nnodes=1"]
+    argv = [*run, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", *command(folder, tmp_path / "two", *flags)[1:]]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test, 3 slices, best epoch") == 1  # one process speaks
+    for one, two in zip(log_of(tmp_path / "one")[1:], log_of(tmp_path / "two")[1:], strict=True):
+        assert one.keys() == two.keys()
+        for key in ("train_loss", "val"):
+            if key in one:
+                assert two[key] == pytest.approx(one[key], abs=1e-4), key
+    weights = [load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("one", "two")]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-4, rtol=1e-4)

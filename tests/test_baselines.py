@@ -1,0 +1,65 @@
+"""Baselines against a loop that tries every threshold on every pixel."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lungseg.baselines import LEVELS, baseline_counts, best_threshold, lesion_fraction, threshold_counts
+from lungseg.metrics import counts_from_pred, summarise
+
+shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=5)
+
+
+@st.composite
+def slices(draw):
+    """A few slices of grey levels 0..255 as the data set gives them, with any targets."""
+    found = []
+    for i in range(draw(st.integers(1, 4))):
+        shape = draw(shapes)
+        grey = draw(hnp.arrays(np.uint8, shape))
+        target = draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 1)))
+        image = torch.from_numpy(grey.astype(np.float32) / 255)[None]
+        found.append((image, torch.from_numpy(target).float()[None], f"slice{i}"))
+    return found
+
+
+@given(slices())
+def test_the_counts_are_those_of_thresholding_pixel_by_pixel(some):
+    counts = threshold_counts(some)
+    assert counts.shape == (len(some), LEVELS + 1, 4) and counts.dtype == torch.int64
+    for (image, target, _), of_slice in zip(some, counts, strict=True):
+        grey = (image * 255).round()
+        for t in (0, 1, 17, 128, 254, 255, 256):
+            assert torch.equal(counts_from_pred((grey >= t)[None], target[None])[0], of_slice[t]), t
+
+
+@given(slices())
+def test_no_threshold_has_a_higher_mean_dice_on_the_slices_it_was_chosen_on(some):
+    def mean_dice(t):
+        preds = [counts_from_pred(((image * 255).round() >= t)[None], target[None]) for image, target, _ in some]
+        return np.nan_to_num(summarise(torch.cat(preds))["dice"], nan=-1)
+
+    best = mean_dice(best_threshold(some))
+    assert all(mean_dice(t) <= best + 1e-12 for t in {0, 1, 40, 128, 200, 254, 255})
+
+
+def test_the_threshold_is_chosen_on_training_slices_alone():
+    target = torch.zeros(1, 4, 4)
+    target[0, 1, 1] = 1
+    train, held_out = [(0.8 * target, target, "a")], [(0.4 * target + 0.2, target, "b")]
+    assert best_threshold(train) == 1  # the lowest of the equally good ones, 1..204
+    counts = baseline_counts(train, held_out)
+    assert counts["threshold"].tolist() == [[1, 15, 0, 0]]  # although 103 would have been right here
+    assert counts["all background"].tolist() == [[0, 0, 1, 15]]
+
+
+def test_the_lesion_fraction_is_a_probability_with_finite_odds():
+    def fraction(*targets):
+        return lesion_fraction([(None, torch.tensor(t)[None], "") for t in targets])
+
+    assert fraction([[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0]]) == pytest.approx(1 / 6)
+    assert 0 < fraction([[0.0, 0.0]]) < fraction([[1.0, 1.0]]) + 1e-9 < 1 + 1e-9
+    assert fraction([[0.0, 0.0, 0.0]]) == pytest.approx(1 / 3) and fraction([[1.0, 1.0, 1.0]]) == pytest.approx(2 / 3)

@@ -1,0 +1,147 @@
+"""A checkpoint holds what was put in, or says that it does not; and it never runs anything."""
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungseg import checkpoint
+from lungseg.checkpoint import load_checkpoint, load_latest, previous_path, save_checkpoint, sealed
+
+STATE = {"model": OrderedDict(w=torch.arange(6.0).view(2, 3)), "epoch": 3, "rng": (3, (1, 2), None), "nan": None}
+
+
+def save(path, epoch):
+    save_checkpoint(path, {**STATE, "epoch": epoch}, keep_previous=True)
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", STATE)
+    back = load_checkpoint(tmp_path / "a.pt")
+    assert torch.equal(back["model"]["w"], STATE["model"]["w"])
+    assert {k: v for k, v in back.items() if k != "model"} == {k: v for k, v in STATE.items() if k != "model"}
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_torch_and_zip_tools_read_it_too(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", STATE)
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["epoch"] == 3
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        assert archive.comment.startswith(b"sha256:") and archive.testzip() is None
+
+
+GOOD = sealed(STATE)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
+def test_one_changed_byte_anywhere_is_noticed(tmp_path_factory, place, change):
+    path = tmp_path_factory.getbasetemp() / "changed.pt"
+    path.write_bytes(GOOD[:place] + bytes([GOOD[place] ^ change]) + GOOD[place + 1 :])
+    with pytest.raises(ValueError, match=r"damaged|no checkpoint"):
+        load_checkpoint(path)
+
+
+@given(st.integers(0, len(GOOD) - 1))
+def test_a_file_cut_short_anywhere_is_noticed(tmp_path_factory, length):
+    path = tmp_path_factory.getbasetemp() / "short.pt"
+    path.write_bytes(GOOD[:length])
+    with pytest.raises(ValueError, match=r"damaged|no checkpoint"):
+        load_checkpoint(path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+def test_a_foreign_file_is_refused_and_nothing_in_it_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    buffer = io.BytesIO()
+    torch.save({"model": Bomb()}, buffer)
+    Path("plain.pkl").write_bytes(pickle.dumps(Bomb()))
+    Path("foreign.pt").write_bytes(buffer.getvalue())
+    Path("forged.pt").write_bytes(sealed({"model": Bomb()}))  # with a right checksum
+    for name, words in (("plain.pkl", "no checkpoint"), ("foreign.pt", "damaged"), ("forged.pt", "not read")):
+        with pytest.raises(ValueError, match=words):
+            load_checkpoint(name)
+    with pytest.raises(ValueError, match="No such file"):
+        load_checkpoint("missing.pt")
+    assert not Path("exploded").exists()
+
+
+def test_a_power_cut_at_any_moment_leaves_a_good_checkpoint(tmp_path, monkeypatch):
+    """Fail before the n-th call to the file system, for every n: the epoch found is the old one or the new one."""
+
+    class PowerCut(BaseException):
+        pass
+
+    calls = 0
+
+    def counted(function):
+        def call(*args):
+            nonlocal calls
+            calls -= 1
+            if calls < 0:
+                raise PowerCut
+            return function(*args)
+
+        return call
+
+    for name in ("replace", "fsync", "open"):
+        monkeypatch.setattr(checkpoint.os, name, counted(getattr(os, name)))
+    seen = []
+    for budget in range(20):
+        path = tmp_path / str(budget) / "last.pt"
+        path.parent.mkdir()
+        calls = 10**9
+        save(path, 1)
+        save(path, 2)
+        calls, cut = budget, False
+        try:
+            save(path, 3)
+        except PowerCut:
+            cut = True
+        calls = 10**9
+        seen.append(load_latest(path)["epoch"])
+        if not cut:
+            break
+    assert seen == [2, 2, 2, 3, 3, 3]  # fsync file; rename old; rename new; open folder; fsync folder; no cut
+
+
+def test_the_folder_is_forced_to_disk_after_the_rename(tmp_path, monkeypatch):
+    order = []
+    for name in ("replace", "fsync"):
+        function = getattr(os, name)
+        monkeypatch.setattr(checkpoint.os, name, lambda *a, n=name, f=function: (order.append(n), f(*a))[1])
+    save_checkpoint(tmp_path / "a.pt", STATE)
+    assert order == ["fsync", "replace", "fsync"]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:300] + b"?" + b[301:], lambda b: b""])
+def test_a_damaged_latest_is_reported_and_the_one_before_is_used(tmp_path, capsys, damage):
+    path = tmp_path / "last.pt"
+    save(path, 1)
+    save(path, 2)
+    path.write_bytes(damage(path.read_bytes()))
+    assert load_latest(path)["epoch"] == 1
+    assert "last.damaged.pt" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == ["last.damaged.pt", "last.prev.pt"]
+    save(path, 2)  # the run goes on: the good one before is still there until this one stands
+    assert load_latest(path)["epoch"] == 2
+    assert load_checkpoint(previous_path(path))["epoch"] == 1
+
+
+def test_without_any_good_checkpoint_a_run_is_not_silently_begun_again(tmp_path):
+    path = tmp_path / "last.pt"
+    assert load_latest(path) is None
+    path.write_bytes(b"PK?")
+    for _ in range(2):  # the second time only the file set aside is there
+        with pytest.raises(ValueError, match="no checkpoint that can be read"):
+            load_latest(path)

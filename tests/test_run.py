@@ -1,0 +1,129 @@
+"""The folder of a run: never overwritten, its log never doubled, its randomness continued."""
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.distributed import ALONE
+from lungseg.run import (
+    RunLog,
+    RunOptions,
+    check_same_run,
+    machine,
+    open_run,
+    rng_state,
+    seed_everything,
+    set_rng_state,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _leave_torch_as_it_was():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(3).tolist()
+
+
+def test_a_new_run_wants_a_new_or_empty_folder(tmp_path):
+    options = RunOptions(out=tmp_path / "run")
+    assert open_run(options, ALONE) is None
+    options.out.mkdir()
+    assert open_run(options, ALONE) is None
+    (options.out / "notes.txt").touch()
+    with pytest.raises(ValueError, match="not empty. Add --resume"):
+        open_run(options, ALONE)
+    with pytest.raises(ValueError, match="is a file"):
+        open_run(RunOptions(out=options.out / "notes.txt"), ALONE)
+
+
+def test_resuming_takes_the_last_checkpoint_or_begins(tmp_path):
+    options = RunOptions(out=tmp_path, resume=True)
+    assert open_run(options, ALONE) is None
+    save_checkpoint(tmp_path / "last.pt", {"epoch": 7})
+    assert open_run(options, ALONE) == {"epoch": 7}
+    assert open_run(replace(options, out=tmp_path / "new"), ALONE) is None
+
+
+def test_a_flag_that_contradicts_the_run_is_refused():
+    saved = {"lr": 0.1, "depths": (2, 2), "seed": 0}
+    check_same_run(saved, {"lr": 0.1, "depths": (2, 2), "device": "cuda"}, Path("run"))
+    with pytest.raises(ValueError, match="The run in run was started with lr 0.1, and now 0.2 is wanted"):
+        check_same_run(saved, {"lr": 0.2}, Path("run"))
+
+
+def test_options_that_cannot_be():
+    with pytest.raises(ValueError, match="must not be negative"):
+        RunOptions(num_workers=-1)
+
+
+def test_the_same_seed_gives_the_same_draws():
+    for seed in (0, 1, 2**40):
+        seed_everything(seed, CPU)
+        first = draws()
+        seed_everything(seed, CPU)
+        assert draws() == first
+        seed_everything(seed + 1, CPU)
+        assert draws() != first
+
+
+def test_a_saved_state_continues_every_generator(tmp_path):
+    seed_everything(5, CPU)
+    random.gauss(0, 1), np.random.standard_normal(), torch.randn(3)  # each keeps half of a pair for later
+    save_checkpoint(tmp_path / "rng.pt", {"rng": rng_state()})  # plain types only
+    wanted = draws(), random.gauss(0, 1), np.random.standard_normal(), torch.randn(3).tolist()
+    seed_everything(6, CPU)
+    set_rng_state(load_checkpoint(tmp_path / "rng.pt")["rng"])
+    assert (draws(), random.gauss(0, 1), np.random.standard_normal(), torch.randn(3).tolist()) == wanted
+
+
+def test_a_log_taken_up_again_has_each_line_once(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write(epoch=1, loss=0.5)
+    position = log.position
+    log.write(epoch=2, loss=0.25)  # the run is killed before the checkpoint that counts this line
+    with open(log.path, "a") as file:
+        file.write('{"epoch": 3, "lo')  # and in the middle of the next
+    again = RunLog(log.path, position=position)
+    again.write(epoch=2, loss=0.25)
+    assert again.lines() == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]
+
+
+def test_a_log_that_lost_lines_is_not_continued(tmp_path):
+    RunLog(tmp_path / "log.jsonl").write(epoch=1)
+    with pytest.raises(ValueError, match="shorter than its checkpoint says"):
+        RunLog(tmp_path / "log.jsonl", position=10**6)
+
+
+def test_a_log_is_json_also_where_numbers_are_not_finite(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write(val={"dice": math.nan, "loss": math.inf}, data=Path("a/b"), digits=0.1 + 0.2)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    line = json.loads(log.path.read_text(), parse_constant=refuse)
+    assert line == {"val": {"dice": None, "loss": None}, "data": "a/b", "digits": 0.1 + 0.2}
+
+
+def test_only_the_main_process_writes(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl", enabled=False)
+    log.write(epoch=1)
+    assert log.position == 0 and not log.path.exists()
+
+
+def test_the_log_says_where_it_was_made():
+    assert machine(CPU)["torch"] == torch.__version__
+    assert "threads" in machine(CPU)["device"]

@@ -1,0 +1,68 @@
+"""What a run tells at its end."""
+
+import json
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from lungseg.data.folder import FolderWriter, SliceDataset
+from lungseg.data.manifest import SliceRecord
+from lungseg.losses import bce_loss
+from lungseg.run import RunLog
+from lungseg.summary import draw_curves, epoch_line, three_slices, write_summary
+from lungseg.training import Evaluation, evaluate
+
+
+def test_worst_median_and_best_leave_out_slices_without_a_dice():
+    counts = torch.tensor([[5, 5, 5, 85], [0, 0, 0, 100], [9, 1, 1, 89], [0, 3, 0, 97], [1, 9, 9, 81]])
+    chosen = three_slices(Evaluation(["a", "b", "c", "d", "e"], counts, 0.0))
+    assert chosen == [("worst", 0.0, "d"), ("median", 0.5, "a"), ("best", 0.9, "c")]
+    nothing = three_slices(Evaluation(["b"], counts[1:2], 0.0))
+    assert [id_ for _, _, id_ in nothing] == ["b"] * 3 and math.isnan(nothing[0][1])
+
+
+def test_the_summary_states_the_scores_beside_the_baselines(tmp_path):
+    rng = np.random.default_rng(0)
+    with FolderWriter(tmp_path / "data") as out:
+        for i, split in enumerate(["train", "train", "test", "test", "test"]):
+            target = np.zeros((16, 16), np.uint8)
+            target[3 : 6 + i, 4:9] = 1
+            image = (100 * target + rng.integers(0, 50, target.shape)).astype(np.uint8)
+            out.add(SliceRecord(f"s{i}", f"p{i}", split), image, target)
+    train, test = (SliceDataset(tmp_path / "data", split) for split in ("train", "test"))
+    model = nn.Conv2d(1, 1, 1)
+    nn.init.constant_(model.weight, 100.0)
+    nn.init.constant_(model.bias, -30.0)  # a threshold at 0.3: right everywhere
+    batches = [(image[None], target[None], [id_]) for image, target, id_ in test]
+    result = evaluate(model, batches, bce_loss)
+
+    log = RunLog(tmp_path / "log.jsonl")
+    for epoch in (1, 2):
+        val = {"loss": 0.5, "dice": math.nan, "iou": 0.3, "recall": 0.2}
+        log.write(epoch=epoch, train_loss=0.4, val=val)
+    line = write_summary(log, result, model, train, test, split="test")
+
+    assert line.startswith("test, 3 slices, best epoch: Dice 1.0000, IoU 1.0000, RMSE 0.0000, recall 1.0000 | ")
+    assert "all background: Dice 0.0000" in line and "threshold: Dice 1.0000" in line and "\n" not in line
+    last = json.loads(log.path.read_text().splitlines()[-1])
+    assert last["split"] == "test" and last["best epoch"]["images"] == 3
+    assert last["all background"]["recall"] == 0 and last["threshold"]["iou"] == 1
+    for name in ("curves.png", "predictions.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 100
+
+
+def test_curves_are_drawn_also_of_a_log_with_gaps():
+    val = {"loss": 0.5, "dice": None, "iou": 0.3, "recall": 0.2}
+    lines = [{"recipe": {}}, {"epoch": 1, "train_loss": 0.4, "val": val}, {"split": "test"}]
+    assert draw_curves(lines).size[1] > draw_curves(lines).size[0]
+
+
+def test_the_line_of_an_epoch():
+    val = {"loss": 0.5, "dice": 0.25, "iou": 0.125}
+    line = epoch_line(3, 20, 0.75, val, True)
+    assert line == "epoch   3/20  train loss 0.7500  val loss 0.5000  val Dice 0.2500  IoU 0.1250  best"
+    assert "best" not in epoch_line(3, 20, 0.75, val, False)
