@@ -82,9 +82,9 @@ class Recipe:
         "dice_bce", "bce alone is nearly content with all background when lesions are tiny; Dice is not"
     )
     optimizer: Literal["adam", "adamw"] = option("adamw", "adamw keeps weight decay apart from the gradient's scale")
-    lr: float = option(2e-3, "peak learning rate; small networks bear more than large ones")
+    lr: float = option(5e-4, "peak learning rate, Swin's; at 2e-3 the outcome is a matter of luck (docs/training.md)")
     weight_decay: float = option(0.05, "pull of weight matrices towards 0; 0.05 is Swin's")
-    warmup_epochs: float = option(1.0, "epochs of rising learning rate: Adam's averages are unreliable at first")
+    warmup_epochs: float = option(2.0, "epochs of rising learning rate: Adam's averages are unreliable at first")
     schedule: Literal["constant", "cosine"] = option("cosine", "cosine ends with small, settling steps")
     grad_clip: float | None = option(1.0, "largest norm of the gradient; one odd batch must not undo an epoch")
     batch_size: int = option(8, "slices per optimizer step, over all processes together; fewer slices, more steps")
