@@ -2,10 +2,14 @@
 
 import os
 
-import numpy as np
-import pytest
-import torch
-from hypothesis import settings
+# Before torch is imported, and for the scripts that tests start: on tensors this small, threads only wait for each
+# other, and on a busy machine for ever.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 # No deadline: a shared two-core machine pauses. Derandomised: CI and a reader see the same examples.
 settings.register_profile("lungseg", deadline=None, derandomize=True, database=None)

@@ -34,7 +34,7 @@ main = train_swin.main
 TINY = [
     "--img-size", "16", "--patch-size", "2", "--embed-dim", "4", "--depths", "2", "2", "--num-heads", "1", "2",
     "--window-size", "4", "--batch-size", "4", "--epochs", "3", "--augment", "full", "--drop-path-rate", "0.2",
-    "--lr", "0.01", "--warmup-epochs", "1", "--no-prior-bias",  # so that even this network finds something in three epochs
+    "--lr", "0.01", "--warmup-epochs", "1", "--no-prior-bias",  # so that even this network finds something
 ]  # fmt: skip
 
 
