@@ -20,7 +20,7 @@ AUGMENTATIONS = {
 class Phantoms:
     """What to draw where there is no data."""
 
-    view: Literal["chest", "nodule"]  # whole slices, or windows of 0.7 mm pixels round a nodule of 6 to 30 mm
+    view: Literal["chest", "nodule"]  # whole slices, or windows of 0.7 mm pixels round a nodule of 8 to 25 mm
     patients: int
     slices: int  # of each patient
     size: int  # pixels along each side
@@ -28,7 +28,7 @@ class Phantoms:
 
     def write(self, folder: Path) -> None:
         """A folder of slices, split by patient."""
-        options = {"diameter_mm": (6.0, 30.0)} if self.view == "nodule" else {}
+        options = {"diameter_mm": (8.0, 25.0)} if self.view == "nodule" else {}
         write_phantom_folder(
             folder,
             view=self.view,
