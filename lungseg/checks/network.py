@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -86,3 +87,23 @@ def check_wrong_channels_are_refused(network: nn.Module, size: tuple[int, ...]) 
         ) from None
     else:
         raise AssertionError("an image with 5 channels was accepted by a network built for 2")
+
+
+def check_overfits_one_batch(network: nn.Module, *, lr: float, steps: int) -> None:
+    """Fail unless a network of 1 -> 1 channels learns four noisy rectangles by heart: Dice above 0.99.
+
+    A network that cannot do this is broken somewhere, and more data will not help it.
+    """
+    generator = torch.Generator().manual_seed(1)
+    target = torch.zeros(4, 1, 32, 32)
+    for i, (r, c) in enumerate(torch.randint(4, 20, (4, 2), generator=generator).tolist()):
+        target[i, 0, r : r + 8, c : c + 6] = 1
+    image = target + 0.3 * torch.randn(4, 1, 32, 32, generator=generator)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(network(image), target).backward()
+        optimizer.step()
+    pred = network(image) > 0
+    dice = (2 * (pred * target).sum() / (pred.sum() + target.sum())).item()
+    assert dice > 0.99, f"after {steps} steps on one batch the Dice on that batch is {dice:.3f}, not above 0.99"

@@ -1,10 +1,11 @@
 """The network check accepts a small honest network and rejects the ways networks go wrong."""
 
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lungseg.checks.network import check_segmentation_network
+from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
 
 
 class Honest(nn.Module):
@@ -72,3 +73,19 @@ def test_the_check_accepts_an_honest_network():
 def test_the_check_rejects(broken, message):
     with pytest.raises(AssertionError, match=message):
         check_segmentation_network(broken)
+
+
+class NeverSeesTheImage(Honest):
+    def forward(self, image):
+        return super().forward(torch.zeros_like(image))
+
+
+def test_the_check_of_learning_by_heart_accepts_a_network_that_can():
+    wide = [nn.Conv2d(1, 16, 5, padding=2), nn.GELU(), nn.Conv2d(16, 16, 5, padding=2), nn.GELU()]
+    network = nn.Sequential(*wide, nn.Conv2d(16, 1, 5, padding=2))
+    check_overfits_one_batch(network, lr=1e-2, steps=150)
+
+
+def test_the_check_of_learning_by_heart_rejects_a_network_that_cannot():
+    with pytest.raises(AssertionError, match="after 40 steps on one batch the Dice"):
+        check_overfits_one_batch(NeverSeesTheImage(1, 1), lr=1e-2, steps=40)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lungseg.checks.network import check_segmentation_network
+from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
 from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/resnet_unet"
@@ -229,16 +229,4 @@ def test_half_precision_stays_close():
 
 def test_it_overfits_one_batch():
     network = small_network(stem=16, widths=(8, 8, 8, 8), decoder_channels=(32, 32, 16, 16, 16))
-    generator = torch.Generator().manual_seed(1)
-    target = torch.zeros(4, 1, 32, 32)
-    for i, (r, c) in enumerate(torch.randint(4, 20, (4, 2), generator=generator).tolist()):
-        target[i, 0, r : r + 8, c : c + 6] = 1
-    image = target + 0.3 * torch.randn(4, 1, 32, 32, generator=generator)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    for _ in range(80):
-        optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(network(image), target).backward()
-        optimizer.step()
-    pred = network(image) > 0
-    dice = 2 * (pred * target).sum() / (pred.sum() + target.sum())
-    assert dice > 0.99
+    check_overfits_one_batch(network, lr=1e-2, steps=80)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungseg.checks.network import check_segmentation_network
+from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
 from lungseg.layouts import rename_swin_unet
 from lungseg.nn.swin_unet import SwinBlock, SwinUNet
 from lungseg.nn.windows import shifted_window_mask, window_partition
@@ -223,19 +223,7 @@ def test_it_compiles_at_two_sizes_with_gradients():
 def test_it_overfits_one_batch():
     """A network that cannot learn four pictures by heart is broken somewhere."""
     network = SwinUNet(embed_dim=16, num_heads=(1, 2, 4, 8), window_size=4, patch_size=2, drop_path_rate=0.0)
-    generator = torch.Generator().manual_seed(1)
-    target = torch.zeros(4, 1, 32, 32)
-    for i, (r, c) in enumerate(torch.randint(4, 20, (4, 2), generator=generator).tolist()):
-        target[i, 0, r : r + 8, c : c + 6] = 1
-    image = target + 0.3 * torch.randn(4, 1, 32, 32, generator=generator)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    for _ in range(150):
-        optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(network(image), target).backward()
-        optimizer.step()
-    pred = network.eval()(image) > 0
-    dice = 2 * (pred * target).sum() / (pred.sum() + target.sum())
-    assert dice > 0.99
+    check_overfits_one_batch(network, lr=3e-3, steps=150)
 
 
 def test_different_lengths_of_depths_and_heads_are_an_error():

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungseg.checks.network import check_segmentation_network
+from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
 from lungseg.nn.unet import UNet, crop
 
 
@@ -156,19 +155,7 @@ def test_half_precision_stays_close(norm):
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_it_overfits_one_batch(norm):
     network = UNet(channels=(8, 16, 32), norm=norm)
-    generator = torch.Generator().manual_seed(1)
-    target = torch.zeros(4, 1, 32, 32)
-    for i, (r, c) in enumerate(torch.randint(4, 20, (4, 2), generator=generator).tolist()):
-        target[i, 0, r : r + 8, c : c + 6] = 1
-    image = target + 0.3 * torch.randn(4, 1, 32, 32, generator=generator)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(network(image), target).backward()
-        optimizer.step()
-    pred = network(image) > 0
-    dice = 2 * (pred * target).sum() / (pred.sum() + target.sum())
-    assert dice > 0.99
+    check_overfits_one_batch(network, lr=1e-2, steps=60)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 6])

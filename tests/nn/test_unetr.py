@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lungseg.checks.network import check_segmentation_network
+from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
 from lungseg.nn.unetr import PRESETS, UNETR, ResidualBlock, TransformerBlock, UpBlock, resize_positions, tokens_to_map
 from lungseg.weights import load_published
 
@@ -328,19 +328,7 @@ def test_it_compiles_at_two_sizes_with_gradients():
 def test_it_overfits_one_batch():
     """A network that cannot learn four pictures by heart is broken somewhere."""
     network = UNETR(img_size=32, embed_dim=48, depth=3, num_heads=3, feature_size=8, patch_size=8)
-    generator = torch.Generator().manual_seed(1)
-    target = torch.zeros(4, 1, 32, 32)
-    for i, (r, c) in enumerate(torch.randint(4, 20, (4, 2), generator=generator).tolist()):
-        target[i, 0, r : r + 8, c : c + 6] = 1
-    image = target + 0.3 * torch.randn(4, 1, 32, 32, generator=generator)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    for _ in range(60):
-        optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(network(image), target).backward()
-        optimizer.step()
-    pred = network.eval()(image) > 0
-    dice = 2 * (pred * target).sum() / (pred.sum() + target.sum())
-    assert dice > 0.99
+    check_overfits_one_batch(network, lr=3e-3, steps=60)
 
 
 # Errors
