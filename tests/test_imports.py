@@ -37,6 +37,8 @@ TABLE = {
     "data/phantoms.py": {"numpy", "scipy", "data.raster", "data.anatomy", "data.nodules", "data.painting"},
     "data/manifest.py": {"data.ct", "data.splits"},
     "data/folder.py": {"torch", "numpy", "PIL", "tqdm", "data"},
+    "data/volume_files.py": {"numpy"},
+    "data/volumes.py": {"torch", "numpy", "scipy", "tqdm", "data"},
     "data/splits.py": {"numpy", "scipy"},
     "losses.py": {"torch"},
     "metrics.py": {"torch", "numpy", "scipy"},

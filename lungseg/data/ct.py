@@ -33,6 +33,20 @@ def hu_to_grey(hu: ArrayLike, window: tuple[float, float] = HU_WINDOW, bits: int
     return np.rint(grey).astype(np.uint8 if bits == 8 else np.uint16)
 
 
+def hu_to_unit(hu: ArrayLike, window: tuple[float, float] = HU_WINDOW) -> NDArray[np.float32]:
+    """Clip HU to a window and map it linearly to [0, 1]: what a network takes. A volume needs no steps of grey.
+
+    Raises:
+        ValueError: for NaN or an empty window.
+    """
+    low, high, _ = checked_window(window, bits=8)
+    hu = np.asarray(hu)
+    if hu.dtype.kind == "f" and np.isnan(hu).any():
+        raise ValueError(f"hu_to_unit: {np.isnan(hu).sum()} of {hu.size} values are NaN. Fill or drop them first.")
+    unit = (hu.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(unit, 0, 1)  # last of all: clipped HU could still become 1.0000001
+
+
 def grey_to_hu(
     grey: ArrayLike, window: tuple[float, float] = HU_WINDOW, bits: int = 8
 ) -> NDArray[np.float32]:

@@ -10,7 +10,6 @@ Any PNG viewer shows it, any spreadsheet opens its table, and any other program 
 import io
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from lungseg.data.ct import hu_to_grey, resize_image, resize_target
-from lungseg.data.manifest import FRACTIONS, SliceRecord, parse_manifest, pngs, read_manifest, write_manifest
+from lungseg.data.manifest import FRACTIONS, SliceRecord, members, parse_manifest, read_split, write_manifest
 from lungseg.data.phantoms import phantom_patient, phantom_windows
 from lungseg.data.splits import check_disjoint, split_by_group
 
@@ -88,7 +87,7 @@ def read_grey_png(path: Path, bits: int) -> NDArray:
 def check_folder(folder: str | Path) -> list[str]:
     """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder."""
     folder = Path(folder)
-    records, problems = parse_manifest(folder)
+    records, problems = parse_manifest(folder, "slices")
     for record in tqdm(records, desc="check", unit="slice", disable=None):  # None: quiet when not on a terminal
         try:
             read_slice(folder, record)
@@ -99,7 +98,7 @@ def check_folder(folder: str | Path) -> list[str]:
         for name in ("images", "masks"):
             problems += [
                 f"{path} has no row in the manifest. Add one, or remove the file."
-                for path in pngs(folder / name)
+                for path in members(folder / name)
                 if path.stem not in known
             ]
     return problems
@@ -115,6 +114,8 @@ class FolderWriter:
     Ctrl-C inside the `with` removes it: nobody ever trains on half a data set.
     """
 
+    subfolders = ("images", "masks")
+
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
         self.path = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")  # where the files are for now
@@ -124,8 +125,8 @@ class FolderWriter:
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise ValueError(f"{self.folder} exists already. Remove it, or choose another folder.")
         shutil.rmtree(self.path, ignore_errors=True)  # left by a killed process that had our number
-        (self.path / "images").mkdir(parents=True)
-        (self.path / "masks").mkdir()
+        for name in self.subfolders:
+            (self.path / name).mkdir(parents=True)
         return self
 
     def add(self, record: SliceRecord, image: NDArray, target: NDArray) -> None:
@@ -222,11 +223,7 @@ class SliceDataset(Dataset):
         seed: int = 0,
     ):
         self.folder, self.size, self.augment, self.seed = Path(folder), size, augment, seed
-        everything = read_manifest(folder)
-        self.records = [r for r in everything if split in (None, r.split)]
-        if not self.records:
-            there = ", ".join(f"{n} {s}" for s, n in Counter(r.split for r in everything).items())
-            raise ValueError(f"{folder} has no slice in the split {split!r} (it has {there}). Choose one of those.")
+        self.records = read_split(folder, split, "slices")
         # In shared memory, so that set_epoch also reaches worker processes that live through all epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache: dict[int, tuple[NDArray, NDArray]] = {}

@@ -1,6 +1,6 @@
-"""The manifest of a folder of slices: which slice belongs to which patient, and to which split.
+"""The manifest of a folder of slices or volumes: which belongs to which patient, and to which split.
 
-    id, group, split, label, spacing_mm, hu_low, hu_high, bits      one row per slice
+    id, group, split, label, spacing_mm, hu_low, hu_high, bits      one row per slice or volume
 
 `group` is the patient, or a cluster of near-duplicates; it never stands in two splits. Only `id` is required.
 """
@@ -16,17 +16,23 @@ from lungseg.data.splits import affordable_fractions, overlaps, split_by_group
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+HOMES = {"slices": "images", "volumes": "volumes"}  # what a folder may hold, and the subfolder where it lies
+REMEDIES = {
+    "slices": "Give a folder as examples/prepare_data.py writes it.",
+    "volumes": "Put each volume there as <id>.npz (lungseg.data.volumes.write_volume).",
+}
 
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """One row of the manifest: one slice."""
+    """One row of the manifest: one slice, or one volume."""
 
-    id: str  # the file name without .png
+    id: str  # the file name without .png or .npz
     group: str  # patient, or cluster of near-duplicates: never in two splits
     split: str  # train, val or test
     label: str = ""
     spacing_mm: float = float("nan")  # side of a pixel; nan = unknown
+    # Of PNGs only: a volume holds HU.
     hu_low: float = HU_WINDOW[0]  # HU of grey 0
     hu_high: float = HU_WINDOW[1]  # HU of the largest grey level
     bits: int = 8  # 8, or 16 for images of 65,536 grey levels
@@ -35,37 +41,52 @@ class SliceRecord:
 COLUMNS = [f.name for f in fields(SliceRecord)]
 
 
-def read_manifest(folder: str | Path) -> list[SliceRecord]:
+def read_manifest(folder: str | Path, kind: str | None = None) -> list[SliceRecord]:
     """The records of a folder, in the order of its manifest; columns we do not know are ignored.
 
     Without a manifest (or without its group or split column) each image is its own group and the split is
     made here, the same each time; a warning then says that leakage cannot be ruled out.
 
+    Args:
+        kind: "slices" or "volumes", for who can use only these; None takes what the folder holds.
+
     Raises:
         ValueError: the first problem of the manifest, in one sentence.
     """
-    records, problems = parse_manifest(Path(folder))
+    records, problems = parse_manifest(Path(folder), kind)
     if problems:
         raise ValueError(problems[0])
     return records
 
 
-def parse_manifest(folder: Path) -> tuple[list[SliceRecord], list[str]]:
+def read_split(folder: str | Path, split: str | None, kind: str) -> list[SliceRecord]:
+    """The records of one split (None takes all), never none: a ValueError then names the splits there are."""
+    everything = read_manifest(folder, kind)
+    records = [r for r in everything if split in (None, r.split)]
+    if not records:
+        there = ", ".join(f"{n} {s}" for s, n in Counter(r.split for r in everything).items())
+        raise ValueError(f"{folder} has no {kind[:-1]} in the split {split!r} (it has {there}). Choose one of those.")
+    return records
+
+
+def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[SliceRecord], list[str]]:
     """All the records that can be read, and one sentence for each that cannot or must not be used."""
-    if not (folder / "images").is_dir():
-        return [], [f"{folder} holds no folder images/. Give a folder as examples/prepare_data.py writes it."]
+    kind = kind or held_kind(folder)
+    home = folder / HOMES[kind]
+    if not home.is_dir():
+        return [], [f"{folder} holds no folder {home.name}/. {REMEDIES[kind]}"]
     path = folder / "manifest.csv"
     try:
-        rows = manifest_rows(path) if path.exists() else [{"id": p.stem} for p in pngs(folder / "images")]
+        rows = manifest_rows(path) if path.exists() else [{"id": id_of(p)} for p in members(home)]
     except (ValueError, csv.Error) as error:
         return [], [f"{path} cannot be read as a table ({error}). Save it as comma-separated UTF-8 text."]
     if not rows:
-        return [], [f"{path if path.exists() else folder / 'images'} lists no slice. Put at least one there."]
+        return [], [f"{path if path.exists() else home} lists no {kind[:-1]}. Put at least one there."]
     if "id" not in rows[0]:
         return [], [f"{path} has no column id (it has {', '.join(map(str, rows[0]))}). Separate columns by commas."]
     if "group" not in rows[0]:
         warnings.warn(
-            f"{folder} does not say which slices belong to one patient, so each is its own group: "
+            f"{folder} does not say which {kind} belong to one patient, so each is its own group: "
             f"leakage between training and test cannot be ruled out.",
             stacklevel=1,  # always this line, so that Python says it once, however often the folder is read
         )
@@ -119,13 +140,26 @@ def write_manifest(path: Path, records: list[SliceRecord]) -> None:
 
 
 def describe_folder(folder: str | Path) -> str:
-    """One line: how many slices and groups stand in each split."""
+    """One line: how many slices (or volumes) and groups stand in each split."""
     records = read_manifest(folder)
-    slices = Counter(r.split for r in records)
+    items = Counter(r.split for r in records)
     groups = Counter(split for _, split in {(r.group, r.split) for r in records})
-    parts = [f"{slices[s]} {s} (of {groups[s]} groups)" for s in SPLITS if slices[s]]
-    return f"{folder} holds {len(records)} slices: {', '.join(parts)}"
+    parts = [f"{items[s]} {s} (of {groups[s]} groups)" for s in SPLITS if items[s]]
+    return f"{folder} holds {len(records)} {held_kind(Path(folder))}: {', '.join(parts)}"
 
 
-def pngs(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.png"))
+def held_kind(folder: Path) -> str:
+    """ "volumes" where there are volumes/ and no images/, else "slices"."""
+    only_volumes = (folder / HOMES["volumes"]).is_dir() and not (folder / HOMES["slices"]).is_dir()
+    return "volumes" if only_volumes else "slices"
+
+
+def members(home: Path) -> list[Path]:
+    """The PNGs of images/ or masks/; the .npz files and the folders of volumes/."""
+    if home.name != HOMES["volumes"]:
+        return sorted(home.glob("*.png"))
+    return sorted(p for p in home.iterdir() if (p.suffix == ".npz" or p.is_dir()) and p.name[0] != ".")
+
+
+def id_of(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem  # a folder 1.2.840 is not 840 of something

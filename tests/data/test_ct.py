@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lungseg.data.ct import HU_WINDOW, grey_to_hu, hu_to_grey, resize_image, resize_target
+from lungseg.data.ct import HU_WINDOW, grey_to_hu, hu_to_grey, hu_to_unit, resize_image, resize_target
 
 WINDOWS = st.tuples(st.floats(-1500, 0), st.floats(1, 2000))
 HU = hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-3000, 3000))
@@ -32,6 +32,13 @@ def test_more_hu_is_never_darker(hu, window):
     assert (np.diff(hu_to_grey(np.sort(hu), window).astype(int)) >= 0).all()
 
 
+@given(hu=HU, window=WINDOWS)
+def test_a_network_gets_the_same_greys_without_the_steps(hu, window):
+    unit = hu_to_unit(hu, window)
+    assert unit.dtype == np.float32 and unit.min() >= 0 and unit.max() <= 1
+    assert np.abs(unit - hu_to_grey(hu, window) / 255).max() <= 0.5 / 255 + 1e-5
+
+
 def test_known_tissues_have_known_greys():
     air, water, above = hu_to_grey(np.array([-1000, 0, 3000]))
     assert (air, water, above) == (0, round(1000 / 1400 * 255), 255)
@@ -47,13 +54,15 @@ def test_the_same_hu_is_the_same_grey_whatever_else_is_in_the_picture():
 def test_the_input_is_left_alone(dtype):
     hu = np.array([[-2048, 100], [50, 4000]], dtype)
     before = hu.copy()
-    assert hu_to_grey(hu).dtype == np.uint8
+    assert hu_to_grey(hu).dtype == np.uint8 and hu_to_unit(hu).dtype == np.float32
     assert np.array_equal(hu, before)
 
 
 def test_what_cannot_be_converted_is_named():
     with pytest.raises(ValueError, match="1 of 2 values are NaN"):
         hu_to_grey(np.array([0.0, np.nan]))
+    with pytest.raises(ValueError, match="hu_to_unit: 1 of 2 values are NaN"):
+        hu_to_unit(np.array([0.0, np.nan]))
     with pytest.raises(ValueError, match="from low to high"):
         hu_to_grey(np.array([0.0]), window=(400, -1000))
     with pytest.raises(ValueError, match="bits must be 8 or 16, .* got 12"):

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungseg.data.manifest import COLUMNS, SliceRecord, describe_folder, parse_manifest, read_manifest, write_manifest
+from lungseg.data.manifest import (
+    COLUMNS,
+    SliceRecord,
+    describe_folder,
+    parse_manifest,
+    read_manifest,
+    read_split,
+    write_manifest,
+)
 
 
 @pytest.fixture
@@ -80,6 +88,29 @@ def test_the_manifest_has_the_columns_of_the_format():
 def test_a_folder_is_described_in_one_line(small):
     words = "holds 8 slices: 4 train (of 2 groups), 2 val (of 1 groups), 2 test (of 1 groups)"
     assert describe_folder(small) == f"{small} {words}"
+
+
+def test_a_split_is_some_of_the_rows_and_an_unknown_one_names_those_there_are(small):
+    assert [r.id for r in read_split(small, "val", "slices")] == ["c_4", "c_5"]
+    assert read_split(small, None, "slices") == read_manifest(small)
+    with pytest.raises(ValueError, match="has no slice in the split 'valid' .it has 4 train, 2 val, 2 test"):
+        read_split(small, "valid", "slices")
+
+
+def test_volumes_have_the_same_manifest(small):
+    (small / "images").rename(small / "volumes")
+    assert describe_folder(small).startswith(f"{small} holds 8 volumes: 4 train")
+    assert read_split(small, "val", "volumes") == read_split(small, "val", None)
+    with pytest.raises(ValueError, match="holds no folder images/. Give a folder"):
+        read_manifest(small, "slices")
+
+
+def test_without_a_manifest_the_files_and_folders_are_the_volumes(tmp_path):
+    (tmp_path / "volumes/1.2.840").mkdir(parents=True)
+    for name in ("a.npz", "b.npz", ".c.npz.partial-7", ".d.npz", "notes.txt"):
+        (tmp_path / f"volumes/{name}").touch()
+    with pytest.warns(UserWarning, match="which volumes belong to one patient"):
+        assert [r.id for r in read_manifest(tmp_path)] == ["1.2.840", "a", "b"]
 
 
 @pytest.mark.parametrize(

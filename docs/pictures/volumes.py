@@ -1,0 +1,39 @@
+"""Draw docs/img/volumes.png: slices of a phantom volume, and patches drawn anywhere and on lesions."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from lungseg.data.volumes import PatchDataset, VolumeDataset, write_phantom_volumes
+from lungseg.draw import contact_sheet, overlay
+
+PATCHES, SIZE = 7, (8, 32, 32)
+
+
+def fullest(target: np.ndarray) -> int:
+    """The slice of (D, H, W) with most lesion, the middle one if there is none."""
+    areas = target.sum(axis=(1, 2))
+    return int(areas.argmax()) if areas.any() else len(areas) // 2
+
+
+with tempfile.TemporaryDirectory() as scratch:
+    folder = Path(scratch, "phantoms")
+    write_phantom_volumes(folder, num_patients=3, seed=7)
+    image, target, _ = VolumeDataset(folder, "train")[0]
+    numbers = range(2, 32, 6)  # of the slices shown
+    whole = [overlay(image[0, z].numpy(), target[0, z].numpy(), scale=2) for z in numbers]
+    rows = []
+    for foreground in (0.0, 1.0):
+        data = PatchDataset(folder, "train", patch_size=SIZE, patches_per_volume=PATCHES, foreground=foreground, seed=2)
+        row = []
+        for i in range(PATCHES):
+            patch, lesion, _ = data[i]
+            z = fullest(lesion[0].numpy())
+            row.append(overlay(patch[0, z].numpy(), lesion[0, z].numpy(), scale=4))
+        rows.append(row)
+
+slices = contact_sheet([whole], captions=[[f"slice {z} of 32" for z in numbers]], row_labels=["one volume,\none lung"])
+patches = contact_sheet(rows, row_labels=["patches\nanywhere", "patches\non a lesion"])
+sheet = contact_sheet([[slices], [patches]])
+sheet.quantize(160).save("docs/img/volumes.png", optimize=True)

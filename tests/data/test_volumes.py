@@ -1,0 +1,403 @@
+"""The folder of volumes: every patch is a piece of its volume, lesions are seen, and whatever is broken is named."""
+
+import csv
+import itertools
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from lungseg.data import volumes
+from lungseg.data.folder import SliceDataset, check_folder
+from lungseg.data.manifest import SliceRecord, describe_folder, read_manifest, write_manifest
+from lungseg.data.volume_files import read_volume, write_volume
+from lungseg.data.volumes import (
+    PatchDataset,
+    VolumeDataset,
+    VolumeWriter,
+    check_volume_folder,
+    draw_volume,
+    find_lesions,
+    write_phantom_volumes,
+)
+
+SIDES = st.tuples(*[st.integers(1, 9)] * 3)
+SPACING = (2.0, 0.7, 0.7)
+
+
+def numbered(shape):
+    """HU in which every voxel has its own value, all inside the window and none of them air."""
+    return np.arange(-999, -999 + np.prod(shape), dtype=np.int16).reshape(shape)
+
+
+def blob(shape=(6, 7, 8), corner=(1, 2, 3), side=2):
+    target = np.zeros(shape, np.uint8)
+    target[tuple(slice(c, c + side) for c in corner)] = 1
+    return target
+
+
+def write_small(folder, shape=(6, 7, 8)):
+    """Four patients, one volume each; the last has no lesion."""
+    with VolumeWriter(folder) as out:
+        for number, split in enumerate(("train", "train", "val", "test")):
+            target = blob(shape) * (number < 3)
+            out.add(SliceRecord(f"v{number}", f"p{number}", split, spacing_mm=0.7), numbered(shape), target, SPACING)
+    return folder
+
+
+def one_volume(folder, hu, target):
+    """A folder with a single training volume "v", written anew if it is there."""
+    (folder / "volumes").mkdir(exist_ok=True)
+    write_volume(folder / "volumes/v.npz", hu, target, SPACING)
+    write_manifest(folder / "manifest.csv", [SliceRecord("v", "p", "train")])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory):
+    return write_small(tmp_path_factory.mktemp("volumes") / "scans")
+
+
+@pytest.fixture
+def small(master, tmp_path):
+    return shutil.copytree(master, tmp_path / "scans")
+
+
+# ---- whole volumes -----------------------------------------------------------------------------------------------
+
+
+def test_whole_volumes_are_tensors_of_the_promised_kind(small):
+    data = VolumeDataset(small, "train")
+    image, target, id_ = data[1]
+    assert (image.shape, image.dtype, target.shape, target.dtype) == ((1, 6, 7, 8), torch.float32) * 2
+    assert np.allclose(image[0] * 1400 - 1000, numbered((6, 7, 8)), atol=1e-3)
+    assert np.array_equal(target[0], blob()) and id_ == "v1" and len(data) == 2
+    assert data.spacing_mm(0) == SPACING and [r.id for r in data.records] == ["v0", "v1"]
+    assert torch.equal(data[-1][0], image) and len(VolumeDataset(small)) == 4
+    with pytest.raises(IndexError):
+        data[2]
+
+
+def test_hu_beyond_the_window_are_its_ends(tmp_path):
+    hu = np.array([-3024, -1000, 400, 3000], np.int16).reshape(1, 2, 2)
+    one_volume(tmp_path, hu, np.zeros(hu.shape))
+    assert VolumeDataset(tmp_path)[0][0].ravel().tolist() == [0, 0, 1, 1]
+
+
+def test_a_folder_of_arrays_serves_as_well(small):
+    path = small / "volumes/1.2.840"  # as many scanners name a scan
+    path.mkdir()
+    for name, array in np.load(small / "volumes/v0.npz").items():
+        np.save(path / f"{name}.npy", array)
+    (small / "volumes/v0.npz").unlink()
+    (small / "manifest.csv").write_text((small / "manifest.csv").read_text().replace("v0", "1.2.840"))
+    assert check_volume_folder(small) == []
+    assert torch.equal(VolumeDataset(small)[0][0], VolumeDataset(small)[1][0])
+    (small / "manifest.csv").unlink()
+    with pytest.warns(UserWarning, match="which volumes belong to one patient"):
+        assert [r.id for r in read_manifest(small)] == ["1.2.840", "v1", "v2", "v3"]
+
+
+# ---- patches -----------------------------------------------------------------------------------------------------
+
+
+@given(shape=SIDES, patch=SIDES, foreground=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 99), data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_patch_is_a_piece_of_its_volume_with_air_beyond_the_far_ends(tmp_path, shape, patch, foreground, seed, data):
+    hu, target = numbered(shape), np.random.default_rng(seed).integers(0, 2, shape)
+    one_volume(tmp_path, hu, target)
+    patches = PatchDataset(tmp_path, patch_size=patch, patches_per_volume=5, foreground=foreground, seed=seed)
+    index = data.draw(st.integers(0, 4))
+    image, found, id_ = patches[index]
+    assert image.shape == found.shape == (1, *patch) and id_ == f"v:{index}"
+    image, found = np.rint(image[0].numpy() * 1400 - 1000).astype(int), found[0].numpy()
+    start = np.unravel_index(image[0, 0, 0] + 999, shape)  # the value of a voxel tells its place
+    for offset in np.ndindex(patch):
+        place = tuple(np.add(start, offset))
+        inside = all(p < s for p, s in zip(place, shape, strict=True))
+        assert (image[offset], found[offset]) == ((hu[place], target[place]) if inside else (-1000, 0))
+    for first, side, wanted in zip(start, shape, patch, strict=True):
+        assert first == 0 or first + wanted <= side  # nothing is filled up where the volume has enough
+
+
+@given(shape=SIDES, patch=SIDES, seed=st.integers(0, 999), voxels=st.integers(1, 4))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_patch_asked_on_the_foreground_holds_a_lesion_voxel(tmp_path, shape, patch, seed, voxels):
+    target = np.zeros(shape, np.uint8)
+    target.flat[np.random.default_rng(seed).integers(0, target.size, voxels)] = 1
+    one_volume(tmp_path, numbered(shape), target)
+    patches = PatchDataset(tmp_path, patch_size=patch, patches_per_volume=10, foreground=1, flips=True, seed=seed)
+    assert all(patches[i][1].any() for i in range(10))
+
+
+def corners(patches, shape):
+    """Where each patch begins, from the values of `numbered` voxels."""
+    first = [round(float(patches[i][0][0, 0, 0, 0]) * 1400 - 1) for i in range(len(patches))]
+    return list(zip(*np.unravel_index(first, shape), strict=True))
+
+
+def test_patches_lie_anywhere_equally_often(tmp_path):
+    shape = (3, 4, 5)
+    one_volume(tmp_path, numbered(shape), blob(shape, (0, 0, 0), 1))
+    patches = PatchDataset(tmp_path, patch_size=(2, 2, 2), patches_per_volume=720, foreground=0)
+    places, counts = np.unique(corners(patches, shape), axis=0, return_counts=True)
+    assert len(places) == 2 * 3 * 4 and counts.min() > 10 and counts.max() < 60  # 30 each is expected
+
+
+def test_a_foreground_patch_has_its_lesion_anywhere(tmp_path):
+    shape = (5, 5, 5)
+    one_volume(tmp_path, numbered(shape), blob(shape, (2, 2, 2), 1))
+    patches = PatchDataset(tmp_path, patch_size=(3, 3, 3), patches_per_volume=400, foreground=1)
+    assert set(corners(patches, shape)) == set(itertools.product(range(3), repeat=3))
+
+
+def test_the_share_of_foreground_patches_is_as_asked(tmp_path):
+    one_volume(tmp_path, numbered((10, 10, 10)), blob((10, 10, 10), (0, 0, 0), 1))
+    patches = PatchDataset(tmp_path, patch_size=(1, 1, 1), patches_per_volume=400, foreground=0.3)
+    assert 90 < sum(bool(patches[i][1].any()) for i in range(400)) < 150
+
+
+def test_a_small_lesion_is_seen_as_often_as_a_large_one(tmp_path):
+    target = blob((10, 10, 10), (0, 0, 0), 6)
+    target[9, 9, 9] = 1  # 1 voxel against 216
+    one_volume(tmp_path, numbered(target.shape), target)
+    patches = PatchDataset(tmp_path, patch_size=(1, 1, 1), patches_per_volume=400, foreground=1)
+    small = sum(corner == (9, 9, 9) for corner in corners(patches, target.shape))
+    assert 160 < small < 240
+
+
+def test_a_volume_without_lesions_gives_patches_too(small):
+    patches = PatchDataset(small, "test", patch_size=(2, 2, 2), patches_per_volume=50, foreground=1)
+    assert not any(patches[i][1].any() for i in range(50)) and len(set(corners(patches, (6, 7, 8)))) > 20
+
+
+def test_flips_turn_image_and_target_round_together_and_into_all_eight_positions(tmp_path):
+    hu, target = numbered((3, 3, 3)), np.random.default_rng(0).integers(0, 2, (3, 3, 3))
+    one_volume(tmp_path, hu, target)
+    patches = PatchDataset(tmp_path, patch_size=(3, 3, 3), patches_per_volume=60, flips=True)
+    axes = [a for n in range(4) for a in itertools.combinations(range(3), n)]
+    seen = set()
+    for i in range(60):
+        image, found, _ = patches[i]
+        image = np.rint(image[0].numpy() * 1400 - 1000)
+        (turned,) = (a for a in axes if np.array_equal(np.flip(hu, a), image))
+        assert np.array_equal(np.flip(target, turned), found[0])
+        seen.add(turned)
+    assert seen == set(axes)
+
+
+def epoch_of(loader, patches, epoch):
+    patches.set_epoch(epoch)
+    batches = [(torch.cat([image, target], 1), ids) for image, target, ids in loader]
+    return torch.cat([pair for pair, _ in batches]), sum((list(ids) for _, ids in batches), [])
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_patch_depends_only_on_seed_epoch_and_index(small, persistent):
+    def make(seed):
+        return PatchDataset(small, "train", patch_size=(2, 3, 4), patches_per_volume=3, flips=True, seed=seed)
+
+    alone, shared, other = make(5), make(5), make(6)
+    two = DataLoader(shared, batch_size=2, num_workers=2, persistent_workers=persistent)
+    epochs = [epoch_of(DataLoader(alone), alone, e) for e in (0, 1)]
+    assert not torch.equal(epochs[0][0], epochs[1][0])
+    assert epochs[0][1] == ["v0:0", "v0:1", "v0:2", "v1:0", "v1:1", "v1:2"]
+    for e in (1, 0):
+        assert torch.equal(epoch_of(two, shared, e)[0], epochs[e][0])
+    backwards = make(5)
+    assert all(torch.equal(backwards[i][0][0], epochs[0][0][i, 0]) for i in (5, 2, 4, 0, 3, 1))
+    assert not torch.equal(epoch_of(DataLoader(other), other, 0)[0], epochs[0][0])
+
+
+def test_items_are_counted_from_both_ends_and_no_further(small):
+    patches = PatchDataset(small, patch_size=(2, 2, 2), patches_per_volume=3)
+    assert len(patches) == 12 and torch.equal(patches[-1][0], patches[11][0]) and patches[-1][2] == "v3:2"
+    with pytest.raises(IndexError):
+        patches[12]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"patch_size": (2, 2)}, {"patch_size": (0, 2, 2)}, {"patches_per_volume": 0}, {"foreground": 1.1}]
+)
+def test_arguments_out_of_range_are_named(small, wrong):
+    arguments = {"patch_size": (2, 2, 2), "patches_per_volume": 1} | wrong
+    with pytest.raises(ValueError, match=re.escape(str(*wrong.values()))):
+        PatchDataset(small, **arguments)
+
+
+def test_only_the_patch_is_read(tmp_path):
+    """The volume is a hole of 64 GiB in a file: it can be opened, but hardly read."""
+    home = tmp_path / "volumes/v"
+    home.mkdir(parents=True)
+    for name, dtype in (("hu", "<i2"), ("target", "|u1")):
+        with open(home / f"{name}.npy", "wb") as file:
+            header = {"descr": dtype, "fortran_order": False, "shape": (2**11, 2**12, 2**12)}
+            np.lib.format.write_array_header_1_0(file, header)
+            try:
+                file.truncate(file.tell() + np.dtype(dtype).itemsize * 2**35)
+            except OSError:
+                pytest.skip("this file system has no files with holes of that size")
+    write_manifest(tmp_path / "manifest.csv", [SliceRecord("v", "p", "train")])
+    patches = PatchDataset(tmp_path, patch_size=(2, 2, 8), patches_per_volume=9, foreground=0)
+    assert all((patches[i][0] > 0.7).all() for i in range(9))  # the numbers in a hole are 0: water
+
+
+# ---- lesions -----------------------------------------------------------------------------------------------------
+
+
+@given(shape=SIDES, share=st.floats(0, 1), seed=st.integers(0, 999))
+def test_lesions_are_the_connected_pieces_of_the_target(shape, share, seed):
+    target = np.random.default_rng(seed).random(shape) < share
+    lesions = find_lesions(target)
+    voxels = [tuple(voxel) for lesion in lesions for voxel in lesion]
+    assert sorted(voxels) == sorted(map(tuple, np.argwhere(target)))
+    for lesion, other in itertools.combinations(lesions, 2):
+        assert np.abs(lesion[:, None] - other).max(axis=2).min() > 1  # no two of them touch
+    for lesion in lesions:  # and each can be walked, voxel by voxel
+        reached = np.zeros(len(lesion), bool)
+        reached[0] = True
+        touch = np.abs(lesion[:, None] - lesion).max(axis=2) <= 1  # (n, n)
+        for _ in lesion:
+            reached = touch[reached].any(axis=0)
+        assert reached.all()
+
+
+def test_of_a_large_lesion_some_voxels_from_end_to_end_are_kept(monkeypatch):
+    monkeypatch.setattr(volumes, "MAX_VOXELS", 50)
+    target = np.zeros((40, 10, 10), np.uint8)
+    target[:20], target[30:, 0, 0] = 1, 1
+    large, small = find_lesions(target)
+    assert 25 < len(large) <= 50 and np.ptp(large[:, 0]) >= 18 and len(small) == 10
+
+
+# ---- damage ------------------------------------------------------------------------------------------------------
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[data.index(numbered((6, 7, 8)).tobytes()) + 77] ^= 1  # one HU becomes another: only the checksum knows
+    path.write_bytes(data)
+
+
+def save(path, **changed):
+    np.savez(path, **{"hu": numbered((6, 7, 8)), "target": blob(), "spacing_mm": SPACING} | changed)
+
+
+def edit(path, old, new):
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+FILE, TABLE = "volumes/v0.npz", "manifest.csv"
+DAMAGES = {
+    "missing": (lambda d: (d / FILE).unlink(), FILE, "is missing. Give"),
+    "cut": (lambda d: os.truncate(d / FILE, 700), FILE, "is damaged or cut short"),
+    "flipped": (lambda d: flip_a_byte(d / FILE), FILE, "is damaged .the checksum of hu.npy is wrong"),
+    "no target": (lambda d: np.savez(d / FILE, hu=numbered((6, 7, 8))), FILE, "holds no array target. Save"),
+    "no hu": (lambda d: np.savez(d / FILE, target=blob()), FILE, "holds no array hu"),
+    "grid": (lambda d: save(d / FILE, target=blob()[1:]), FILE, "target has shape .* but hu has"),
+    "255": (lambda d: save(d / FILE, target=blob() * 255), FILE, "target holds the values 0, 255, only 0 and 1"),
+    "nan": (lambda d: save(d / FILE, hu=np.full((6, 7, 8), np.nan)), FILE, "hu holds NaN or infinite values"),
+    "raw": (lambda d: save(d / FILE, hu=numbered((6, 7, 8)) + 1024), FILE, "no value below 0, .* slope and intercept"),
+    "spacing": (lambda d: save(d / FILE, spacing_mm=0), FILE, "spacing_mm is .0.., three positive mm"),
+    "extra": (lambda d: save(d / "volumes/x.npz"), "volumes/x.npz", "has no row in the manifest. Add one"),
+    "twin": (lambda d: (d / "volumes/v3").mkdir(), "v3.npz", "has no row"),
+    "climbing": (lambda d: edit(d / TABLE, "v0,", "../v0,"), "'../v0'", "is not a plain file name"),
+    "leak": (lambda d: edit(d / TABLE, "p1,", "p2,"), "'p2'", "is in train and in val"),
+    "no rows": (lambda d: (d / TABLE).write_text("id,group,split\n"), TABLE, "lists no volume. Put"),
+    "no volumes": (lambda d: shutil.rmtree(d / "volumes"), "scans", "holds no folder volumes/. Put each volume"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_each_damage_is_named_with_its_file_and_nothing_else_is_accused(small, name):
+    damage, where, what = DAMAGES[name]
+    assert check_volume_folder(small) == []
+    damage(small)
+    problems = check_volume_folder(small)
+    assert [p for p in problems if where in p and re.search(what, p)], problems
+    assert all(where in p or "v0" in p or "v3" in p for p in problems), problems
+
+
+@pytest.mark.parametrize("wrong", [{"target": blob() * 255}, {"hu": np.full((6, 7, 8), np.nan)}])
+@pytest.mark.parametrize("kind", [VolumeDataset, PatchDataset])
+def test_wrong_values_are_not_trained_on_even_if_nobody_checked_the_folder(small, kind, wrong):
+    save(small / FILE, **wrong)
+    options = {"patch_size": (6, 7, 8), "patches_per_volume": 1} if kind is PatchDataset else {}
+    with pytest.raises(ValueError, match=r"v0.npz: (target holds the values 0, 255|hu_to_unit: 336 of 336 .* NaN)"):
+        kind(small, "train", **options)[0]
+
+
+def test_slices_and_volumes_are_not_mixed_up(small, tmp_path):
+    with pytest.raises(ValueError, match=r"scans holds no folder images/. Give a folder as examples/prepare_data"):
+        SliceDataset(small)
+    assert len(check_folder(small)) == 1
+    (tmp_path / "images").mkdir()
+    with pytest.raises(ValueError, match=r"holds no folder volumes/. Put each volume there as <id>.npz"):
+        VolumeDataset(tmp_path)
+    with pytest.raises(ValueError, match="has no volume in the split 'valid' .it has 2 train, 1 val, 1 test"):
+        VolumeDataset(small, "valid")
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_written_completely_or_not_at_all(tmp_path):
+    with pytest.raises(KeyboardInterrupt), VolumeWriter(tmp_path / "scans") as out:
+        out.add(SliceRecord("v", "p", "train"), numbered((2, 2, 2)), blob((2, 2, 2), (0, 0, 0)), 1.0)
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="target holds the values 7"), VolumeWriter(tmp_path / "scans") as out:
+        out.add(SliceRecord("v", "p", "train"), numbered((2, 2, 2)), np.full((2, 2, 2), 7), 1.0)
+    assert os.listdir(tmp_path) == []
+
+
+PHANTOMS = {"shape": (4, 24, 24), "spacing_mm": (8.0, 4.0, 4.0), "diameter_mm": (20.0, 25.0), "num_nodules": 1}
+
+
+def test_phantoms_are_split_by_patient_and_the_same_each_time(tmp_path):
+    for name, patients in (("f", 4), ("g", 4), ("h", 3)):
+        write_phantom_volumes(tmp_path / name, num_patients=patients, seed=3, **PHANTOMS)
+    assert check_volume_folder(tmp_path / "f") == []
+    assert describe_folder(tmp_path / "f").startswith(f"{tmp_path / 'f'} holds 4 volumes: ")
+    assert {r.split for r in read_manifest(tmp_path / "h")} == {"train", "val", "test"}  # three are enough
+    with open(tmp_path / "f/manifest.csv") as file:
+        assert {row["spacing_mm"] for row in csv.DictReader(file)} == {"4"}
+    for path in (tmp_path / "f/volumes").iterdir():
+        assert path.read_bytes() == (tmp_path / "g/volumes" / path.name).read_bytes()
+        if (tmp_path / "h/volumes" / path.name).exists():  # fewer patients, but the same ones
+            assert path.read_bytes() == (tmp_path / "h/volumes" / path.name).read_bytes()
+        volume = read_volume(path)
+        assert volume.hu.shape == (4, 24, 24) and volume.target.any() and volume.spacing_mm == (8.0, 4.0, 4.0)
+
+
+def test_phantom_options_are_passed_on(tmp_path):
+    write_phantom_volumes(tmp_path / "f", num_patients=3, centre_mm=(500.0, 0.0), **PHANTOMS | {"num_nodules": 0})
+    for image, target, _ in VolumeDataset(tmp_path / "f"):
+        assert not target.any() and image.mean() < 0.1  # beside the patient: air
+
+
+@pytest.mark.parametrize("room_at", [1, 3, 20])
+def test_where_a_view_has_no_room_for_its_nodules_another_is_drawn(monkeypatch, room_at):
+    centres = []
+
+    def crowded(rng, *, centre_mm, shape):
+        centres.append(centre_mm)
+        if len(centres) < room_at:
+            raise ValueError("no room")
+        return shape
+
+    monkeypatch.setattr(volumes, "phantom_volume", crowded)
+    assert draw_volume(np.random.default_rng(0), shape="drawn") == "drawn"
+    assert len(set(centres)) == room_at and all(40 < abs(x) < 90 and abs(y) < 25 for x, y in centres)
+
+
+def test_a_view_without_room_anywhere_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "TRIES", 2)
+    with pytest.raises(ValueError, match="has no room for a nodule of 40 mm"):
+        write_phantom_volumes(tmp_path / "f", num_patients=3, **PHANTOMS | {"diameter_mm": (40, 40), "num_nodules": 9})
+    assert os.listdir(tmp_path) == []
