@@ -1,6 +1,7 @@
 """Scores that need no network: a result means something only beside them.
 
-Both are computed from histograms of grey levels, so that one pass over the slices tries every threshold.
+All are computed from histograms, so that one pass over the slices tries every threshold: on the grey level, or, for
+a map that is the same for every slice, on how often a pixel is lesion.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,9 +33,9 @@ def threshold_counts(slices: Slices) -> Tensor:
     return torch.stack(rows)  # (n, LEVELS + 1, 4)
 
 
-def at_least(level: Tensor) -> Tensor:
-    """How many of the grey levels (m,) are at least t, for t = 0..LEVELS: (LEVELS + 1,) int64."""
-    histogram = torch.bincount(level, minlength=LEVELS + 1)  # (LEVELS + 1,); nothing lies at LEVELS itself
+def at_least(level: Tensor, highest: int = LEVELS) -> Tensor:
+    """How many of the levels (m,), all below `highest`, are at least t, for t = 0..highest: (highest + 1,) int64."""
+    histogram = torch.bincount(level, minlength=highest + 1)  # (highest + 1,); nothing lies at `highest` itself
     return histogram.flip(0).cumsum(0).flip(0)
 
 
@@ -53,6 +54,46 @@ def baseline_counts(train: Slices, held_out: Slices) -> dict[str, Tensor]:
     """
     counts = threshold_counts(held_out)
     return {"all background": counts[:, LEVELS], "threshold": counts[:, best_threshold(train)]}
+
+
+def fixed_map(slices: Iterable[tuple[Tensor, Tensor, str]]) -> Tensor:
+    """The best map that never looks at the image: lesion where at least k training targets have lesion.
+
+    Args:
+        slices: training slices or volumes of one size, or at least their targets; read once.
+
+    Returns:
+        bool, of a target's shape; k is the one with the highest mean Dice per slice (of equals, the lowest), where an
+        empty target has a Dice of 0 (`lungseg.metrics.per_image`). All False if no target has lesion.
+
+    Raises:
+        ValueError: for targets of two sizes, or no slices.
+    """
+    lesions, often = [], None  # often: at how many slices each pixel is lesion
+    for _, target, id_ in slices:
+        lesion = target > 0.5
+        often = torch.zeros(lesion.shape, dtype=torch.int64) if often is None else often
+        if lesion.shape != often.shape:
+            raise ValueError(
+                f"slice {id_} is {size_of(lesion)} pixels, but those before it {size_of(often)}: "
+                f"a map for all slices needs slices of one size."
+            )
+        often += lesion
+        lesions.append(lesion.flatten().nonzero()[:, 0])  # (m,): few pixels are lesion, so this is small
+    if often is None:
+        raise ValueError("a map for all slices needs training slices, and there are none")
+    most = int(often.max())
+    area = at_least(often.flatten(), most + 1)  # (most + 2,): pixels of the map for each k
+    dice = torch.zeros(most + 2, dtype=torch.float64)
+    for lesion in lesions:
+        tp = at_least(often.flatten()[lesion], most + 1)  # (most + 2,)
+        dice += (2 * tp.double() / (area + len(lesion))).nan_to_num(0)  # NaN: neither map has lesion
+    return often >= 1 + int(dice[1:].argmax())  # k = 0 only adds pixels that are never lesion
+
+
+def size_of(target: Tensor) -> str:
+    """(1, 64, 48) -> 64 x 48"""
+    return " x ".join(map(str, target.shape[1:]))
 
 
 def lesion_fraction(slices: Sequence[tuple[Tensor, Tensor, str]]) -> float:

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lungseg.baselines import LEVELS, baseline_counts, best_threshold, lesion_fraction, threshold_counts
+from lungseg.baselines import (
+    LEVELS,
+    baseline_counts,
+    best_threshold,
+    fixed_map,
+    lesion_fraction,
+    threshold_counts,
+)
 from lungseg.metrics import counts_from_pred, summarise
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=5)
@@ -54,6 +61,47 @@ def test_the_threshold_is_chosen_on_training_slices_alone():
     counts = baseline_counts(train, held_out)
     assert counts["threshold"].tolist() == [[1, 15, 0, 0]]  # although 103 would have been right here
     assert counts["all background"].tolist() == [[0, 0, 1, 15]]
+
+
+@st.composite
+def targets_of_one_size(draw):
+    """Training targets alone, as slices without images: no map may look at one."""
+    shape = draw(st.sampled_from([(3, 4), (2, 2, 3)]))
+    arrays = draw(st.lists(hnp.arrays(np.uint8, shape, elements=st.integers(0, 1)), min_size=1, max_size=5))
+    return [(None, torch.from_numpy(a).float()[None], f"slice{i}") for i, a in enumerate(arrays)]
+
+
+def mean_dice_of_map(lesion, some):
+    """A loop over the slices; an empty target that the map is wrong about has a Dice of 0."""
+    dice = []
+    for _, target, _ in some:
+        a, b = int(lesion.sum()), int(target.sum())
+        if a + b:
+            dice.append(2 * float((lesion * target).sum()) / (a + b))
+    return sum(dice) / len(dice) if dice else 0.0
+
+
+@given(targets_of_one_size())
+def test_no_level_of_the_mean_target_makes_a_better_fixed_map(some):
+    best = fixed_map(some)
+    assert best.dtype == torch.bool and best.shape == some[0][1].shape
+    mean = torch.stack([target for _, target, _ in some]).mean(0)
+    for level in mean.unique():
+        assert mean_dice_of_map((mean >= level).float(), some) <= mean_dice_of_map(best.float(), some) + 1e-9
+    assert not best.any() or torch.equal(best, mean >= mean[best].min())  # it is one of these maps
+
+
+def test_the_fixed_map_of_empty_targets_is_empty_and_of_one_target_is_that_target():
+    target = torch.tensor([[[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]])
+    assert not fixed_map([(None, 0 * target, "a"), (None, 0 * target, "b")]).any()
+    assert torch.equal(fixed_map([(None, target, "a")]), target > 0)
+
+
+def test_a_fixed_map_wants_targets_of_one_size_and_at_least_one():
+    with pytest.raises(ValueError, match="slice b is 5 x 4 pixels, but those before it 4 x 4"):
+        fixed_map([(None, torch.zeros(1, 4, 4), "a"), (None, torch.zeros(1, 5, 4), "b")])
+    with pytest.raises(ValueError, match="there are none"):
+        fixed_map([])
 
 
 def test_the_lesion_fraction_is_a_probability_with_finite_odds():

@@ -1,0 +1,272 @@
+"""From slices to a table: each slice becomes one record of numbers, and everything else is made from the records.
+
+    scores = score_all(data, predict)   # one slice after the other; its pictures may go
+    rows = rows_of_table(scores)
+
+Every score of a table comes from sums over slices: a mean is (sum of the slices' scores) / (number that have one),
+a pooled Dice is made from the sums of the pixel counts. So the sums of each patient are all that the bootstrap needs.
+A slice may also be a volume; "patient" is what the manifest calls `group`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from lungseg.data.manifest import SliceRecord
+from lungseg.lesions import Lesion, match_lesions
+from lungseg.metrics import counts_from_pred, hausdorff95, per_image
+
+SIZES_MM = {"<5 mm": (0.0, 5.0), "5-10 mm": (5.0, 10.0), "10-20 mm": (10.0, 20.0), ">=20 mm": (20.0, math.inf)}
+Predict = Callable[[NDArray, SliceRecord], NDArray]  # (image in [0, 1], its row of the manifest) -> map in {0, 1}
+
+
+# ---- one slice --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """What is left of a slice or volume once it is scored: a few numbers."""
+
+    id: str
+    group: str  # patient
+    label: str
+    tp: int  # pixels (or voxels): lesion, and predicted
+    fp: int  # background, and predicted
+    fn: int  # lesion, and not predicted
+    tn: int  # background, and not predicted
+    hd95_mm: float  # nan if either map is empty, or the spacing unknown
+    lesions: tuple[Lesion, ...]
+    false_positives: int  # connected pieces of the prediction that lie on no lesion
+
+    @property
+    def diameter_mm(self) -> float:
+        """Of the largest lesion; 0 if there is none, nan if the spacing is unknown."""
+        return max((lesion.diameter_mm for lesion in self.lesions), default=0.0)
+
+
+def score_slice(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    id: str,
+    group: str,
+    label: str = "",
+    spacing_mm: float | tuple[float, ...] = math.nan,
+) -> SliceScore:
+    """Compare a prediction with its target.
+
+    Args:
+        pred, target: (H, W) or (D, H, W), bool or values in {0, 1}.
+        id, group, label: as in the manifest.
+        spacing_mm: distance between neighbouring pixels, one number or one per axis; nan = unknown.
+
+    Raises:
+        ValueError: naming the slice, for maps of two shapes or other values than {0, 1}.
+    """
+    pred, target = np.asarray(pred), np.asarray(target)
+    if pred.shape != target.shape or pred.ndim not in (2, 3):
+        raise ValueError(
+            f"{id}: prediction {pred.shape} and target {target.shape} must have one shape, (H, W) or (D, H, W). "
+            f"Bring the prediction back to the size of the file first."
+        )
+    try:
+        counts = counts_from_pred(*(torch.from_numpy(np.ascontiguousarray(m))[None, None] for m in (pred, target)))
+    except ValueError as error:
+        raise ValueError(f"{id}: {error}") from None
+    lesions, false_positives = match_lesions(pred, target, spacing_mm)
+    hd95 = hausdorff95(pred, target, spacing_mm) if np.isfinite(spacing_mm).all() else math.nan
+    return SliceScore(id, group, label, *counts[0].tolist(), hd95, lesions, false_positives)
+
+
+def score_all(data: Dataset, predict: Predict, *, title: str = "score") -> list[SliceScore]:
+    """Score every slice or volume of a data set in turn; no more than one is in memory.
+
+    Args:
+        data: items (image (1, *spatial), target (1, *spatial), id), with their manifest rows as `records`.
+        predict: (image (*spatial) in [0, 1], its record) -> prediction (*spatial), bool or in {0, 1}.
+        title: stands before the progress bar, which is silent where there is no terminal.
+    """
+    scores = []
+    for index in tqdm(range(len(data)), desc=title, disable=None):
+        image, target, _ = data[index]
+        record = data.records[index]
+        pred = predict(image[0].numpy(), record)  # (*spatial)
+        about = {"id": record.id, "group": record.group, "label": record.label}
+        scores.append(score_slice(pred, target[0].numpy(), **about, spacing_mm=spacing_of(data, index)))
+    return scores
+
+
+def spacing_of(data: Dataset, index: int) -> float | tuple[float, ...]:
+    """In mm: of a volume the three of its file, of a slice the one of its manifest; nan if unknown."""
+    return data.spacing_mm(index) if hasattr(data, "spacing_mm") else data.records[index].spacing_mm
+
+
+def scores_per_slice(scores: Sequence[SliceScore]) -> dict[str, NDArray[np.float64]]:
+    """dice, iou, precision, recall, rmse (`lungseg.metrics.per_image`) and hd95_mm, each (n,), NaN where undefined."""
+    counts = torch.tensor([(s.tp, s.fp, s.fn, s.tn) for s in scores], dtype=torch.int64).view(-1, 4)  # (n, 4)
+    hd95 = np.array([s.hd95_mm for s in scores], dtype=float)
+    return {name: values.numpy() for name, values in per_image(counts).items()} | {"hd95_mm": hd95}
+
+
+# ---- strata -----------------------------------------------------------------------------------------------------
+
+
+def size_of(diameter_mm: float) -> str:
+    """The name of the size that a diameter belongs to; 0 is "no lesion", nan is "size unknown"."""
+    if diameter_mm == 0:
+        return "no lesion"
+    return next((name for name, (low, high) in SIZES_MM.items() if low <= diameter_mm < high), "size unknown")
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Slices of one size or one label; None is any.
+
+    A slice belongs to the size of its largest lesion, a lesion to its own: the slice of a large one may hold a
+    small one too.
+    """
+
+    size: str | None = None  # a value of `size_of`
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        if self.label is not None:
+            return f"label {self.label}" if self.label else "no label"
+        return self.size or "all"
+
+    def has_slice(self, score: SliceScore) -> bool:
+        return self.size in (None, size_of(score.diameter_mm)) and self.label in (None, score.label)
+
+    def lesions_of(self, score: SliceScore) -> list[Lesion]:
+        same_label = self.label in (None, score.label)
+        return [x for x in score.lesions if same_label and self.size in (None, size_of(x.diameter_mm))]
+
+
+EVERYTHING = Stratum()
+
+
+def strata(scores: Sequence[SliceScore]) -> list[Stratum]:
+    """All slices; each size; and each label if any slice has one. Those with no slice and no lesion are left out."""
+    labels = sorted({s.label for s in scores})
+    found = [EVERYTHING] + [Stratum(size=size) for size in (*SIZES_MM, "size unknown", "no lesion")]
+    found += [Stratum(label=label) for label in labels if set(labels) - {"", "none"}]
+    return [stratum for stratum in found if any(stratum.has_slice(s) or stratum.lesions_of(s) for s in scores)]
+
+
+# ---- sums, and what is made of them -----------------------------------------------------------------------------
+
+
+def addends(scores: Sequence[SliceScore], stratum: Stratum) -> dict[str, NDArray[np.float64]]:
+    """What each slice adds to the sums of a stratum: name -> (n,), zeros for a slice outside."""
+    inside = np.array([stratum.has_slice(s) for s in scores], dtype=bool)  # (n,)
+    no_lesion = np.array([s.tp + s.fn == 0 for s in scores], dtype=bool)
+    nothing_predicted = np.array([s.tp + s.fp == 0 for s in scores], dtype=bool)
+    columns = {name: [getattr(s, name) for s in scores] for name in ("tp", "fp", "fn", "tn", "false_positives")}
+    columns |= {
+        "slices": np.ones(len(scores)),
+        "empty_targets": no_lesion,
+        "empty_predictions": nothing_predicted,
+        "false_alarms": no_lesion & ~nothing_predicted,
+    }
+    for name, values in scores_per_slice(scores).items():
+        columns |= {f"sum of {name}": np.nan_to_num(values), f"number of {name}": ~np.isnan(values)}
+    columns = {name: np.where(inside, values, 0.0) for name, values in columns.items()}
+    lesions = [stratum.lesions_of(s) for s in scores]
+    columns["lesions"] = np.array([len(of_slice) for of_slice in lesions], dtype=float)
+    columns["lesions_found"] = np.array([sum(x.found for x in of_slice) for of_slice in lesions], dtype=float)
+    return columns
+
+
+def scores_of_sums(sums: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """name -> (m,) scores of m sets of slices, from the sums of what their slices add; NaN for 0/0."""
+    with np.errstate(invalid="ignore"):
+        found = {
+            name: sums[f"sum of {name}"] / sums[f"number of {name}"]
+            for name in ("dice", "iou", "precision", "recall", "rmse", "hd95_mm")
+        }
+        found["lesion_recall"] = sums["lesions_found"] / sums["lesions"]
+        found["false_positives_per_slice"] = sums["false_positives"] / sums["slices"]
+    counts = torch.from_numpy(np.stack([sums[name] for name in ("tp", "fp", "fn", "tn")], axis=-1)).long()  # (m, 4)
+    return found | {f"pooled_{name}": values.numpy() for name, values in per_image(counts).items()}
+
+
+def sums_of_patients(scores: Sequence[SliceScore], stratum: Stratum) -> tuple[list[str], NDArray[np.float64]]:
+    """The names of the sums, and the sums (patients, names) of each patient who adds anything to the stratum."""
+    columns = addends(scores, stratum)
+    _, patient = np.unique([s.group for s in scores], return_inverse=True)  # sorted: the slices' order is nothing
+    sums = np.stack([np.bincount(patient, values) for values in columns.values()], axis=-1)  # (patients, names)
+    return list(columns), sums[sums.any(axis=1)]
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------
+
+
+def bootstrap(
+    scores: Sequence[SliceScore], *, stratum: Stratum = EVERYTHING, draws: int = 2000, seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """name -> (draws,): each score when as many patients as there are, with all their slices, are drawn anew.
+
+    Patients are drawn with replacement and whole, since slices of one patient are no independent witnesses (Efron
+    and Tibshirani 1993, An Introduction to the Bootstrap). A draw in which no slice has a score is NaN there. The
+    same seed draws the same patients for every network scored on them: the difference of two networks is a paired one.
+    """
+    rng = np.random.default_rng(seed)
+    names, sums = sums_of_patients(scores, stratum)
+    num = len(sums)  # patients
+    drawn = [np.bincount(rng.integers(0, num, num), minlength=num) @ sums for _ in range(draws if num else 0)]
+    return scores_of_sums(dict(zip(names, np.reshape(drawn, (-1, len(names))).T, strict=True)))
+
+
+def intervals(
+    scores: Sequence[SliceScore], *, stratum: Stratum = EVERYTHING, draws: int = 2000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """name -> (low, high): the middle 95 % of `bootstrap`; (nan, nan) where fewer than two patients have the score."""
+    names, sums = sums_of_patients(scores, stratum)
+    of_patients = scores_of_sums(dict(zip(names, sums.T, strict=True)))
+    found = {}
+    for name, values in bootstrap(scores, stratum=stratum, draws=draws, seed=seed).items():
+        enough = np.isfinite(of_patients[name]).sum() >= 2
+        low, high = np.nanpercentile(values, [2.5, 97.5]).tolist() if enough else (math.nan, math.nan)
+        found[name] = low, high
+    return found
+
+
+def interval(scores: Sequence[SliceScore], of: str = "dice", **options: object) -> tuple[float, float]:
+    """(low, high) of one score: a key of `intervals`, which takes the options."""
+    return intervals(scores, **options)[of]
+
+
+def table_row(
+    scores: Sequence[SliceScore], *, stratum: Stratum = EVERYTHING, draws: int = 2000, seed: int = 0
+) -> dict[str, str | int | float]:
+    """All that is known of a stratum: its name, how much there is of what, and each score with its interval.
+
+    Returns:
+        "stratum"; the numbers "slices", "patients", "lesions", "lesions_found", "false_positives",
+        "empty_targets", "empty_predictions", "false_alarms" (as in `lungseg.metrics.summarise`); then for each
+        score NAME, NAME_low and NAME_high: the means over the slices that have it ("dice", "iou", "precision",
+        "recall", "rmse", "hd95_mm"), "lesion_recall", "false_positives_per_slice", and the scores of all pixels
+        together ("pooled_dice", ...). NaN where there is none.
+    """
+    columns = addends(scores, stratum)
+    sums = {name: values.sum(keepdims=True) for name, values in columns.items()}  # (1,) each
+    counts = ("lesions", "lesions_found", "false_positives", "empty_targets", "empty_predictions", "false_alarms")
+    row = {"stratum": stratum.name, "slices": int(sums["slices"][0])}
+    row["patients"] = len({s.group for s in scores if stratum.has_slice(s)})
+    row |= {name: int(sums[name][0]) for name in counts}
+    bounds = intervals(scores, stratum=stratum, draws=draws, seed=seed)
+    for name, value in scores_of_sums(sums).items():
+        row |= {name: value.item(), f"{name}_low": bounds[name][0], f"{name}_high": bounds[name][1]}
+    return row
+
+
+def rows_of_table(scores: Sequence[SliceScore], *, draws: int = 2000, seed: int = 0) -> list[dict]:
+    """One `table_row` for each of the `strata`."""
+    return [table_row(scores, stratum=stratum, draws=draws, seed=seed) for stratum in strata(scores)]

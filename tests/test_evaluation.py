@@ -1,0 +1,304 @@
+"""The table: laws for any slices, cases by hand, and the published implementations, through the table."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lungseg.data.manifest import SliceRecord
+from lungseg.evaluation import (
+    EVERYTHING,
+    SIZES_MM,
+    Stratum,
+    bootstrap,
+    interval,
+    intervals,
+    rows_of_table,
+    score_all,
+    score_slice,
+    scores_per_slice,
+    size_of,
+    strata,
+    table_row,
+)
+from lungseg.metrics import counts_from_pred, summarise
+
+CASES = torch.load(Path(__file__).parent / "fixtures/metrics/metrics.pt", weights_only=True)["cases"]
+SIZE_NAMES = (*SIZES_MM, "size unknown", "no lesion")
+few = settings(max_examples=25)
+
+
+@st.composite
+def slices(draw, min_slices=1, max_patients=5):
+    """Scored slices of a few patients, with what they were scored from: small maps, any of them empty."""
+    found = []
+    for i in range(draw(st.integers(min_slices, 6))):
+        sparse = st.integers(0, 3).map(lambda n: n == 0)
+        pred, target = (draw(hnp.arrays(bool, (5, 6), elements=sparse)) for _ in range(2))
+        about = {
+            "group": f"patient{draw(st.integers(1, max_patients))}",
+            "label": draw(st.sampled_from(["", "none", "LR2", "LR4A"])),
+            "spacing_mm": draw(st.sampled_from([0.7, 2.0, 6.0, math.nan])),
+        }
+        found.append((pred, target, score_slice(pred, target, id=f"slice{i}", **about)))
+    return found
+
+
+def scores_of(some):
+    return [score for _, _, score in some]
+
+
+def constant(dice_tenths, group, number):
+    """A slice with a Dice of dice_tenths / 10: 10 pixels predicted, 10 lesion, dice_tenths of them the same."""
+    pred, target = np.zeros((2, 20)), np.zeros((2, 20))
+    target[0, :10] = 1
+    pred[0, 10 - dice_tenths : 20 - dice_tenths] = 1
+    return score_slice(pred, target, id=f"{group}_{number}", group=group, spacing_mm=1.0)
+
+
+# ---- one slice ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_slice_of_the_table_equals_the_published_scores(name):
+    case, ref = CASES[name], CASES[name]["ref"]
+    score = score_slice(case["pred"], case["gt"], id=name, group="g", spacing_mm=tuple(case["spacing"]))
+    assert (score.tp, score.fp, score.fn, score.tn) == tuple(ref["counts"])
+    got = {key: values.item() for key, values in scores_per_slice([score]).items()}
+    assert got["hd95_mm"] == pytest.approx(ref["monai_hd95"], rel=1e-6, nan_ok=True)
+    assert got["rmse"] == pytest.approx(math.sqrt(1 - ref["tm_accuracy"]), abs=1e-6)
+    if score.lesions:  # of an empty target each library says something else (docs/metrics.md)
+        want = {"dice": ref["monai_dice"], "iou": ref["monai_iou"], "recall": ref["tm_recall"]}
+        assert {key: got[key] for key in want} == pytest.approx(want, abs=1e-6)
+
+
+def test_the_means_of_the_table_are_the_means_of_the_published_scores():
+    scores = [score_slice(c["pred"], c["gt"], id=n, group=n, spacing_mm=tuple(c["spacing"])) for n, c in CASES.items()]
+    row = table_row(scores, draws=10)
+    refs = [case["ref"] for case in CASES.values()]
+    hd95 = [r["monai_hd95"] for r in refs if not math.isnan(r["monai_hd95"])]
+    assert row["hd95_mm"] == pytest.approx(sum(hd95) / len(hd95), rel=1e-6)
+    tp, fp, fn, tn = (sum(column) for column in zip(*(r["counts"] for r in refs), strict=True))
+    assert row["pooled_dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    assert row["pooled_rmse"] == pytest.approx(math.sqrt((fp + fn) / (tp + fp + fn + tn)))
+
+
+@few
+@given(slices())
+def test_turning_a_slice_round_changes_nothing(some):
+    for pred, target, score in some:
+        about = {"id": score.id, "group": score.group, "label": score.label, "spacing_mm": 0.7}
+        here, there = (score_slice(f(pred), f(target), **about) for f in (np.asarray, np.fliplr))
+        assert sorted(here.lesions) == sorted(there.lesions)
+        assert here.hd95_mm == pytest.approx(there.hd95_mm, nan_ok=True)
+        for name in ("tp", "fp", "fn", "tn", "false_positives", "diameter_mm"):
+            assert getattr(here, name) == getattr(there, name)
+
+
+def test_without_a_spacing_there_is_no_distance_and_no_size():
+    square = np.zeros((8, 8))
+    square[2:5, 2:5] = 1
+    score = score_slice(square, square, id="a", group="g")
+    assert math.isnan(score.hd95_mm) and math.isnan(score.diameter_mm) and score.tp == 9
+    assert [row["stratum"] for row in rows_of_table([score])] == ["all", "size unknown"]
+
+
+def test_bad_maps_are_refused_with_the_name_of_the_slice():
+    with pytest.raises(ValueError, match=r"^slice7: prediction \(4, 4\) and target \(8, 8\) must have one shape"):
+        score_slice(np.zeros((4, 4)), np.zeros((8, 8)), id="slice7", group="g")
+    with pytest.raises(ValueError, match="^slice7: the target holds other values than 0 and 1"):
+        score_slice(np.zeros((4, 4)), np.full((4, 4), 255), id="slice7", group="g")
+
+
+class FewSlices(list):
+    """A data set: items, and the row of the manifest of each."""
+
+    def __init__(self, items, records):
+        super().__init__(items)
+        self.records = records
+
+
+class FewVolumes(FewSlices):
+    def spacing_mm(self, index):
+        return (2.0, 1.0, 1.0)
+
+
+def test_a_data_set_is_scored_in_its_order_with_the_patients_and_pixels_of_its_records():
+    records = [SliceRecord(f"slice{i}", f"patient{i}", "test", "LR2", spacing_mm=0.5) for i in range(2)]
+    target = torch.zeros(1, 4, 4)
+    target[0, 1:3, 1:3] = 1
+    data = FewSlices([(0.9 * target, target, "slice0"), (0.9 * (1 - target), target, "slice1")], records)
+    found, missed = score_all(data, lambda image, record: (image > 0.5) & (record.id != "none"))
+    assert found == score_slice(target[0], target[0], id="slice0", group="patient0", label="LR2", spacing_mm=0.5)
+    assert (missed.id, missed.group, missed.tp, missed.fp) == ("slice1", "patient1", 0, 12)
+    volumes = FewVolumes([(target[None], target[None], "slice0")], records)
+    (score,) = score_all(volumes, lambda image, _: image > 0.5)
+    assert score.diameter_mm == pytest.approx((6 * 4 * 2.0 / math.pi) ** (1 / 3))
+
+
+# ---- sums --------------------------------------------------------------------------------------------------
+
+
+@few
+@given(slices())
+def test_the_row_of_all_slices_is_what_summarise_says(some):
+    maps = [torch.from_numpy(np.stack(x))[:, None] for x in list(zip(*some, strict=True))[:2]]  # (n, 1, 5, 6)
+    want, row = summarise(counts_from_pred(*maps)), table_row(scores_of(some), draws=2)
+    assert row["slices"] == want.pop("images") == len(some)
+    assert {name: row[name] for name in want} == pytest.approx(want, nan_ok=True)
+
+
+@few
+@given(slices())
+def test_each_slice_and_each_lesion_is_in_one_size_and_each_slice_in_one_label(some):
+    scores = scores_of(some)
+    rows = rows_of_table(scores, draws=2)
+    everything = rows[0]
+    parts = {
+        "size": [r for r in rows if r["stratum"] in SIZE_NAMES],
+        "label": [r for r in rows if "label" in r["stratum"]],
+    }
+    assert len(rows) == 1 + len(parts["size"]) + len(parts["label"])
+    for rows_of_kind in filter(None, parts.values()):
+        for name in ("slices", "lesions", "lesions_found", "false_positives", "empty_targets", "false_alarms"):
+            assert sum(row[name] for row in rows_of_kind) == everything[name], name
+    assert bool(parts["label"]) == any(s.label not in ("", "none") for s in scores)
+
+
+def test_a_lesion_counts_by_its_own_size_and_its_slice_by_the_largest():
+    target = np.zeros((30, 30))
+    target[2, 2] = 1  # 1.1 mm
+    target[10:25, 10:25] = 1  # 16.9 mm
+    rows = {
+        r["stratum"]: r for r in rows_of_table([score_slice(0 * target, target, id="a", group="g", spacing_mm=1.0)])
+    }
+    assert list(rows) == ["all", "<5 mm", "10-20 mm"]
+    assert [(r["slices"], r["patients"], r["lesions"]) for r in rows.values()] == [(1, 1, 2), (0, 0, 1), (1, 1, 1)]
+    assert math.isnan(rows["<5 mm"]["dice"]) and rows["<5 mm"]["lesion_recall"] == 0 and rows["10-20 mm"]["dice"] == 0
+
+
+@pytest.mark.parametrize(
+    ("diameter", "name"),
+    [(0.0, "no lesion"), (4.999, "<5 mm"), (5.0, "5-10 mm"), (10.0, "10-20 mm"), (20.0, ">=20 mm"), (400.0, ">=20 mm")],
+)
+def test_a_size_begins_at_its_lower_edge(diameter, name):
+    assert size_of(diameter) == name
+
+
+def test_labels_are_rows_only_if_a_slice_has_one():
+    maps = np.zeros((4, 4)), np.zeros((4, 4))
+    unlabelled = [score_slice(*maps, id=str(i), group="g", label=x) for i, x in enumerate(("", "none"))]
+    assert [s.name for s in strata(unlabelled)] == ["all", "no lesion"]
+    labelled = [*unlabelled, score_slice(*maps, id="2", group="g", label="LR2")]
+    assert [s.name for s in strata(labelled)] == ["all", "no lesion", "no label", "label LR2", "label none"]
+
+
+@few
+@given(slices())
+def test_all_background_finds_nothing_and_its_rmse_is_the_root_of_the_lesion_share(some):
+    blank = [
+        score_slice(np.zeros_like(target), target, id=s.id, group=s.group, label=s.label, spacing_mm=0.7)
+        for _, target, s in some
+    ]
+    for row in rows_of_table(blank, draws=2):
+        assert row["lesions_found"] == row["false_positives"] == row["false_alarms"] == 0
+        assert row["empty_predictions"] == row["slices"]
+    share = np.mean([target.mean() for _, target, _ in some])
+    assert table_row(blank, draws=2)["pooled_rmse"] == pytest.approx(math.sqrt(share))
+
+
+def test_slices_without_any_lesion_have_a_row_but_hardly_a_score():
+    alarm = np.zeros((9, 9))
+    alarm[1, 1] = alarm[5, 5] = 1
+    scores = [
+        score_slice(p, 0 * alarm, id=str(i), group=str(i), spacing_mm=1.0) for i, p in enumerate((alarm, 0 * alarm))
+    ]
+    row = rows_of_table(scores)[-1]
+    assert (row["stratum"], row["slices"], row["empty_targets"], row["false_alarms"]) == ("no lesion", 2, 2, 1)
+    assert row["dice"] == 0 and row["false_positives_per_slice"] == 1.0
+    assert all(math.isnan(row[name]) for name in ("recall", "hd95_mm", "lesion_recall", "pooled_recall", "dice_low"))
+    assert (row["false_positives_per_slice_low"], row["false_positives_per_slice_high"]) == (0.0, 2.0)
+
+
+def test_no_slices_make_a_table_without_rows_and_a_row_without_scores():
+    assert rows_of_table([]) == []
+    row = table_row([])
+    assert row["slices"] == row["patients"] == 0 and math.isnan(row["dice"]) and math.isnan(row["pooled_rmse_low"])
+
+
+# ---- intervals ---------------------------------------------------------------------------------------------
+
+
+@few
+@given(slices())
+def test_each_interval_holds_its_score_and_stands_where_two_patients_have_it(some):
+    scores = scores_of(some)
+    row = table_row(scores, draws=400)
+    for name, values in scores_per_slice(scores).items():
+        patients = {s.group for s, value in zip(scores, values, strict=True) if not math.isnan(value)}
+        assert math.isnan(row[f"{name}_low"]) == math.isnan(row[f"{name}_high"]) == (len(patients) < 2), name
+    for name in intervals(scores, draws=2):
+        if not math.isnan(row[f"{name}_low"]):
+            assert row[f"{name}_low"] - 1e-9 <= row[name] <= row[f"{name}_high"] + 1e-9, name
+
+
+@few
+@given(slices(), st.randoms(use_true_random=False))
+def test_the_order_of_the_slices_is_nothing(some, random):
+    scores = scores_of(some)
+    shuffled = random.sample(scores, len(scores))
+    for a, b in zip(rows_of_table(scores, draws=20), rows_of_table(shuffled, draws=20), strict=True):
+        assert a.pop("stratum") == b.pop("stratum")
+        assert a == pytest.approx(b, nan_ok=True)
+
+
+@few
+@given(slices(min_slices=2), st.integers(2, 4))
+def test_more_slices_of_the_same_patients_that_say_the_same_are_no_more_evidence(some, times):
+    scores = scores_of(some)
+    for name, bounds in intervals(scores, draws=50).items():
+        assert interval(scores * times, name, draws=50) == pytest.approx(bounds, nan_ok=True)
+
+
+def test_equal_slices_leave_nothing_uncertain():
+    scores = [constant(6, f"p{i}", j) for i in range(5) for j in range(1 + i)]
+    assert interval(scores, "dice") == pytest.approx((0.6, 0.6))
+    assert interval(scores, "pooled_iou") == pytest.approx((6 / 14, 6 / 14))
+
+
+def test_four_times_the_patients_halve_the_interval():
+    def width(patients):
+        low, high = interval([constant(i % 10, f"p{i}", 0) for i in range(patients)])
+        return high - low
+
+    assert width(160) == pytest.approx(width(40) / 2, rel=0.1)
+    assert width(40) == pytest.approx(2 * 1.96 * np.std(np.arange(10) / 10) / math.sqrt(40), rel=0.1)  # as theory says
+
+
+def test_two_patients_can_only_be_drawn_in_three_ways():
+    scores = [constant(10, "a", 0), constant(0, "b", 0), constant(0, "b", 1), constant(3, "b", 2)]
+    values, number = np.unique(bootstrap(scores)["dice"].round(9), return_counts=True)
+    assert values == pytest.approx([0.1, 1.3 / 4, 1.0])  # b twice, both, a twice
+    assert number / 2000 == pytest.approx([0.25, 0.5, 0.25], abs=0.04)
+
+
+def test_one_patient_has_scores_but_no_interval():
+    assert all(math.isnan(x) for x in interval([constant(3, "a", 0), constant(9, "a", 1)]))
+
+
+def test_the_same_patients_are_drawn_for_two_networks_so_their_difference_is_paired():
+    one = [constant(i % 8, f"p{i}", 0) for i in range(30)]
+    other = [constant(i % 8 + 2, f"p{i}", 0) for i in range(30)]
+    assert bootstrap(other)["dice"] - bootstrap(one)["dice"] == pytest.approx(0.2)
+    assert not np.allclose(bootstrap(one, seed=1)["dice"], bootstrap(one)["dice"])
+
+
+def test_an_interval_can_be_asked_of_a_stratum():
+    scores = [constant(i, f"p{i}", 0) for i in range(10)]  # each lesion is 10 mm2, so 3.6 mm
+    assert interval(scores, stratum=Stratum(size="<5 mm")) == interval(scores, stratum=EVERYTHING)
+    assert all(math.isnan(x) for x in interval(scores, stratum=Stratum(size=">=20 mm")))

@@ -1,0 +1,86 @@
+"""Tables as text: what a cell says, and files that are whole or not there."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+from lungseg.evaluation import rows_of_table, score_slice
+from lungseg.tables import MAIN, POOLED, Column, cell, markdown_table, rows_of_slices, write_csv
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """Two patients, three slices: half found, missed, and rightly nothing."""
+    target = np.zeros((16, 16))
+    target[4:8, 4:8] = 1
+    pred = np.roll(target, 2, axis=0)
+    empty = np.zeros_like(target)
+    pairs = [(pred, target, "a", "p0"), (empty, target, "b", "p1"), (empty, empty, "c", "p1")]
+    return [score_slice(p, t, id=i, group=g, label="LR|2", spacing_mm=1.0) for p, t, i, g in pairs]
+
+
+def cells(line):
+    return [text.strip() for text in line.strip("|").split("|")]
+
+
+def test_a_markdown_table_has_a_line_for_each_row_and_a_cell_for_each_column(scores):
+    rows = rows_of_table(scores)
+    for columns in (MAIN, POOLED):
+        lines = markdown_table(rows, columns).split("\n")
+        assert len(lines) == 2 + len(rows) and {len(cells(line)) for line in lines} == {1 + len(columns)}
+    everything = dict(zip(cells(lines[0]), cells(lines[2]), strict=True))
+    assert everything["stratum"] == "all" and everything["nothing predicted"] == "2"
+    assert everything["pooled Dice (95 %)"] == "0.333 (0.000 to 0.500)"
+
+
+def test_a_table_may_begin_with_several_names(scores):
+    rows = [{"network": "UNet", **row} for row in rows_of_table(scores)]
+    lines = markdown_table(rows, names=("network", "stratum")).split("\n")
+    assert cells(lines[0])[:3] == ["network", "stratum", "slices"] and cells(lines[2])[:3] == ["UNet", "all", "3"]
+
+
+def test_a_bar_in_a_label_does_not_end_its_cell(scores):
+    assert "| label LR/2 | 3 |" in markdown_table(rows_of_table(scores))
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"x": 0.67349, "x_low": 0.6341, "x_high": 0.7086}, "0.673 (0.634 to 0.709)"),
+        ({"x": 0.67349, "x_low": math.nan, "x_high": math.nan}, "0.673"),
+        ({"x": math.nan, "x_low": math.nan, "x_high": math.nan}, "–"),
+        ({"x": 715}, "715"),
+    ],
+)
+def test_what_a_cell_says(row, text):
+    assert cell(row, Column("any", "x", with_interval=True)) == text
+
+
+def test_what_is_written_can_be_read_again(scores, tmp_path):
+    rows = rows_of_table(scores)
+    write_csv(tmp_path / "table.csv", rows)
+    with open(tmp_path / "table.csv", newline="") as file:
+        again = list(csv.DictReader(file))
+    assert [row["stratum"] for row in again] == [row["stratum"] for row in rows]
+    for read, row in zip(again, rows, strict=True):
+        for name, text in read.items():
+            if name != "stratum":
+                assert text == "" if math.isnan(row[name]) else float(text) == pytest.approx(row[name], rel=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_table_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "table.csv"
+    write_csv(path, [{"a": 1}])
+    with pytest.raises(ValueError, match="dict contains fields not in fieldnames"):
+        write_csv(path, [{"a": 2}, {"b": 3}])
+    assert path.read_text() == "a\n1\n" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_each_slice_has_a_row_of_its_own(scores):
+    a, b, c = rows_of_slices(scores)
+    assert (a["id"], a["group"], a["label"], a["lesions"], a["lesions_found"]) == ("a", "p0", "LR|2", 1, 1)
+    assert a["dice"] == 0.5 and a["hd95_mm"] == 2.0 and a["tp"] + a["fp"] + a["fn"] + a["tn"] == 256
+    assert b["dice"] == 0 and math.isnan(b["precision"]) and c["diameter_mm"] == 0 and math.isnan(c["dice"])
