@@ -45,6 +45,8 @@ TABLE = {
     "lesions.py": {"numpy", "scipy"},
     "evaluation.py": {"torch", "numpy", "tqdm", "data.manifest", "lesions", "metrics"},
     "tables.py": {"evaluation"},
+    "inference.py": {"torch"},
+    "predictor.py": {"torch", "numpy", "tqdm", "checkpoint", "data.ct", "inference", "nn"},
     "layouts.py": {"torch", "nn"},
     "weights.py": {"torch", "nn", "layouts"},
     "baselines.py": {"torch", "metrics"},

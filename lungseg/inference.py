@@ -1,0 +1,163 @@
+"""A network that was trained on windows, applied to a slice or volume of any size: the sliding window.
+
+The windows overlap. Near its own border a window knows little of what lies beyond, so each counts most in its
+middle: its logits are weighted by a Gaussian, as in nnU-Net (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z,
+"Inference"). The weights of all windows at one pixel sum to 1: where they agree, nothing is changed and no seam shows.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+SIGMA = 1 / 8  # of the Gaussian, in sides of the window, as in nnU-Net; at the border, 4 sigma off, exp(-8) is left
+
+
+@torch.no_grad()
+def sliding_window(
+    model: nn.Module,
+    image: Tensor,
+    window_size: int | Sequence[int],
+    *,
+    overlap: float = 0.5,
+    batch_size: int = 4,
+) -> Tensor:
+    """Cut the image into windows, give them to the model in batches, and blend the logits.
+
+    Gradients are off: those of all windows together would need the memory that windows save. The model stays in
+    the mode it is in; call `model.eval()` first. Memory: the logits of the whole image, and one batch of windows
+    in the model.
+
+    Args:
+        model: (b, C, *window) -> logits (b, K, *window). Windows go to the device of its parameters.
+        image: (B, C, H, W) or (B, C, D, H, W). The blending is done on its device, in float32 at least.
+        window_size: sides of the window in pixels (voxels), or one number for all. A side of the image that is
+            shorter is taken whole.
+        overlap: share of a window's side that it has in common with the next, at least, in [0, 1). 0.5 looks at
+            each pixel 4 times in a slice and 8 times in a volume.
+        batch_size: windows in one call of the model.
+
+    Returns:
+        Logits (B, K, *spatial) on the image's device. An image that is no larger than one window is given to the
+        model as it is: the result is `model(image)`, bit for bit.
+
+    Raises:
+        ValueError: for other images, windows, overlaps or batches than these, and for a model whose logits are not as
+            large as its image.
+    """
+    window = checked_window(image, window_size, overlap, batch_size)
+    device = next((p.device for p in model.parameters()), image.device)
+    if window == image.shape[2:]:
+        return logits_of(model, image.to(device)).to(image.device)  # (B, K, *spatial)
+    grid = window_grid(image.shape[2:], window, overlap)
+    places = [(b, box, weights) for b in range(len(image)) for box, weights in grid]
+    blended = None
+    for first in range(0, len(places), batch_size):
+        batch = places[first : first + batch_size]
+        windows = torch.stack([image[b][:, *box] for b, box, _ in batch])  # (b, C, *window)
+        logits = logits_of(model, windows.to(device)).to(image.device)  # (b, K, *window)
+        if blended is None:
+            blended = logits.new_zeros(len(image), logits.shape[1], *image.shape[2:])  # (B, K, *spatial)
+        for (b, box, weights), of_window in zip(batch, logits, strict=True):
+            blended[b][:, *box] += outer([w.to(of_window) for w in weights]) * of_window  # (K, *window)
+    return blended
+
+
+class SlidingWindow(nn.Module):
+    """`sliding_window` as a network: image (B, C, *spatial) of any size -> logits (B, K, *spatial).
+
+    For `lungseg.training.evaluate` and all else that calls a network. Its parameters and its mode are the model's.
+
+    Args:
+        model, window_size, overlap, batch_size: as in `sliding_window`.
+    """
+
+    def __init__(
+        self, model: nn.Module, window_size: int | Sequence[int], *, overlap: float = 0.5, batch_size: int = 4
+    ):
+        super().__init__()
+        self.model, self.window_size, self.overlap, self.batch_size = model, window_size, overlap, batch_size
+
+    def forward(self, image: Tensor) -> Tensor:
+        return sliding_window(self.model, image, self.window_size, overlap=self.overlap, batch_size=self.batch_size)
+
+
+# ---- where the windows lie, and what they count -----------------------------------------------------------------
+
+
+def window_grid(
+    spatial: Sequence[int], window: Sequence[int], overlap: float
+) -> list[tuple[tuple[slice, ...], tuple[Tensor, ...]]]:
+    """For every window, row by row: its box in the image, and its weights along each side."""
+    axes = []
+    for side, length in zip(spatial, window, strict=True):
+        starts = window_starts(side, length, overlap)
+        weights = blending_weights(side, length, starts)  # (n, length)
+        axes.append([(slice(start, start + length), w) for start, w in zip(starts, weights, strict=True)])
+    return [tuple(zip(*place, strict=True)) for place in product(*axes)]
+
+
+def window_starts(side: int, window: int, overlap: float) -> list[int]:
+    """Where windows begin: as few as the overlap allows, the first at 0, the last flush with the end, evenly spread.
+
+    Spreading them overlaps all a little more than asked for, instead of the last two by nearly a whole window.
+    """
+    step = max(1, round(window * (1 - overlap)))  # the largest allowed, in pixels
+    gaps = -(-(side - window) // step)  # rounded up
+    return [i * (side - window) // gaps for i in range(gaps + 1)] if gaps else [0]
+
+
+def blending_weights(side: int, window: int, starts: Sequence[int]) -> Tensor:
+    """(n, window) float64: Gaussian weights, divided by their sum over all windows at each pixel of the side.
+
+    A Gaussian in several dimensions is the product of one along each side, and the windows lie on a grid. So their
+    sums are products too, and dividing along each side is enough: no map of summed weights is needed.
+    """
+    middle = (window - 1) / 2
+    bell = torch.exp(-0.5 * ((torch.arange(window, dtype=torch.float64) - middle) / (SIGMA * window)) ** 2)  # (window,)
+    total = torch.zeros(side, dtype=torch.float64)
+    for start in starts:
+        total[start : start + window] += bell
+    return torch.stack([bell / total[start : start + window] for start in starts])  # (n, window)
+
+
+def outer(vectors: Sequence[Tensor]) -> Tensor:
+    """(h,), (w,), ... -> (h, w, ...): the product of one entry of each."""
+    return reduce(lambda map_, vector: map_[..., None] * vector, vectors)
+
+
+# ---- checks -----------------------------------------------------------------------------------------------------
+
+
+def checked_window(image: Tensor, window_size: int | Sequence[int], overlap: float, batch_size: int) -> tuple[int, ...]:
+    """The sides of the window, none longer than the image's; or a ValueError that says what cannot work."""
+    if image.dim() not in (4, 5) or min(image.shape) < 1:
+        raise ValueError(
+            f"sliding_window: the image has shape {tuple(image.shape)}, but (B, C, H, W) or (B, C, D, H, W) with sides "
+            f"of at least 1 was expected. Add the missing axes with image[None]."
+        )
+    spatial = image.shape[2:]
+    sides = (window_size,) * len(spatial) if isinstance(window_size, int) else tuple(window_size)
+    if len(sides) != len(spatial) or min(sides) < 1:
+        raise ValueError(
+            f"sliding_window: window_size={window_size} must be one number of at least 1, or one for each of the "
+            f"{len(spatial)} sides of the image."
+        )
+    if not 0 <= overlap < 1:
+        raise ValueError(f"sliding_window: overlap={overlap} must lie in [0, 1): the share of a side, 0.5 as a rule.")
+    if batch_size < 1:
+        raise ValueError(f"sliding_window: batch_size={batch_size} windows in one call; at least 1 is needed.")
+    return tuple(min(w, n) for w, n in zip(sides, spatial, strict=True))
+
+
+def logits_of(model: nn.Module, windows: Tensor) -> Tensor:
+    """(b, C, *window) -> (b, K, *window), in float32 at least: sums of bfloat16 would lose digits."""
+    logits = model(windows)
+    if logits.shape[:1] + logits.shape[2:] != windows.shape[:1] + windows.shape[2:]:
+        raise ValueError(
+            f"sliding_window: the model made logits {tuple(logits.shape)} of windows {tuple(windows.shape)}. "
+            f"It must keep their number and their size."
+        )
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,268 @@
+"""From a checkpoint to probabilities: the network that was saved, at its scale, in the pixels of the input."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.data.ct import resize_image
+from lungseg.data.folder import FolderWriter, SliceDataset
+from lungseg.data.manifest import SliceRecord
+from lungseg.nn.resnet_unet import ResNet50UNet
+from lungseg.nn.rrc_unet import RRCUNet
+from lungseg.nn.swin_unet import SwinUNet
+from lungseg.nn.unet import UNet
+from lungseg.nn.unetr import UNETR
+from lungseg.predictor import NETWORKS, Predictor, build_network, load_predictor
+
+SLICES = {"size": [16, 16], "scale": [1.0, 1.0], "hu_window": [-1000.0, 400.0], "spacing_mm": 0.7}
+VOLUMES = SLICES | {"size": [4, 8, 8], "scale": [1.0, 1.0, 1.0], "spacing_mm": [2.0, 0.7, 0.7]}
+TINY = {
+    SwinUNet: {"patch_size": 2, "embed_dim": 4, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4},
+    UNETR: {"img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2, "feature_size": 2}
+    | {"skip_layers": (1, 2)},
+    ResNet50UNet: {"in_channels": 1, "stem": 4, "widths": (2, 2, 2, 2), "depths": (1, 1, 1, 1)}
+    | {"decoder_channels": (2, 2, 2, 2, 2)},
+    UNet: {"channels": (2, 4)},
+    RRCUNet: {"channels": (2, 4)},
+}
+
+
+def save(path, network_class=UNet, arguments=None, **changes):
+    """A checkpoint as a training script writes it, but for the changes; ... leaves an entry out."""
+    arguments = TINY[network_class] if arguments is None else arguments
+    state = {"network": {"name": network_class.__name__, "arguments": arguments}, "input": SLICES}
+    state |= {"model": network_class(**arguments).state_dict()} | changes
+    save_checkpoint(path, {name: entry for name, entry in state.items() if entry is not ...})
+    return path
+
+
+class Watch(nn.Module):
+    """The logits are the grey values, stretched about 1/2; what comes in is noted."""
+
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.gain, self.seen = gain, []
+
+    def forward(self, image):
+        self.seen.append(image.clone())
+        return self.gain * (image - 0.5)
+
+
+def watch(gain=1.0, batch_size=8, **input):
+    return Predictor(Watch(gain), SLICES | input, batch_size=batch_size)
+
+
+def grey_of(shape, seed=0):
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+# ---- from a checkpoint ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", TINY, ids=lambda n: n.__name__)
+def test_each_network_comes_back_as_it_was_saved(network, tmp_path):
+    volumes = network is RRCUNet
+    path = save(tmp_path / "best.pt", network, input=VOLUMES if volumes else SLICES)
+    saved = load_checkpoint(path)
+    original = network(**TINY[network])
+    original.load_state_dict(saved["model"])
+    predictor = load_predictor(path)
+    assert predictor.spatial_dims == (3 if volumes else 2) and predictor.input == saved["input"]
+    assert not predictor.network.training
+    grey = grey_of(predictor.input["size"])
+    with torch.no_grad():
+        expected = original.eval()(torch.from_numpy(grey)[None, None]).sigmoid()[0, 0].numpy()
+    probs = predictor.probs(grey)
+    assert probs.dtype == np.float32 and np.array_equal(probs, expected)
+
+
+def test_every_network_of_the_package_has_its_name():
+    assert {name: NETWORKS[name] for name in NETWORKS} == {network.__name__: network for network in TINY}
+
+
+def test_a_network_can_be_built_without_a_file():
+    state = UNet(**TINY[UNet]).state_dict()
+    network = build_network({"name": "UNet", "arguments": TINY[UNet]}, state)
+    assert not network.training and torch.equal(network.state_dict()["head.weight"], state["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"input": ...}, "an older version wrote it"),
+        ({"network": {"name": "VNet", "arguments": {}}}, "'VNet' is none of SwinUNet, UNETR"),
+        ({"network": {"name": "UNet", "arguments": {"depth": 3}}}, "UNet cannot be built with .*'depth'"),
+        ({"network": {"name": "UNet", "arguments": {"channels": (10**12,)}}}, "cannot be built"),
+        ({"network": {"name": "UNet", "arguments": {"channels": (2, 8)}}}, "weights do not fit UNet .*size mismatch"),
+        ({"network": {"name": "UNet"}}, "entries are not those"),
+        ({"network": ...}, "entries are not those"),
+        ({"network": 3}, "entries are not those"),
+        ({"model": {}}, "weights do not fit UNet"),
+        ({"model": [1, 2]}, "weights do not fit UNet"),
+        ({"input": {"size": [16, 16]}}, "entries are not those"),
+        ({"input": SLICES | {"size": [16]}}, '"input" makes no sense'),
+        ({"input": SLICES | {"size": [0, 16]}}, '"input" makes no sense'),
+        ({"input": SLICES | {"scale": [1.0, float("nan")]}}, '"input" makes no sense'),
+        ({"input": SLICES | {"scale": [1.0, 1.0, 1.0]}}, '"input" makes no sense'),
+        ({"input": SLICES | {"hu_window": [400.0, -1000.0]}}, '"input" makes no sense'),
+        ({"input": SLICES | {"spacing_mm": -0.7}}, '"input" makes no sense'),
+        ({"input": SLICES | {"spacing_mm": "small"}}, "entries are not those"),
+        ({"input": VOLUMES}, "takes no grey images with 3 sides"),
+        ({"arguments": {"in_channels": 2, "channels": (2, 4)}}, "takes no grey images with 2 sides"),
+        ({"arguments": {"num_classes": 3, "channels": (2, 4)}}, "gives 3 maps"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(changes, words, tmp_path):
+    path = save(tmp_path / "odd.pt", **changes)
+    with pytest.raises(ValueError, match=words) as refusal:
+        load_predictor(path)
+    sentence = str(refusal.value)
+    assert sentence.startswith(f"{path}: ") and "\n" not in sentence and len(sentence) < 500
+
+
+# ---- sizes ------------------------------------------------------------------------------------------------------
+
+
+@given(
+    shape=st.lists(st.integers(1, 40), min_size=2, max_size=3),
+    scale=st.tuples(*[st.floats(0.1, 3)] * 2),
+    value=st.floats(0, 1),
+)
+@settings(max_examples=50)
+def test_a_flat_image_has_flat_probabilities_of_its_own_size(shape, scale, value):
+    probs = watch(gain=8, scale=list(scale)).probs(np.full(shape, value, np.float32))
+    assert probs.shape == tuple(shape) and probs.dtype == np.float32
+    assert np.allclose(probs, 1 / (1 + np.exp(-8 * (value - 0.5))), atol=1e-4)
+
+
+@given(shape=st.tuples(*[st.integers(1, 30)] * 3), scale=st.tuples(*[st.floats(0.2, 2)] * 3))
+@settings(max_examples=20)
+def test_volumes_are_scaled_along_all_three_sides(shape, scale):
+    predictor = watch(size=[64] * 3, scale=list(scale), spacing_mm=None)
+    assert predictor.probs(np.full(shape, 0.5, np.float32)).shape == shape
+    (seen,) = predictor.network.seen
+    assert seen.shape[2:] == tuple(max(1, round(n * s)) for n, s in zip(shape, scale, strict=True))
+
+
+def test_the_network_sees_what_it_saw_in_training(tmp_path):
+    """A folder of 40 x 40 slices, trained at 20 x 20: the same picture, up to the rounding of its grey levels."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    with FolderWriter(tmp_path / "data") as out:
+        out.add(SliceRecord("a", "a", "train"), image, np.zeros_like(image))
+    trained_on, _, _ = SliceDataset(tmp_path / "data", size=20)[0]
+    predictor = watch(size=[20, 20], scale=[0.5, 0.5])
+    predictor.probs(image / np.float32(255))
+    (seen,) = predictor.network.seen  # one window
+    assert seen.shape == (1, 1, 20, 20)
+    assert (seen[0] - trained_on).abs().max() <= 0.501 / 255
+
+
+def test_a_larger_slice_is_scaled_by_the_same_factor_so_that_lesions_keep_their_size():
+    predictor = watch(size=[20, 20], scale=[0.5, 0.25])
+    predictor.probs(grey_of((60, 80)))  # 30 x 20 at that scale
+    assert {tuple(seen.shape[2:]) for seen in predictor.network.seen} == {(20, 20)}
+    assert sum(len(seen) for seen in predictor.network.seen) == 2
+
+
+def test_shrinking_looks_at_every_pixel_in_slices_and_volumes():
+    for shape in [(32, 32), (32, 32, 32)]:
+        grey = (np.indices(shape).sum(axis=0) % 2).astype(np.float32)  # a chess board
+        predictor = watch(size=[16] * len(shape), scale=[0.5] * len(shape), spacing_mm=None)
+        predictor.probs(grey)
+        inner = predictor.network.seen[0][(..., *[slice(2, -2)] * len(shape))]
+        assert torch.allclose(inner, torch.full_like(inner, 0.5), atol=0.01)
+
+
+@given(
+    shape=st.tuples(st.integers(2, 9), st.integers(2, 9), st.integers(2, 9)), after=st.tuples(*[st.integers(1, 9)] * 3)
+)
+@settings(max_examples=30)
+def test_a_volume_is_resized_along_each_side_by_itself(shape, after):
+    """An outer product of three profiles stays one, and each is resized as the profile of a slice would be."""
+    profiles = [grey_of(n, seed=k) for k, n in enumerate(shape)]
+    volume = np.einsum("i,j,k->ijk", *profiles)
+    predictor = watch(size=[16] * 3, scale=[m / n for m, n in zip(after, shape, strict=True)], spacing_mm=None)
+    predictor.probs(volume)
+    resized = [resize_image(p[:, None], (m, 1))[:, 0] for p, m in zip(profiles, after, strict=True)]
+    assert np.allclose(predictor.network.seen[0][0, 0], np.einsum("i,j,k->ijk", *resized), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.0, 2.0])
+def test_what_is_found_lies_where_it_is(scale):
+    rows, cols = np.mgrid[:96, :64]
+    disc = np.clip(12.5 - np.hypot(rows - 30.25, cols - 40.75), 0, 1).astype(np.float32)
+    probs = watch(gain=20, size=[256, 256], scale=[scale, scale]).probs(disc)
+    assert [(a * probs).sum() / probs.sum() for a in (rows, cols)] == pytest.approx([30.25, 40.75], abs=0.1)
+    assert ((probs > 0.5) != (disc > 0.5)).sum() < 30  # of a border of 75 pixels
+
+
+def test_logits_are_scaled_back_not_probabilities():
+    """Between a pixel of -1 and one of 9 the border lies a tenth of the way; of probabilities, nearly halfway."""
+    grey = np.array([[0.4, 0.4, 1.4, 1.4]], np.float32) / 1.4  # two pixels at half the scale
+    predictor = watch(size=[8, 8], scale=[1.0, 0.5])
+    predictor.network.forward = lambda image: torch.tensor([-1.0, 9.0]).reshape(1, 1, 1, 2)
+    # pixel centres at 0.5 and 2.5 of the output's; in between 1/4 and 3/4 of the way
+    expected = torch.tensor([-1.0, -1 + 10 / 4, -1 + 30 / 4, 9.0]).sigmoid()
+    assert np.allclose(predictor.probs(grey), expected.numpy()[None], atol=1e-6)
+
+
+# ---- slices and volumes -----------------------------------------------------------------------------------------
+
+
+def test_a_network_for_slices_takes_a_volume_slice_by_slice_in_batches():
+    predictor = watch(batch_size=3)
+    volume = grey_of((7, 12, 16))
+    probs = predictor.probs(volume)
+    assert [len(seen) for seen in predictor.network.seen] == [3, 3, 1]
+    assert np.array_equal(probs, np.stack([predictor.probs(slice_) for slice_ in volume]))
+
+
+def test_a_network_for_volumes_takes_a_volume_as_one_and_no_slice():
+    predictor = watch(**VOLUMES)
+    volume = grey_of((6, 20, 9))
+    assert np.allclose(predictor.probs(volume), 1 / (1 + np.exp(0.5 - volume)), atol=1e-6)
+    assert {tuple(seen.shape[2:]) for seen in predictor.network.seen} == {(4, 8, 8)}
+    with pytest.raises(ValueError, match="trained on volumes, and this is a single slice"):
+        predictor.probs(volume[0])
+
+
+def test_the_windows_are_as_asked_for(tmp_path):
+    path = save(tmp_path / "best.pt")
+    predictor = load_predictor(path, overlap=0.0, batch_size=5)
+    sizes = []
+    predictor.network.register_forward_hook(lambda module, inputs, logits: sizes.append(len(logits)))
+    predictor.probs(grey_of((48, 48)))
+    assert sizes == [5, 4]  # 3 x 3 windows of 16 x 16
+
+
+def test_hu_become_the_grey_values_of_the_training():
+    hu = np.array([-3000, -1000, -300, 50, 400, 3000], np.int16)
+    assert watch().grey(hu) == pytest.approx([0, 0, 0.5, 0.75, 1, 1])
+    assert watch(hu_window=[-1400, 200]).grey(hu)[2] == pytest.approx(1100 / 1600)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_any_floating_point_image_will_do_and_is_left_alone(dtype):
+    grey = grey_of((9, 9)).astype(dtype)
+    before = grey.copy()
+    assert np.allclose(watch().probs(grey), watch().probs(grey.astype(np.float32)), atol=1e-6)
+    assert np.array_equal(grey, before)
+
+
+@pytest.mark.parametrize(
+    ("grey", "words"),
+    [
+        (np.zeros(4, np.float32), r"expected grey values \(H, W\) or \(D, H, W\)"),
+        (np.zeros((0, 4), np.float32), r"got \(0, 4\)"),
+        (np.zeros((4, 4), np.uint8), "got .* uint8"),
+        (np.full((4, 4), -850.0), "got -850 to -850. Use Predictor.grey"),
+        (np.full((4, 4), np.nan), "in \\[0, 1\\], got nan"),
+    ],
+)
+def test_what_is_no_grey_image_is_named(grey, words):
+    with pytest.raises(ValueError, match=words):
+        watch().probs(grey)
