@@ -15,6 +15,25 @@ from torch import Tensor, nn
 
 from lungseg.nn.layers import check_batch_norm, check_channels, double_conv
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue, of values in [0, 1]
+
+
+def imagenet_input(grey: Tensor, in_channels: int) -> Tensor:
+    """Bring a grey image to the scale of the photographs that ImageNet weights were trained on.
+
+    Args:
+        grey: (B, 1, H, W) in [0, 1].
+        in_channels: 3 gives each colour its own mean and standard deviation; any other number the average of the
+            three, 0.449 and 0.226, as suits a first convolution whose colours were summed.
+
+    Returns:
+        (B, in_channels, H, W), about 0 in the mean and 1 in the spread over photographs.
+    """
+    mean, std = grey.new_tensor(IMAGENET_MEAN), grey.new_tensor(IMAGENET_STD)  # (3,)
+    if in_channels != 3:
+        mean, std = mean.mean().expand(in_channels), std.mean().expand(in_channels)
+    return (grey - mean[:, None, None]) / std[:, None, None]  # (B, in_channels, H, W): broadcast over the colours
+
 
 class Bottleneck(nn.Module):
     """relu(x + f(x)), where f narrows by 1 x 1, works by 3 x 3 and widens by 1 x 1. He et al. 2015, Figure 5 right.
@@ -129,6 +148,8 @@ class ResNet50UNet(nn.Module):
         num_classes: channels of the logits; 1 for lesion against background.
         stem, widths, depths: of the encoder (`ResNet50Encoder`).
         decoder_channels: channels after each of the five decoder stages, at strides 16, 8, 4, 2 and 1.
+        grey_input: the image is (B, 1, H, W), grey in [0, 1]; it is repeated for each of in_channels and normalised as
+            the ImageNet weights expect (`imagenet_input`). Published: no, the caller does so.
 
     Raises:
         ValueError: for other than four encoder and five decoder stages; in forward, for an image that is not
@@ -144,6 +165,7 @@ class ResNet50UNet(nn.Module):
         widths: Sequence[int] = (64, 128, 256, 512),
         depths: Sequence[int] = (3, 4, 6, 3),
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        grey_input: bool = False,
     ):
         super().__init__()
         if len(decoder_channels) != 5:
@@ -151,7 +173,7 @@ class ResNet50UNet(nn.Module):
                 f"ResNet50UNet: decoder_channels={tuple(decoder_channels)} must name five stages, "
                 f"one for each halving of the encoder, got {len(decoder_channels)}."
             )
-        self.in_channels = in_channels
+        self.in_channels, self.grey_input = in_channels, grey_input
         self.encoder = ResNet50Encoder(in_channels, stem=stem, widths=widths, depths=depths)
         *skips, deepest = self.encoder.out_channels
         below = (deepest, *decoder_channels[:-1])
@@ -172,7 +194,9 @@ class ResNet50UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W), any H and W of at least 1 pixel."""
-        check_channels("ResNet50UNet", image, self.in_channels)
+        check_channels("ResNet50UNet", image, 1 if self.grey_input else self.in_channels)
+        if self.grey_input:
+            image = imagenet_input(image, self.in_channels)  # (B, in_channels, H, W)
         *skips, x = self.encoder(image)  # x: (B, 2048, H/32, W/32)
         *stages, last = self.decoder
         for stage in stages:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
-from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet
+from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/resnet_unet"
 SMALL = {"stem": 4, "widths": (2, 3, 4, 5), "depths": (1, 2, 1, 1)}
@@ -168,6 +168,24 @@ def test_one_small_image_cannot_be_trained_on_and_the_error_says_why():
         network(torch.randn(1, 1, 32, 7))
     assert network(torch.randn(1, 1, 33, 7)).shape == (1, 1, 33, 7)
     assert network(torch.randn(2, 1, 1, 1)).shape == (2, 1, 1, 1)
+
+
+@pytest.mark.parametrize("in_channels", [1, 3, 4])
+def test_a_grey_image_is_copied_and_normalised_as_the_imagenet_weights_expect(in_channels):
+    grey = torch.rand(2, 1, 33, 40)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    if in_channels != 3:
+        mean, std = mean.mean().repeat(in_channels), std.mean().repeat(in_channels)
+    by_hand = torch.cat([(grey - m) / s for m, s in zip(mean, std, strict=True)], dim=1)
+    assert torch.allclose(imagenet_input(grey, in_channels), by_hand, atol=1e-6)
+    sizes = {"stem": 4, "widths": (2, 2, 2, 2), "depths": (1, 1, 1, 1), "decoder_channels": (4, 4, 4, 4, 4)}
+    takes_grey = ResNet50UNet(in_channels, grey_input=True, **sizes).eval()
+    as_published = ResNet50UNet(in_channels, **sizes).eval()
+    as_published.load_state_dict(takes_grey.state_dict())  # the same state: nothing of it is learned or stored
+    assert torch.equal(takes_grey(grey), as_published(imagenet_input(grey, in_channels)))
+    with pytest.raises(ValueError, match="ResNet50UNet"):
+        takes_grey(torch.rand(1, 2, 40, 40))
+
 
 
 def test_a_wrong_image_is_refused_in_the_name_of_the_network():
