@@ -1,83 +1,173 @@
-"""The slices of a run: the user's folder once it is known to be good, or phantoms in the run's own folder."""
+"""What a run learns from and is judged on: the user's folder once it is known to be good, or phantoms."""
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from statistics import median
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
 
 from lungseg.data.augment import Augmentation
-from lungseg.data.folder import SliceDataset, check_folder, write_phantom_folder
+from lungseg.data.ct import HU_WINDOW
+from lungseg.data.folder import SliceDataset, check_folder, read_slice, write_phantom_folder
 from lungseg.data.manifest import read_manifest
+from lungseg.data.volumes import PatchDataset, VolumeDataset, check_volume_folder, write_phantom_volumes
+from lungseg.distributed import Processes, held_out_batches, train_batches
+from lungseg.run import RunOptions
+from lungseg.settings import TrainingRecipe
 
 AUGMENTATIONS = {
     "none": None,
     "flips": Augmentation(rotation=0, elastic_probability=0, brightness=0, contrast=0),
     "full": Augmentation(),
 }
+PHANTOM_SPACING_MM = (2.0, 1.2, 1.2)  # of phantom volumes: between slices, rows, columns
 
 
 @dataclass(frozen=True)
-class Phantoms:
-    """What to draw where there is no data."""
+class Data:
+    """The three splits of a run, as data sets and in batches. Without a test split, validation is both.
 
-    view: Literal["chest", "nodule"]  # whole slices, or windows of 0.7 mm pixels round a nodule of 8 to 25 mm
-    patients: int
-    slices: int  # of each patient
-    size: int  # pixels along each side
-    seed: int
+    Attributes:
+        train_set: augmented, a different variation in each epoch (`set_epoch`).
+        plain_train_set: whole and as it is, for what needs no training (`lungseg.baselines`).
+        train, val, test: batches of this process.
+        input: what a checkpoint says of the images it was trained on (`lungseg.predictor`).
+        fingerprint: of names and splits; a run must go on with the data it began with.
+    """
 
-    def write(self, folder: Path) -> None:
-        """A folder of slices, split by patient."""
-        options = {"diameter_mm": (8.0, 25.0)} if self.view == "nodule" else {}
-        write_phantom_folder(
-            folder,
-            view=self.view,
-            num_patients=self.patients,
-            slices_per_patient=self.slices,
-            size=self.size,
-            seed=self.seed,
-            **options,
-        )
+    folder: Path
+    train_set: Dataset
+    plain_train_set: Dataset
+    val_set: Dataset
+    test_set: Dataset
+    train: DataLoader
+    val: DataLoader
+    test: DataLoader
+    input: dict[str, Any]
+    fingerprint: str
 
 
-def find_data(data: Path | None, out: Path, phantoms: Phantoms) -> Path:
-    """The folder to train on: `data` if given, else one with phantoms in the folder of the run, drawn if need be.
+def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes) -> Data:
+    """Slices, or volumes if the recipe has spatial_dims = 3; phantoms where `options.data` is None.
 
     Raises:
-        ValueError: the first thing that is wrong with `data`, in one sentence.
+        ValueError: the first thing that is wrong with the data, in one sentence.
     """
-    if data is not None:
-        problems = check_folder(data)
-        if not problems:
-            splits = {record.split for record in read_manifest(data)}
-            if not {"train", "val"} <= splits:
-                problems = [f"{data} has only the splits {', '.join(sorted(splits))}. Training needs train and val."]
-        if problems:
-            more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-            raise ValueError(problems[0] + more)
-        return data
-    p = phantoms
-    # All that decides what is drawn is in the name: a folder left by other settings is never taken for this one.
-    folder = out / f"phantoms_{p.view}_{p.patients}x{p.slices}_{p.size}px_seed{p.seed}"
-    if not folder.exists():
-        phantoms.write(folder)
+    volumes = getattr(recipe, "spatial_dims", 2) == 3
+    with processes.main_first():  # it draws the phantoms that the others read
+        if volumes:
+            folder = find_data(options.data, check_volume_folder) or draw_volumes(recipe, options)
+        else:
+            folder = find_data(options.data, check_folder) or draw_slices(recipe, options)
+    read = read_volumes if volumes else read_slices
+    train_set, plain_train_set, val_set, test_set, input_ = read(folder, recipe, options.seed)
+    share = {"num_workers": options.num_workers, "processes": processes}
+    at_once = 1 if volumes else recipe.batch_size  # whole volumes differ in size
+    return Data(
+        folder, train_set, plain_train_set, val_set, test_set,
+        train_batches(train_set, recipe.batch_size, seed=options.seed, **share),
+        held_out_batches(val_set, at_once, **share),
+        held_out_batches(test_set, at_once, **share),
+        input_, fingerprint(folder),
+    )  # fmt: skip
+
+
+# ---- finding or drawing -----------------------------------------------------------------------------------------
+
+
+def find_data(folder: Path | None, check: Callable[[Path], list[str]]) -> Path | None:
+    """The folder, once `check` has found nothing wrong with it; None if there is none.
+
+    Raises:
+        ValueError: the first thing that is wrong with it, in one sentence.
+    """
+    if folder is None:
+        return None
+    problems = check(folder)
+    if not problems:
+        splits = {record.split for record in read_manifest(folder)}
+        if not {"train", "val"} <= splits:
+            problems = [f"{folder} has only the splits {', '.join(sorted(splits))}. Training needs train and val."]
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more)
     return folder
 
 
-def fingerprint(data: Path) -> str:
-    """Of the slices' names and their splits: a run must go on with the slices it began with."""
-    text = "\n".join(f"{r.id} {r.split}" for r in read_manifest(data))
+def draw_slices(recipe: TrainingRecipe, options: RunOptions) -> Path:
+    """Phantom slices in the run's folder, split by patient; found again, not drawn again."""
+    r, seed = recipe, options.seed
+    # All that decides what is drawn is in the name: a folder left by other settings is never taken for this one.
+    name = f"phantoms_{r.phantom_view}_{r.phantom_patients}x{r.phantom_slices}_{r.img_size}px_seed{seed}"
+    folder = options.out / name
+    if not folder.exists():
+        how = {"diameter_mm": (8.0, 25.0)} if r.phantom_view == "nodule" else {}
+        how |= {"view": r.phantom_view, "num_patients": r.phantom_patients, "slices_per_patient": r.phantom_slices}
+        write_phantom_folder(folder, size=r.img_size, seed=seed, **how)
+    return folder
+
+
+def draw_volumes(recipe: TrainingRecipe, options: RunOptions) -> Path:
+    """As `draw_slices`, phantom volumes."""
+    shape, patients, seed = recipe.phantom_shape, recipe.phantom_patients, options.seed
+    folder = options.out / f"phantoms_volume_{patients}x{'x'.join(map(str, shape))}_seed{seed}"
+    if not folder.exists():
+        how = {"spacing_mm": PHANTOM_SPACING_MM, "num_nodules": 1}  # two would not fit into a small volume
+        write_phantom_volumes(folder, num_patients=patients, shape=shape, seed=seed, **how)
+    return folder
+
+
+def fingerprint(folder: Path) -> str:
+    """Of the samples' names and their splits."""
+    text = "\n".join(f"{r.id} {r.split}" for r in read_manifest(folder))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_data(data: Path, size: int, augment: str, seed: int) -> tuple[SliceDataset, SliceDataset, SliceDataset]:
-    """Training slices, augmented; validation and test slices as they are. Without a test split, validation is both.
+# ---- reading ----------------------------------------------------------------------------------------------------
 
-    Args:
-        size: all slices are resized to size x size pixels.
-        augment: a name in AUGMENTATIONS, for the training slices only.
-    """
-    train = SliceDataset(data, "train", size=size, augment=AUGMENTATIONS[augment], seed=seed)
-    val = SliceDataset(data, "val", size=size)
-    has_test = any(r.split == "test" for r in read_manifest(data))
-    return train, val, SliceDataset(data, "test", size=size) if has_test else val
+
+def read_slices(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Dataset, Dataset, Dataset, Dataset, dict]:
+    """The sets of `Data`, and its `input`. All slices are resized to img_size x img_size pixels."""
+    size = recipe.img_size
+    train = SliceDataset(folder, "train", size=size, augment=AUGMENTATIONS[recipe.augment], seed=seed)
+    plain, val, test = (SliceDataset(folder, split, size=size) for split in ("train", "val", last_split(folder)))
+    file_size = read_slice(folder, train.records[0])[0].shape
+    first = train.records[0]
+    input_ = {
+        "size": [size, size],
+        "scale": [size / side for side in file_size],
+        "hu_window": [first.hu_low, first.hu_high],
+        "spacing_mm": median_spacing([r.spacing_mm for r in train.records]),
+    }
+    return train, plain, val, test, input_
+
+
+def read_volumes(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Dataset, Dataset, Dataset, Dataset, dict]:
+    """As `read_slices`: windows of the training volumes, whole volumes of the others."""
+    train = PatchDataset(
+        folder, "train", patch_size=recipe.window, patches_per_volume=recipe.windows_per_volume,
+        foreground=recipe.foreground, flips=recipe.augment == "flips", seed=seed,
+    )  # fmt: skip
+    plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split(folder)))
+    spacings = zip(*(plain.spacing_mm(i) for i in range(len(plain))), strict=True)
+    input_ = {
+        "size": list(recipe.window),
+        "scale": [1.0, 1.0, 1.0],
+        "hu_window": list(HU_WINDOW),
+        "spacing_mm": [median_spacing(list(axis)) for axis in spacings],
+    }
+    return train, plain, val, test, input_
+
+
+def last_split(folder: Path) -> str:
+    return "test" if any(r.split == "test" for r in read_manifest(folder)) else "val"
+
+
+def median_spacing(spacings: list[float]) -> float | None:
+    """In mm, of those that are known."""
+    known = [s for s in spacings if not math.isnan(s)]
+    return median(known) if known else None

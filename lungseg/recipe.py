@@ -90,7 +90,7 @@ def _add_flags(group: Any, values: Any) -> None:
 def _reader(hint: Any) -> dict[str, Any]:
     """How argparse reads one type: int, float, str, Path; Literal[...]; X | None; tuple[int, ...]."""
     if get_origin(hint) is Literal:
-        return {"choices": get_args(hint)}
+        return {"choices": get_args(hint), "type": type(get_args(hint)[0])}
     if get_origin(hint) is tuple:  # several values after one flag: --depths 2 2 2 2
         return {"type": get_args(hint)[0], "nargs": "+", "action": _StoreTuple, "metavar": "N"}
     if get_origin(hint) in (Union, types.UnionType):  # X | None: the word "none" stands for None

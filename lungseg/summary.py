@@ -75,7 +75,7 @@ def three_slices(test: Evaluation) -> list[tuple[str, float, str]]:
 
 @torch.no_grad()
 def draw_predictions(slices: Dataset, test: Evaluation, model: nn.Module) -> Image.Image:
-    """Image, target, prediction, probability and errors of `three_slices`."""
+    """Image, target, prediction, probability and errors of `three_slices`; of a volume, its slice with most lesion."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     place = {record.id: i for i, record in enumerate(slices.records)}
@@ -83,6 +83,10 @@ def draw_predictions(slices: Dataset, test: Evaluation, model: nn.Module) -> Ima
     for name, dice, id_ in three_slices(test):
         image, target, _ = slices[place[id_]]
         probs = model(image[None].to(device)).sigmoid().float().cpu()  # (1, 1, H, W)
-        rows.append((f"{name}\nDice {dice:.3f}\n{id_}", image[0].numpy(), target[0].numpy(), probs[0, 0].numpy()))
+        pictures = [image[0].numpy(), target[0].numpy(), probs[0, 0].numpy()]  # (H, W) each, or (D, H, W)
+        if pictures[1].ndim == 3:
+            largest = pictures[1].sum(axis=(1, 2)).argmax()
+            pictures = [volume[largest] for volume in pictures]
+        rows.append((f"{name}\nDice {dice:.3f}\n{id_}", *pictures))
     model.train(was_training)
     return prediction_sheet(rows, scale=max(1, 192 // rows[0][1].shape[0]))

@@ -22,6 +22,15 @@ def fixed_seed():
     np.random.seed(0)  # nothing of ours uses it; a test that does must not depend on test order
 
 
+@pytest.fixture(autouse=True)
+def _leave_the_process_as_it_was(monkeypatch):
+    """A training changes its process for good; here it is one of many in the process of the tests."""
+    monkeypatch.setattr("lungseg.script.keep_freed_memory", lambda: None)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

@@ -1,82 +1,125 @@
-"""Where a run finds its slices, and what it refuses."""
+"""What a run learns from: found or drawn, checked, split, and described for its checkpoints."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lungseg.data.folder import FolderWriter
+from lungseg.data.folder import FolderWriter, check_folder
 from lungseg.data.manifest import SliceRecord, read_manifest
-from lungseg.datasets import Phantoms, find_data, fingerprint, read_data
+from lungseg.datasets import find_data, fingerprint, median_spacing, open_data
+from lungseg.distributed import ALONE
+from lungseg.run import RunOptions
+from lungseg.settings import TrainingRecipe, VolumeRecipe
 
-FEW = Phantoms("nodule", patients=5, slices=2, size=24, seed=0)
+FEW = TrainingRecipe(phantom_view="nodule", phantom_patients=5, phantom_slices=2, img_size=24, augment="none")
+SOLID = VolumeRecipe(
+    spatial_dims=3, augment="none", phantom_patients=4, phantom_shape=(6, 20, 24), window=(4, 8, 16), batch_size=3,
+    windows_per_volume=5,
+)  # fmt: skip
+
+
+def opened(recipe, out, data=None, seed=0):
+    return open_data(recipe, RunOptions(data=data, out=out, seed=seed), ALONE)
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    return find_data(None, tmp_path_factory.mktemp("run"), FEW)
+    return opened(FEW, tmp_path_factory.mktemp("run"))
 
 
-def small_folder(folder, splits):
+def small_folder(folder, splits, size=8):
     with FolderWriter(folder) as out:
         for i, split in enumerate(splits):
-            target = np.zeros((8, 8), np.uint8)
-            target[i % 8] = 1
-            out.add(SliceRecord(f"s{i}", f"p{i}", split), 100 * target, target)
+            target = np.zeros((size, size), np.uint8)
+            target[i % size] = 1
+            out.add(SliceRecord(f"s{i}", f"p{i}", split, spacing_mm=0.5 + i), 100 * target, target)
     return folder
 
 
 def test_without_data_phantoms_are_drawn_once(drawn):
-    records = read_manifest(drawn)
+    records = read_manifest(drawn.folder)
     assert len(records) == 10 and {r.split for r in records} == {"train", "val", "test"}
-    before = (drawn / "manifest.csv").stat().st_mtime_ns
-    assert find_data(None, drawn.parent, FEW) == drawn
-    assert (drawn / "manifest.csv").stat().st_mtime_ns == before
+    before = (drawn.folder / "manifest.csv").stat().st_mtime_ns
+    assert opened(FEW, drawn.folder.parent).folder == drawn.folder
+    assert (drawn.folder / "manifest.csv").stat().st_mtime_ns == before
 
 
 def test_other_settings_are_another_folder(drawn):
-    others = [
-        Phantoms(*args)
-        for args in (("chest", 5, 2, 24, 0), ("nodule", 6, 2, 24, 0), ("nodule", 5, 1, 24, 0), ("nodule", 5, 2, 20, 0),
-                     ("nodule", 5, 2, 24, 1))
-    ]  # fmt: skip
-    folders = {find_data(None, drawn.parent, phantoms) for phantoms in others}
-    assert len(folders | {drawn}) == 6
-    assert len({fingerprint(folder) for folder in folders}) >= 3  # of names and splits, not of pixels
+    changes = [{"phantom_view": "chest"}, {"phantom_patients": 6}, {"phantom_slices": 1}, {"img_size": 20}]
+    others = [opened(replace(FEW, **change), drawn.folder.parent) for change in changes]
+    others.append(opened(FEW, drawn.folder.parent, seed=1))
+    assert len({data.folder for data in [drawn, *others]}) == 6
+    assert len({data.fingerprint for data in others}) >= 3  # of names and splits, not of pixels
 
 
 def test_windows_hold_their_nodule_and_are_targets_worth_learning(drawn):
-    train, val, test = read_data(drawn, 24, "none", 0)
-    for slices in (train, val, test):
+    sets = drawn.train_set, drawn.val_set, drawn.test_set
+    for slices in sets:
         for image, target, _ in slices:
             assert image.shape == target.shape == (1, 24, 24)
-    assert sum(target.sum() > 0 for _, target, _ in train) >= len(train) / 2
+    assert sum(target.sum() > 0 for _, target, _ in sets[0]) >= len(sets[0]) / 2
+    patients = [{record.group for record in slices.records} for slices in sets]
+    assert not patients[0] & patients[1] and not patients[1] & patients[2] and not patients[0] & patients[2]
 
 
 def test_only_training_slices_are_augmented(drawn):
-    plain, full = read_data(drawn, 24, "none", 0), read_data(drawn, 24, "full", 0)
-    changed = [not (a[i][0] == b[i][0]).all() for a, b in zip(plain, full, strict=True) for i in range(len(a))]
-    assert all(changed[: len(plain[0])]) and not any(changed[len(plain[0]) :])
+    full = opened(replace(FEW, augment="full"), drawn.folder.parent)
+
+    def differ(a, b):
+        return [not (a[i][0] == b[i][0]).all() for i in range(len(a))]
+
+    assert all(differ(full.train_set, drawn.train_set))
+    for name in ("plain_train_set", "val_set", "test_set"):
+        assert not any(differ(getattr(full, name), getattr(drawn, name)))
+    assert not any(differ(drawn.train_set, drawn.plain_train_set))
+
+
+def test_volumes_are_learned_in_windows_and_judged_whole(tmp_path):
+    data = opened(SOLID, tmp_path)
+    assert len(read_manifest(data.folder)) == 4
+    assert len(data.train_set) == 5 * len(data.plain_train_set)
+    image, target, ids = next(iter(data.train))
+    assert image.shape == target.shape == (3, 1, 4, 8, 16) and len(ids) == 3
+    for batches in (data.val, data.test):
+        for image, target, ids in batches:
+            assert image.shape == target.shape == (1, 1, 6, 20, 24) and len(ids) == 1
+    assert data.input["size"] == [4, 8, 16] and data.input["scale"] == [1.0, 1.0, 1.0]
+    assert data.input["spacing_mm"] == [2.0, 1.2, 1.2]
+    assert opened(SOLID, tmp_path).folder == data.folder
+    assert opened(replace(SOLID, phantom_shape=(6, 20, 20)), tmp_path).folder != data.folder
+    image, _, ids = next(iter(data.train))
+    flipped = dict(
+        zip(*reversed(next(iter(opened(replace(SOLID, augment="flips"), tmp_path).train))[::2]), strict=True)
+    )
+    assert any(not (picture == flipped[id_]).all() for id_, picture in zip(ids, image, strict=True))
+
+
+def test_a_checkpoint_is_told_what_the_network_saw(tmp_path):
+    folder = small_folder(tmp_path / "data", ["train", "train", "train", "val"], size=8)
+    data = opened(replace(FEW, img_size=4), tmp_path, folder)
+    assert data.input == {"size": [4, 4], "scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0], "spacing_mm": 1.5}
+    assert median_spacing([float("nan"), 1.0, float("nan"), 3.0]) == 2.0 and median_spacing([float("nan")]) is None
 
 
 def test_without_a_test_split_validation_stands_in(tmp_path):
-    data = small_folder(tmp_path / "data", ["train", "train", "val"])
-    _, val, test = read_data(data, 8, "none", 0)
-    assert test is val
+    data = opened(FEW, tmp_path, small_folder(tmp_path / "data", ["train", "train", "val"]))
+    assert [r.id for r in data.test_set.records] == [r.id for r in data.val_set.records] == ["s2"]
 
 
 def test_the_users_folder_is_checked_before_anything_is_done(tmp_path):
     good = small_folder(tmp_path / "good", ["train", "train", "val"])
-    assert find_data(good, tmp_path / "run", FEW) == good
+    assert find_data(good, check_folder) == good
     broken = tmp_path / "broken"
     shutil.copytree(good, broken)
     for name in ("s0", "s1"):
         (broken / f"images/{name}.png").write_bytes(b"?")
     with pytest.raises(ValueError, match=r"s0.png is not a PNG.* \(and 1 more problems\)"):
-        find_data(broken, tmp_path / "run", FEW)
+        find_data(broken, check_folder)
     with pytest.raises(ValueError, match="has only the splits test. Training needs train and val"):
-        find_data(small_folder(tmp_path / "only", ["test"]), tmp_path / "run", FEW)
-    assert not (tmp_path / "run").exists()
+        find_data(small_folder(tmp_path / "only", ["test"]), check_folder)
+    assert find_data(None, check_folder) is None
 
 
 def test_the_fingerprint_is_of_the_slices_not_of_the_place(tmp_path):

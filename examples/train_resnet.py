@@ -1,0 +1,102 @@
+"""Train a ResNet50-U-Net to outline lung lesions in CT slices.
+
+    python examples/train_resnet.py                                    phantoms, minutes on two CPU cores
+    python examples/train_resnet.py --data DIR --recipe recommended --pretrained resnet50.pth --out runs/mine
+    python examples/train_resnet.py --out runs/mine --resume           go on after Ctrl-C, a crash or a power cut
+    torchrun --nproc_per_node=2 examples/train_resnet.py ...           several GPUs, or several CPU processes
+
+DIR is a folder of slices (docs/data/folder.md). Without one, phantoms are drawn into the run's folder.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from lungseg.early_stopping import EarlyStopping, mode_of
+from lungseg.nn.resnet_unet import ResNet50UNet
+from lungseg.recipe import option
+from lungseg.script import Run, run_script
+from lungseg.settings import LOSSES, TrainingRecipe, make_optimizer, make_schedules
+from lungseg.training import evaluate, train_one_epoch
+
+
+@dataclass(frozen=True)
+class Recipe(TrainingRecipe):
+    """Everything that decides what is learned. The defaults are the demo: narrow, for phantoms and a laptop."""
+
+    in_channels: int = option(
+        1, "colours into which a grey slice is copied, normalised as in ImageNet; the published weights have 3"
+    )
+    stem: int = option(16, "channels of the first convolution; 64 are published")
+    widths: tuple[int, ...] = option((16, 32, 64, 128), "inner channels of the four stages; 64 128 256 512 published")
+    depths: tuple[int, ...] = option((3, 4, 6, 3), "bottlenecks of the four stages; these make it a ResNet-50")
+    decoder_channels: tuple[int, ...] = option((64, 32, 32, 16, 16), "of the five steps up; 256 128 64 32 16 published")
+    pretrained: str | None = option(
+        None, "file with torchvision's ResNet-50 from ImageNet, for the encoder (docs/weights.md); or a whole U-Net"
+    )
+
+
+PUBLISHED = {"stem": 64, "widths": (64, 128, 256, 512), "decoder_channels": (256, 128, 64, 32, 16)}
+RECIPES = {
+    "demo": Recipe(lr=1e-3, epochs=25),
+    # The training of the original report: an encoder from ImageNet, which --pretrained names, 3 channels in, one logit
+    # out, BCE, Adam 1e-4, 100 epochs. It states neither the batch size nor a schedule.
+    "report": Recipe(
+        img_size=256, phantom_view="chest", phantom_slices=6, in_channels=3, **PUBLISHED,
+        loss="bce", prior_bias=False, optimizer="adam", lr=1e-4, weight_decay=0.0, warmup_epochs=0.0,
+        schedule="constant", grad_clip=None, batch_size=8, epochs=100,
+    ),
+    # What we would use for whole slices on a GPU; the help of each field says why.
+    "recommended": Recipe(
+        img_size=256, phantom_view="chest", phantom_slices=6,
+        in_channels=3, **PUBLISHED,  # as published, so that --pretrained fits; with it, this needs the fewest slices
+        lr=3e-4, weight_decay=0.01, warmup_epochs=2.0, batch_size=16, epochs=100,
+    ),
+}  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> float | int:
+    """Return the mean test Dice of the best epoch, or an exit code: 2 for what the user can mend, 130 for Ctrl-C."""
+    return run_script(train, RECIPES, argv, script=__file__, out="runs/resnet", description=__doc__)
+
+
+def train(run: Run) -> float:
+    """Network, data, loss, optimizer, schedule; then the epochs; then the test."""
+    recipe = run.recipe
+    model = run.build(ResNet50UNet, **network_arguments(recipe))
+    data = run.open_data()
+    run.prepare(model, weights=recipe.pretrained)
+    parallel = run.processes.wrap(model)
+    loss_fn = LOSSES[recipe.loss]
+    optimizer = make_optimizer(recipe, model)
+    schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
+    stopping = EarlyStopping(recipe.patience, mode_of(recipe.monitor), min_epochs=recipe.min_epochs)
+    scaler = run.scaler()
+    run.begin(model=model, optimizer=optimizer, schedule=schedule, plateau=plateau, stopping=stopping, scaler=scaler)
+
+    for epoch in run.epochs():
+        train_loss = train_one_epoch(
+            parallel, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
+            accumulate=recipe.accumulate, scaler=scaler, title=run.title(epoch), **run.place,
+        )  # fmt: skip
+        val = evaluate(model, data.val, loss_fn, **run.place).scores
+        lr = optimizer.param_groups[0]["lr"]
+        is_best = stopping.update(val[recipe.monitor])
+        if plateau is not None:
+            plateau.step(val[recipe.monitor])
+        run.end_epoch(epoch, train_loss, val, lr=lr, is_best=is_best)
+
+    model.load_state_dict(run.best())
+    test = evaluate(model, data.test, loss_fn, title="test", **run.place)
+    return run.end(test, model)
+
+
+def network_arguments(recipe: Recipe) -> dict[str, Any]:
+    """What `ResNet50UNet` is built from; kept in each checkpoint, so that it can be built again without this script."""
+    names = ("in_channels", "stem", "widths", "depths", "decoder_channels")
+    return {name: getattr(recipe, name) for name in names} | {"grey_input": True}
+
+
+if __name__ == "__main__":
+    outcome = main()
+    sys.exit(outcome if isinstance(outcome, int) else 0)

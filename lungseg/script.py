@@ -1,0 +1,252 @@
+"""How a training script begins, goes on and ends; what lies between is in the script.
+
+def train(run): ...                                    the story: network, data, optimizer, epochs, test
+def main(argv=None): return run_script(train, RECIPES, argv, ...)
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp import GradScaler
+
+from lungseg import __version__
+from lungseg.baselines import lesion_fraction
+from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.datasets import Data, open_data
+from lungseg.distributed import Processes, start_processes
+from lungseg.recipe import parse_recipe
+from lungseg.run import RunLog, RunOptions, check_same_run, machine, open_run, rng_state, seed_everything, set_rng_state
+from lungseg.settings import AUTOCAST, TrainingRecipe
+from lungseg.summary import epoch_line, write_summary
+from lungseg.training import Evaluation, keep_freed_memory
+from lungseg.weights import load_published
+
+
+def run_script(
+    train: Callable[["Run"], float],
+    recipes: Mapping[str, TrainingRecipe],
+    argv: Sequence[str] | None,
+    *,
+    script: str,
+    out: str,
+    description: str | None,
+) -> float | int:
+    """Read the flags, train, and turn what a user can mend into one sentence.
+
+    Args:
+        train: the story of the script; returns the mean test Dice.
+        recipes, argv, description: as in `parse_recipe`.
+        script: its file, for messages.
+        out: default of --out.
+
+    Returns:
+        What `train` returned, or an exit code: 2 for what the user can mend, 130 for Ctrl-C.
+    """
+    name = Path(script).name
+    options = replace(RunOptions(), out=Path(out))
+    recipe, options, given = parse_recipe(recipes, options, argv, description=description)
+    try:
+        with start_processes(options.device) as processes:
+            return train(Run(recipe, options, given, processes))
+    except (ValueError, FloatingPointError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print(f"{name}: too little GPU memory. Halve --batch-size, or set --accumulate 2.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nStopped. {how_to_go_on(options.out)}", file=sys.stderr)
+        return 130
+
+
+def how_to_go_on(out: Path) -> str:
+    """What Ctrl-C leaves behind, and the command that goes on from there."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    command = f"python {sys.argv[0]}" if size == "1" else f"torchrun --nproc_per_node={size} {sys.argv[0]}"
+    if (out / "last.pt").exists():
+        return f"All finished epochs are saved, the running one is repeated; go on with: {command} --out {out} --resume"
+    if (out / "recipe.json").exists():
+        return f"No epoch was finished; begin again with: {command} --out {out} --resume"
+    return "Nothing was trained yet; begin with the same command and --resume."
+
+
+class Run:
+    """A training that a script is telling: its settings, its folder, and the checkpoint it goes on from.
+
+    Call its methods in the order in which they stand here.
+
+    Attributes:
+        recipe, options: as asked for, or, of a resumed run, as it was started.
+        saved: the checkpoint to go on from, or None for a new run.
+        place: keywords of `train_one_epoch` and `evaluate` about where and in which number type to compute.
+    """
+
+    def __init__(self, recipe: TrainingRecipe, options: RunOptions, given: dict[str, Any], processes: Processes):
+        if processes.device.type == "cpu":
+            keep_freed_memory()
+        self.processes, self.device, self.out = processes, processes.device, options.out
+        self.saved = open_run(options, processes)
+        self.recipe, self.options = self.as_it_was_started(recipe, options, given)
+        autocast_dtype = AUTOCAST[self.recipe.amp] if self.device.type == "cuda" else None
+        self.place = {"autocast_dtype": autocast_dtype, "processes": processes}
+
+    def as_it_was_started(
+        self, recipe: TrainingRecipe, options: RunOptions, given: dict[str, Any]
+    ) -> tuple[TrainingRecipe, RunOptions]:
+        """The settings of the run in --out, if we resume one; `given` must not contradict them."""
+        if self.saved:
+            then = self.saved["recipe"]
+            settings, data = self.saved["run"], self.saved["data"]
+        elif options.resume and (options.out / "recipe.json").exists():  # it was stopped in its first epoch
+            file = json.loads((options.out / "recipe.json").read_text())
+            then = {k: tuple(v) if isinstance(v, list) else v for k, v in file["recipe"].items()}
+            settings, data = {**then, "seed": file["seed"]}, file["data"]
+        else:
+            return recipe, options
+        if then.keys() != asdict(recipe).keys():
+            raise ValueError(f"The run in {self.out} is of another script or version. Resume it with that one.")
+        check_same_run(settings, given, self.out)
+        data = options.data or (data and Path(data))
+        return replace(recipe, **then), replace(options, seed=settings["seed"], data=data)
+
+    def build(self, network: type[nn.Module], **arguments: Any) -> nn.Module:
+        """Seed everything and make the network. Before any file: a recipe it refuses shall leave no trace."""
+        if self.saved and self.saved["network"]["name"] != network.__name__:
+            raise ValueError(f"The run in {self.out} is of another script or version. Resume it with that one.")
+        seed_everything(self.options.seed, self.device)
+        self.network = {"name": network.__name__, "arguments": arguments}
+        return network(**arguments)
+
+    def open_data(self) -> Data:
+        """The slices (or volumes) to train and test on; of a resumed run they must be those it began with."""
+        seed, processes = self.options.seed, self.processes
+        self.data = open_data(self.recipe, self.options, processes)
+        self.settings = {
+            **asdict(self.recipe),
+            "seed": seed,
+            "processes": processes.size,
+            "slices": self.data.fingerprint,
+        }
+        if self.saved:
+            check_same_run(self.saved["run"], self.settings, self.out)
+        has_lesion = any(target.any() for _, target, _ in self.data.val_set)
+        if self.recipe.monitor != "loss" and not has_lesion:
+            raise ValueError(
+                f"No validation slice of {self.data.folder} holds a lesion, so no epoch could be the best by Dice."
+            )
+        return self.data
+
+    def prepare(self, model: nn.Module, *, weights: str | None = None) -> None:
+        """Published weights and the prior of the head, unless we go on; then to the device.
+
+        Args:
+            model: whose last layer is called `head`.
+            weights: file of a published checkpoint to start from (`lungseg.weights.load_published`).
+        """
+        if weights and not self.saved:
+            print(load_published(model, weights))
+        if self.recipe.prior_bias and not self.saved:
+            p = lesion_fraction(self.data.train_set)
+            nn.init.constant_(model.head.bias, math.log(p / (1 - p)))  # whose sigmoid is p
+        model.to(self.device)
+        if self.options.compile:
+            model.compile()
+
+    def scaler(self) -> GradScaler:
+        """For float16, whose smallest gradients are 0; else it does nothing."""
+        return GradScaler(self.device.type, enabled=self.place["autocast_dtype"] is torch.float16)
+
+    def begin(self, **learned: Any) -> None:
+        """Start the log, or undo everything since the checkpoint; each of `learned` has a state_dict or is None."""
+        self.learned = {name: part for name, part in learned.items() if part is not None}
+        seed_everything(self.options.seed + self.processes.rank, self.device)  # each process drops out on its own
+        if self.saved:
+            for name, part in self.learned.items():
+                part.load_state_dict(self.saved[name])
+            set_rng_state(self.saved["rng"][self.processes.rank])
+        self.log = self.open_log()
+
+    def open_log(self) -> RunLog:
+        """The log, where the checkpoint left it; or a new one, with recipe.json beside it."""
+        out, is_main = self.out, self.processes.is_main
+        if self.saved or not is_main:
+            return RunLog(out / "log.jsonl", position=self.saved and self.saved["log_position"], enabled=is_main)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "best.pt").unlink(missing_ok=True)  # of a start that did not get as far as its first last.pt
+        settings = {"recipe": asdict(self.recipe), "seed": self.options.seed}
+        settings |= {"processes": self.processes.size, "data": self.options.data}
+        temporary = out / ".recipe.json.partial"
+        temporary.write_text(json.dumps(settings, indent=1, default=str) + "\n")
+        os.replace(temporary, out / "recipe.json")  # all of it or nothing: --resume reads it
+        log = RunLog(out / "log.jsonl")
+        log.write(**settings, **machine(self.device))
+        return log
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs still to do, counted from 0; each has its own order and its own variations of the slices."""
+        stopping = self.learned["stopping"]
+        for epoch in range(stopping.epochs, self.recipe.epochs):
+            if stopping.stop:
+                return
+            self.started = time.perf_counter()
+            self.data.train_set.set_epoch(epoch)
+            self.data.train.batch_sampler.set_epoch(epoch)
+            yield epoch
+
+    def title(self, epoch: int) -> str:
+        """What stands before the progress bar."""
+        best = self.learned["stopping"].best
+        best = "none yet" if best is None else f"{best:.3f}"
+        return f"epoch {epoch + 1}/{self.recipe.epochs}, best {self.recipe.monitor} {best}"
+
+    def end_epoch(self, epoch: int, train_loss: float, val: dict[str, float], *, lr: float, is_best: bool) -> None:
+        """Log, print, save. A kill at any moment loses no finished epoch."""
+        seconds = round(time.perf_counter() - self.started, 2)
+        self.log.write(epoch=epoch + 1, train_loss=train_loss, val=val, lr=lr, is_best=is_best, seconds=seconds)
+        state = self.snapshot()
+        if self.processes.is_main:
+            print(epoch_line(epoch + 1, self.recipe.epochs, train_loss, val, is_best), flush=True)
+            if is_best:  # before last.pt: a kill in between repeats this epoch and ends with the same best.pt
+                save_checkpoint(self.out / "best.pt", state)
+            save_checkpoint(self.out / "last.pt", state, keep_previous=True)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that decides how the run goes on, as plain types and tensors."""
+        return {name: part.state_dict() for name, part in self.learned.items()} | {
+            "recipe": asdict(self.recipe),
+            "network": self.network,
+            "input": self.data.input,
+            "data": self.options.data and str(self.options.data),
+            "run": self.settings,
+            "log_position": self.log.position,
+            "rng": self.processes.gather(rng_state()),
+            "lungseg": __version__,
+        }
+
+    def best(self) -> dict[str, Any]:
+        """The weights of the best epoch."""
+        with self.processes.main_first():  # it has written the file that the others wait for
+            if not (self.out / "best.pt").exists():
+                raise ValueError(
+                    f"No epoch of {self.out} had a validation score. Does any validation slice hold a lesion?"
+                )
+            return load_checkpoint(self.out / "best.pt")["model"]
+
+    def end(self, test: Evaluation, model: nn.Module) -> float:
+        """Write the pictures and the last line of the log, say how good it is; return the mean Dice."""
+        if self.processes.is_main:
+            split = self.data.test_set.records[0].split
+            if split != "test":
+                print("There is no test split: these are the slices that chose the epoch, so their scores flatter.")
+            plain = self.data.plain_train_set
+            print(write_summary(self.log, test, model, plain, self.data.test_set, split=split))
+        return test.scores["dice"]

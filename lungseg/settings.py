@@ -1,0 +1,134 @@
+"""What every training decides, whatever its network; and the optimizer and the schedules made from that.
+
+Each script adds the sizes of its network, and names its recipes: `Recipe(lr=0.1, ...)`.
+"""
+
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from lungseg.early_stopping import mode_of
+from lungseg.losses import bce_loss, dice_bce_loss, dice_loss
+from lungseg.plateau import reduce_on_plateau
+from lungseg.recipe import option
+from lungseg.training import warmup_cosine, weight_decay_groups
+
+LOSSES = {"bce": bce_loss, "dice": dice_loss, "dice_bce": dice_bce_loss}
+AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+POSITIVE = ("lr", "grad_clip")
+NOT_NEGATIVE = (
+    "weight_decay", "warmup_epochs", "min_epochs", "min_lr", "momentum", "patience", "plateau_patience", "foreground"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Everything that decides what is learned, but for the network."""
+
+    # data
+    img_size: int = option(64, "side in pixels to which slices are resized; twice the side costs four times as much")
+    augment: Literal["none", "flips", "full"] = option(
+        "full",
+        "variations of training slices; full = rotation, flips, elastic, brightness, contrast: more to learn from",
+    )
+    phantom_view: Literal["chest", "nodule"] = option(
+        "nodule", "phantoms, if no --data is given: whole slices, or windows round a nodule, which are learned sooner"
+    )
+    phantom_patients: int = option(600, "phantom patients to draw; many patients teach more than many slices of a few")
+    phantom_slices: int = option(2, "slices of each phantom patient")
+
+    # optimization
+    prior_bias: bool = option(
+        True, "start the head at the lesions' share of the pixels, not at 1/2: saves the steps that only learn it"
+    )
+    loss: Literal["bce", "dice", "dice_bce"] = option(
+        "dice_bce", "bce alone is nearly content with all background when lesions are tiny; Dice is not"
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = option(
+        "adamw", "adamw keeps weight decay apart from the gradient's scale; sgd takes every gradient as large as it is"
+    )
+    lr: float = option(5e-4, "peak learning rate, Swin's; at 2e-3 the outcome is a matter of luck (docs/training.md)")
+    momentum: float = option(0.9, "of sgd: share of the last step that is kept; 0 is Keras' default")
+    weight_decay: float = option(0.05, "pull of weight matrices towards 0; 0.05 is Swin's")
+    warmup_epochs: float = option(2.0, "epochs of rising learning rate: Adam's averages are unreliable at first")
+    schedule: Literal["constant", "cosine", "plateau"] = option(
+        "cosine", "cosine ends with small, settling steps; plateau lowers the rate when the score stops improving"
+    )
+    plateau_patience: int = option(10, "of plateau: epochs without a better score before the rate is divided by ten")
+    min_lr: float = option(1e-7, "of plateau: the rate is never set lower")
+    grad_clip: float | None = option(1.0, "largest norm of the gradient; one odd batch must not undo an epoch")
+    batch_size: int = option(8, "samples per optimizer step, over all processes together; fewer samples, more steps")
+    accumulate: int = option(1, "parts in which a batch is computed, to save memory; the step stays the same")
+    epochs: int = option(35, "most passes over the training slices")
+    patience: int | None = option(None, "stop after so many epochs without a better score; none: the cosine is the end")
+    min_epochs: int = option(0, "never stop before so many epochs are done")
+    monitor: Literal["dice", "iou", "loss"] = option("dice", "validation score that decides which epoch is the best")
+    amp: Literal["none", "bf16", "fp16"] = option(
+        "bf16", "number type of the forward pass on a GPU (the CPU always uses float32); fp16 for GPUs before Ampere"
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, str | bool) or value is None:
+                continue
+            if f.name in POSITIVE and not value > 0:
+                raise ValueError(f"{f.name}={value} must be positive")
+            if f.name in NOT_NEGATIVE and not value >= 0:
+                raise ValueError(f"{f.name}={value} must not be negative")
+            if all(isinstance(n, int) for n in numbers) and f.name not in NOT_NEGATIVE and min(numbers) < 1:
+                raise ValueError(f"{f.name}={value} must be at least 1")
+        if self.schedule == "plateau" and self.warmup_epochs > 0:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} must be 0 with schedule=plateau, which sets the rate")
+
+
+@dataclass(frozen=True)
+class VolumeRecipe(TrainingRecipe):
+    """For the networks that also take volumes: what is learned from them. Slices have no use for these fields."""
+
+    spatial_dims: Literal[2, 3] = option(2, "2 trains on slices, 3 on volumes (docs/data/volumes.md)")
+    window: tuple[int, ...] = option((16, 32, 32), "volumes: slices, rows and columns of a training window")
+    windows_per_volume: int = option(2, "volumes: windows drawn from each volume in an epoch")
+    foreground: float = option(0.5, "volumes: share of windows that must hold a lesion; most would hold none")
+    phantom_shape: tuple[int, ...] = option((16, 40, 40), "volumes: slices, rows and columns of a phantom")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.window) != 3 or len(self.phantom_shape) != 3 or self.foreground > 1:
+            raise ValueError(
+                f"window={self.window} and phantom_shape={self.phantom_shape} must name slices, rows and columns, "
+                f"foreground={self.foreground} must be a share from 0 to 1"
+            )
+        if self.spatial_dims == 3 and self.augment == "full":
+            raise ValueError("augment=full must not be combined with spatial_dims=3: volumes are only flipped")
+
+
+def make_optimizer(recipe: TrainingRecipe, model: nn.Module) -> Optimizer:
+    """Adam, AdamW or SGD over all parameters; weight decay only where it regularises."""
+    groups = weight_decay_groups(model, recipe.weight_decay)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    return kind(groups, lr=recipe.lr)
+
+
+def make_schedules(
+    recipe: TrainingRecipe, optimizer: Optimizer, steps_per_epoch: int
+) -> tuple[LambdaLR | None, ReduceLROnPlateau | None]:
+    """What is stepped after every optimizer step, and what after every epoch: one of them, the other is None."""
+    if recipe.schedule == "plateau":
+        mode = mode_of(recipe.monitor)
+        return None, reduce_on_plateau(optimizer, mode, patience=recipe.plateau_patience, min_lr=recipe.min_lr)
+    curve = partial(  # warm-up, then a cosine down to 1 % of the peak, or (floor 1) the peak for ever
+        warmup_cosine,
+        warmup_steps=round(recipe.warmup_epochs * steps_per_epoch),
+        total_steps=recipe.epochs * steps_per_epoch,
+        floor=0.01 if recipe.schedule == "cosine" else 1.0,
+    )
+    return LambdaLR(optimizer, curve), None

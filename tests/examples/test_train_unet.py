@@ -1,0 +1,115 @@
+"""The training of a U-Net, with tiny sizes, on slices and on volumes."""
+
+import shutil
+
+import pytest
+import torch
+
+from lungseg.checkpoint import load_checkpoint
+from lungseg.nn.unet import UNet
+
+TINY = ["--img-size", "16", "--channels", "4", "8", "--batch-size", "4", "--epochs", "2", "--lr", "0.01"]
+SOLID = [
+    "--recipe", "volumes", "--channels", "4", "8", "--phantom-patients", "4", "--phantom-shape", "6", "20", "24",
+    "--window", "4", "16", "16", "--windows-per-volume", "3", "--batch-size", "2", "--epochs", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def train_unet(example):
+    return example("train_unet")
+
+
+@pytest.fixture(scope="module")
+def reference(train_unet, discs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "reference"
+    return out, train_unet.main(["--data", str(discs), "--out", str(out), *TINY])
+
+
+@pytest.fixture(scope="module")
+def solid(train_unet, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "solid"
+    return out, train_unet.main(["--out", str(out), *SOLID])
+
+
+@pytest.mark.parametrize("kind", ["reference", "solid"])
+def test_the_best_network_can_be_built_from_its_file_alone(request, kind):
+    out, dice = request.getfixturevalue(kind)
+    assert 0 <= dice <= 1
+    best = load_checkpoint(out / "best.pt")
+    network = UNet(**best["network"]["arguments"])
+    network.load_state_dict(best["model"])
+    assert len(best["input"]["size"]) == network.spatial_dims == (2 if kind == "reference" else 3)
+    for name in ("curves.png", "predictions.png", "recipe.json", "last.pt"):
+        assert (out / name).is_file()
+
+
+@pytest.mark.parametrize("kind", ["reference", "solid"])
+def test_stopped_and_resumed_it_is_the_same_run(request, kind, train_unet, tmp_path, monkeypatch, log_of):
+    out, dice = request.getfixturevalue(kind)
+    whole = load_checkpoint(out / "last.pt")
+    copy, once = tmp_path / "copy", train_unet.train_one_epoch
+    if kind == "solid":  # its phantoms are in its folder
+        copy.mkdir()
+        shutil.copytree(next(out.glob("phantoms*")), copy / next(out.glob("phantoms*")).name)
+    argv = ["--out", str(copy), "--resume", *(SOLID if kind == "solid" else [*TINY, "--data", whole["data"]])]
+    calls = []
+
+    def then_interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return once(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_unet, "train_one_epoch", then_interrupted)
+        assert train_unet.main(argv) == 130
+    assert train_unet.main(["--out", str(copy), "--resume"]) == dice
+    assert log_of(copy)[1:] == log_of(out)[1:]
+    again = load_checkpoint(copy / "last.pt")
+    assert all(torch.equal(again["model"][name], tensor) for name, tensor in whole["model"].items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        ("reference", ["--channels", "4", "4"]),
+        ("reference", ["--norm", "instance"]),
+        ("solid", ["--window", "4", "16", "8"]),
+        ("solid", ["--windows-per-volume", "4"]),
+        ("solid", ["--foreground", "0"]),
+        ("solid", ["--phantom-shape", "6", "20", "28"]),
+        ("solid", ["--augment", "none"]),
+    ],
+)
+def test_no_knob_is_dead(request, kind, flags, train_unet, discs, tmp_path, log_of):
+    out, _ = request.getfixturevalue(kind)
+    argv = SOLID if kind == "solid" else [*TINY, "--data", str(discs)]
+    assert isinstance(train_unet.main([*argv, "--out", str(tmp_path / "run"), *flags]), float)
+    assert log_of(tmp_path / "run")[1:] != log_of(out)[1:]
+
+
+def test_the_rate_falls_on_a_plateau_and_the_checkpoint_knows_it(train_unet, discs, tmp_path, log_of):
+    """Nothing is learned at this rate, so that each epoch after the first is one without improvement."""
+    out = tmp_path / "run"
+    plateau = ["--schedule", "plateau", "--warmup-epochs", "0", "--plateau-patience", "1", "--lr", "1e-7"]
+    argv = ["--data", str(discs), *TINY, *plateau, "--min-lr", "1e-9", "--monitor", "iou", "--epochs", "5"]
+    train_unet.main([*argv, "--out", str(out)])
+    rates = [line["lr"] for line in log_of(out) if "epoch" in line]
+    assert rates == pytest.approx([1e-7, 1e-7, 1e-8, 1e-9, 1e-9])
+    state = load_checkpoint(out / "last.prev.pt")["optimizer"]["param_groups"][0]
+    assert state["lr"] == pytest.approx(1e-9)  # of the epoch that follows
+
+
+def test_slices_and_volumes_are_not_taken_for_each_other(train_unet, discs, tmp_path, capsys):
+    assert (
+        train_unet.main(["--data", str(discs), "--spatial-dims", "3", "--augment", "none", "--out", str(tmp_path)]) == 2
+    )
+    error = capsys.readouterr().err
+    assert error.startswith("train_unet.py: ") and error.count("\n") == 1 and "volumes" in error
+
+
+def test_every_recipe_describes_a_network_that_can_be_built(train_unet):
+    for recipe in train_unet.RECIPES.values():
+        with torch.device("meta"):
+            UNet(**train_unet.network_arguments(recipe))

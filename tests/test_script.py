@@ -1,0 +1,131 @@
+"""How a training script begins, goes on and ends: what the whole trainings in tests/examples cannot show."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lungseg.distributed import ALONE
+from lungseg.nn import SwinUNet, UNet
+from lungseg.run import RunOptions
+from lungseg.script import Run, how_to_go_on, run_script
+from lungseg.settings import TrainingRecipe
+
+RECIPE = TrainingRecipe(img_size=16, phantom_patients=4, phantom_slices=1, epochs=2)
+
+
+def begun(out, recipe=RECIPE, **options):
+    return Run(recipe, RunOptions(out=out, **options), {}, ALONE)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ValueError("the file is odd."), 2, "train_x.py: the file is odd.\n"),
+        (FloatingPointError("The loss became nan."), 2, "train_x.py: The loss became nan.\n"),
+        (OSError("No space left."), 2, "train_x.py: No space left.\n"),
+        (torch.OutOfMemoryError("CUDA ..."), 2, "Halve --batch-size"),
+        (KeyboardInterrupt(), 130, "Stopped. Nothing was trained yet"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence_and_a_code(tmp_path, capsys, error, code, words):
+    def train(run):
+        raise error
+
+    argv = ["--out", str(tmp_path / "run")]
+    assert run_script(train, {"a": RECIPE}, argv, script="/x/train_x.py", out="runs/x", description="") == code
+    text = capsys.readouterr().err
+    assert words in text and "Traceback" not in text
+
+
+def test_a_mistake_of_ours_is_not_hidden(tmp_path):
+    def train(run):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_script(train, {"a": RECIPE}, ["--out", str(tmp_path)], script="x.py", out="x", description="")
+
+
+def test_the_story_gets_what_was_asked_for_and_its_result_is_returned(tmp_path):
+    def train(run):
+        assert run.recipe.epochs == 7 and run.recipe.img_size == 16 and run.options.seed == 3
+        assert run.saved is None and run.place["autocast_dtype"] is None
+        return 0.25
+
+    argv = ["--epochs", "7", "--seed", "3", "--device", "cpu", "--out", str(tmp_path / "run")]
+    assert run_script(train, {"a": RECIPE}, argv, script="x.py", out="runs/x", description="") == 0.25
+    assert not (tmp_path / "run").exists()  # nothing is written before the story begins to
+
+
+def test_a_network_is_the_same_whatever_was_drawn_before_it(tmp_path):
+    torch.rand(10)
+    one = begun(tmp_path / "a", seed=5).build(UNet, channels=(4, 8))
+    torch.rand(100)
+    two = begun(tmp_path / "b", seed=5).build(UNet, channels=(4, 8))
+    other = begun(tmp_path / "c", seed=6).build(UNet, channels=(4, 8))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+def test_the_prior_is_the_share_of_lesion_pixels(tmp_path):
+    run = begun(tmp_path)
+    model = run.build(UNet, channels=(4, 8))
+    data = run.open_data()
+    run.prepare(model)
+    share = torch.cat([target.flatten() for _, target, _ in data.train_set]).mean()
+    assert model.head.bias.sigmoid().item() == pytest.approx(share.item(), rel=1e-4)
+
+
+def one_epoch(out):
+    """Everything up to the first checkpoint, without any learning."""
+    run = begun(out)
+    model = run.build(UNet, channels=(4, 8))
+    run.open_data()
+    run.prepare(model)
+    run.begin(model=model, nothing=None, stopping=Counter())
+    epoch = next(iter(run.epochs()))
+    run.end_epoch(epoch, 0.5, {"loss": 0.5, "dice": 0.5, "iou": 0.4}, lr=0.1, is_best=True)
+    return run
+
+
+class Counter:
+    """As much of EarlyStopping as a run looks at."""
+
+    stop, epochs, best = False, 0, None
+
+    def state_dict(self):
+        return {"epochs": 1}
+
+    def load_state_dict(self, state):
+        self.epochs = state["epochs"]
+
+
+def test_a_resumed_run_begins_after_its_last_epoch_with_its_own_settings(tmp_path):
+    first = one_epoch(tmp_path)
+    again = begun(tmp_path, recipe=TrainingRecipe(lr=0.7), resume=True)
+    assert again.recipe == RECIPE and again.saved is not None
+    model = again.build(UNet, channels=(4, 8))
+    again.open_data()
+    nn.init.zeros_(model.head.weight)
+    again.prepare(model)
+    again.begin(model=model, stopping=Counter())
+    assert torch.equal(model.head.weight, first.learned["model"].head.weight)
+    assert list(again.epochs()) == [1]
+    assert torch.equal(again.best()["head.weight"], model.head.weight)
+
+
+def test_another_network_is_refused(tmp_path):
+    one_epoch(tmp_path)
+    with pytest.raises(ValueError, match="another script or version"):
+        begun(tmp_path, resume=True).build(SwinUNet)
+
+
+def test_what_to_do_after_ctrl_c_depends_on_what_is_there(tmp_path):
+    assert "Nothing was trained yet" in how_to_go_on(tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps({}))
+    assert "begin again" in how_to_go_on(tmp_path)
+    (tmp_path / "last.pt").write_bytes(b"")
+    assert "All finished epochs are saved" in how_to_go_on(tmp_path) and str(tmp_path) in how_to_go_on(tmp_path)
+    assert "All finished" not in how_to_go_on(Path("nowhere"))
