@@ -30,12 +30,11 @@ class Recipe(VolumeRecipe):
     norm: Literal["batch", "instance"] = option("instance", "instance suits batches of few volumes, batch many slices")
 
 
-VOLUMES = {"spatial_dims": 3, "augment": "flips"}
 RECIPES = {
-    "demo": Recipe(**VOLUMES, phantom_patients=240, lr=2e-3, epochs=12),
+    "demo": Recipe(spatial_dims=3, lr=2e-3, epochs=12),
     # What we would use on a GPU. The paper's own settings are not stated in anything we could read.
     "recommended": Recipe(
-        **VOLUMES, phantom_patients=200, phantom_shape=(64, 128, 128),
+        spatial_dims=3, phantom_volumes=200, phantom_shape=(64, 128, 128),
         window=(64, 96, 96),  # 6 to 10 cm: a large tumour and what is round it
         channels=(16, 32, 64, 128, 256), lr=1e-3, weight_decay=0.01, warmup_epochs=5.0, batch_size=4, epochs=200,
     ),

@@ -33,7 +33,7 @@ class Recipe(VolumeRecipe):
 RECIPES = {
     "demo": Recipe(lr=1e-3, epochs=25),
     "volumes": Recipe(
-        spatial_dims=3, augment="flips", phantom_patients=240, channels=(8, 16, 32), norm="instance",
+        spatial_dims=3, channels=(8, 16, 32), norm="instance",
         lr=2e-3, epochs=15,
     ),
     # The report trained no U-Net; this is the training it gives its ResNet50-U-Net, for the network without a ResNet.

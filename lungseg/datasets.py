@@ -113,7 +113,7 @@ def draw_slices(recipe: TrainingRecipe, options: RunOptions) -> Path:
 
 def draw_volumes(recipe: TrainingRecipe, options: RunOptions) -> Path:
     """As `draw_slices`, phantom volumes."""
-    shape, patients, seed = recipe.phantom_shape, recipe.phantom_patients, options.seed
+    shape, patients, seed = recipe.phantom_shape, recipe.phantom_volumes, options.seed
     folder = options.out / f"phantoms_volume_{patients}x{'x'.join(map(str, shape))}_seed{seed}"
     if not folder.exists():
         how = {"spacing_mm": PHANTOM_SPACING_MM, "num_nodules": 1}  # two would not fit into a small volume
@@ -150,7 +150,7 @@ def read_volumes(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Datas
     """As `read_slices`: windows of the training volumes, whole volumes of the others."""
     train = PatchDataset(
         folder, "train", patch_size=recipe.window, patches_per_volume=recipe.windows_per_volume,
-        foreground=recipe.foreground, flips=recipe.augment == "flips", seed=seed,
+        foreground=recipe.foreground, flips=recipe.augment != "none", seed=seed,
     )  # fmt: skip
     plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split(folder)))
     spacings = zip(*(plain.spacing_mm(i) for i in range(len(plain))), strict=True)

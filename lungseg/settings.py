@@ -34,7 +34,7 @@ class TrainingRecipe:
     img_size: int = option(64, "side in pixels to which slices are resized; twice the side costs four times as much")
     augment: Literal["none", "flips", "full"] = option(
         "full",
-        "variations of training slices; full = rotation, flips, elastic, brightness, contrast: more to learn from",
+        "variations of training slices; full: rotation, flips, elastic, brightness, contrast; volumes: flips only",
     )
     phantom_view: Literal["chest", "nodule"] = option(
         "nodule", "phantoms, if no --data is given: whole slices, or windows round a nodule, which are learned sooner"
@@ -96,6 +96,7 @@ class VolumeRecipe(TrainingRecipe):
     window: tuple[int, ...] = option((16, 32, 32), "volumes: slices, rows and columns of a training window")
     windows_per_volume: int = option(2, "volumes: windows drawn from each volume in an epoch")
     foreground: float = option(0.5, "volumes: share of windows that must hold a lesion; most would hold none")
+    phantom_volumes: int = option(240, "volumes: phantom patients to draw")
     phantom_shape: tuple[int, ...] = option((16, 40, 40), "volumes: slices, rows and columns of a phantom")
 
     def __post_init__(self) -> None:
@@ -105,8 +106,6 @@ class VolumeRecipe(TrainingRecipe):
                 f"window={self.window} and phantom_shape={self.phantom_shape} must name slices, rows and columns, "
                 f"foreground={self.foreground} must be a share from 0 to 1"
             )
-        if self.spatial_dims == 3 and self.augment == "full":
-            raise ValueError("augment=full must not be combined with spatial_dims=3: volumes are only flipped")
 
 
 def make_optimizer(recipe: TrainingRecipe, model: nn.Module) -> Optimizer:

@@ -29,7 +29,6 @@ def network():
         (VolumeRecipe(), {"window": (16, 0, 16)}, "must be at least 1"),
         (VolumeRecipe(), {"window": (16, 16)}, "must name slices, rows and columns"),
         (VolumeRecipe(), {"foreground": 1.5}, "share from 0 to 1"),
-        (VolumeRecipe(), {"spatial_dims": 3}, "volumes are only flipped"),
     ],
 )
 def test_numbers_without_meaning_are_refused_in_one_sentence(recipe, changes, words):

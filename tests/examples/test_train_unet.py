@@ -10,7 +10,7 @@ from lungseg.nn.unet import UNet
 
 TINY = ["--img-size", "16", "--channels", "4", "8", "--batch-size", "4", "--epochs", "2", "--lr", "0.01"]
 SOLID = [
-    "--recipe", "volumes", "--channels", "4", "8", "--phantom-patients", "4", "--phantom-shape", "6", "20", "24",
+    "--recipe", "volumes", "--channels", "4", "8", "--phantom-volumes", "4", "--phantom-shape", "6", "20", "24",
     "--window", "4", "16", "16", "--windows-per-volume", "3", "--batch-size", "2", "--epochs", "2",
 ]  # fmt: skip
 
