@@ -6,8 +6,9 @@ then covered with windows of the size it was trained on, and the logits are scal
 
 import math
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,8 +25,28 @@ from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
+from lungseg.recipe import option
 
 NETWORKS = {network.__name__: network for network in (SwinUNet, UNETR, ResNet50UNet, UNet, RRCUNet)}
+MOST_RATIO = 1.5  # between the pixels of an image and of the training, in mm, before we call them unlike
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What a script decides that predicts with a trained network; each field is one of its flags."""
+
+    threshold: float = option(0.5, "lesion is where the probability is above this")
+    overlap: float = option(0.5, "share of a window's side that the next one covers again; more is slower and smoother")
+    batch_size: int = option(8, "windows in the network at once; fewer need less memory")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute; auto takes a GPU if there is one")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"--threshold must lie between 0 and 1, got {self.threshold}.")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"--overlap must be at least 0 and below 1, got {self.overlap}.")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, got {self.batch_size}.")
 
 
 # ---- from a checkpoint to a network -----------------------------------------------------------------------------
@@ -130,6 +151,25 @@ class Predictor:
     def grey(self, hu: ArrayLike) -> NDArray[np.float32]:
         """HU of any shape -> the grey values in [0, 1] of the training (`lungseg.data.ct.hu_to_unit`)."""
         return hu_to_unit(hu, self.input["hu_window"])
+
+    def unlike_pixels(self, spacing_mm: ArrayLike | None) -> tuple[str, str] | None:
+        """How large a pixel is in an image and was in the training, where that differs too much to expect good results.
+
+        Args:
+            spacing_mm: of a pixel along each side of the image. NaN or None is unknown. To a network for slices the
+                distance between the slices of a volume does not matter.
+
+        Returns:
+            Such as ("1.4 x 1.4", "0.7 x 0.7"), in mm, if along any side one is more than MOST_RATIO of the other; else,
+            or if one is unknown, None.
+        """
+        if spacing_mm is None or self.input["spacing_mm"] is None:
+            return None
+        dims = self.spatial_dims
+        here, trained = np.array(spacing_mm)[-dims:], np.broadcast_to(self.input["spacing_mm"], dims)  # (dims,)
+        if not np.abs(np.log(here / trained)).max() > math.log(MOST_RATIO):  # NaN is not
+            return None
+        return tuple(" x ".join(f"{mm:.3g}" for mm in lengths) for lengths in (here, trained))
 
     def probs(self, grey: NDArray) -> NDArray[np.float32]:
         """The probability of lesion at each pixel, in the shape of `grey`.

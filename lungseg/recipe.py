@@ -39,52 +39,67 @@ def parse_recipe(
         SystemExit: with code 2 and one sentence for a flag that is unknown, shortened or has a bad value
             (also one that the dataclass refuses with a ValueError); with code 0 for --help.
     """
-    chooser = _Parser(allow_abbrev=False, add_help=False)
+    chooser = Parser(add_help=False)
     chooser.add_argument("--recipe", choices=list(recipes), help="the named set of defaults for the flags below")
     named = chooser.parse_known_args(argv)[0].recipe  # first, so that --help can show this recipe's numbers
     recipe = recipes[named or next(iter(recipes))]
 
-    # No flag is guessed from a shortened one, and an absent flag leaves no trace (SUPPRESS): what remains is
-    # what the user asked for.
-    parser = _Parser(
-        description=description,
-        parents=[chooser],
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_flags(parser.add_argument_group("this run"), options)
-    _add_flags(parser.add_argument_group(f"the recipe (defaults: {named or next(iter(recipes))})"), recipe)
+    parser = Parser(description=description, parents=[chooser])
+    add_flags(parser.add_argument_group("this run"), options)
+    add_flags(parser.add_argument_group(f"the recipe (defaults: {named or next(iter(recipes))})"), recipe)
     given = vars(parser.parse_args(argv))
     del given["recipe"]
     try:
-        recipe, options = _changed(recipe, given), _changed(options, given)
+        recipe, options = changed(recipe, given), changed(options, given)
     except ValueError as error:
         parser.error(str(error))
     return recipe, options, {**asdict(recipe), **given} if named else given
 
 
-def _changed(values: T, given: dict[str, Any]) -> T:
-    return replace(values, **{f.name: given[f.name] for f in fields(values) if f.name in given})
+def parse_options(options: T, argv: Sequence[str] | None = None, *, description: str | None = None) -> T:
+    """As `parse_recipe`, for a script that has options only."""
+    parser = Parser(description=description)
+    add_flags(parser, options)
+    try:
+        return changed(options, vars(parser.parse_args(argv)))
+    except ValueError as error:
+        parser.error(str(error))
 
 
-class _Parser(argparse.ArgumentParser):
+# ---- the parts, for a script that takes more than flags of a dataclass -------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that guesses no flag from a shortened one, keeps a description as it stands, and errs in one line."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
     def error(self, message: str) -> NoReturn:
-        """One sentence, where argparse would print all flags before it."""
+        """Exit with code 2 and one sentence, where argparse would print all flags before it."""
         self.exit(2, f"{self.prog}: {message} (--help explains every flag)\n")
 
 
-def _add_flags(group: Any, values: Any) -> None:
-    """One flag for each field of a dataclass; its help ends with the value it has if the flag is left out."""
+def add_flags(parser: Any, values: Any) -> None:
+    """One flag for each field of a dataclass; its help ends with the value it has if the flag is left out.
+
+    Args:
+        parser: a parser, or a group of one.
+        values: the dataclass, with the defaults. A flag that is left out leaves no trace in what the parser returns
+            (SUPPRESS), so that what is there is what the user asked for; `changed` puts the two together.
+    """
     hints = get_type_hints(type(values))
     for f in fields(values):
         flag, default = "--" + f.name.replace("_", "-"), getattr(values, f.name)
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else "none" if default is None else default
         help_ = f"{f.metadata['help']} (default: {shown})".replace("%", "%%")  # argparse formats this text
-        if hints[f.name] is bool:
-            group.add_argument(flag, help=help_, action=argparse.BooleanOptionalAction)
-        else:
-            group.add_argument(flag, help=help_, **_reader(hints[f.name]))
+        reader = {"action": argparse.BooleanOptionalAction} if hints[f.name] is bool else _reader(hints[f.name])
+        parser.add_argument(flag, help=help_, default=argparse.SUPPRESS, **reader)
+
+
+def changed(values: T, given: Mapping[str, Any]) -> T:
+    """The dataclass with those of its fields that are `given`; a ValueError if it refuses them."""
+    return replace(values, **{f.name: given[f.name] for f in fields(values) if f.name in given})
 
 
 def _reader(hint: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
-from lungseg.predictor import NETWORKS, Predictor, build_network, load_predictor
+from lungseg.predictor import MOST_RATIO, NETWORKS, PredictOptions, Predictor, build_network, load_predictor
 
 SLICES = {"size": [16, 16], "scale": [1.0, 1.0], "hu_window": [-1000.0, 400.0], "spacing_mm": 0.7}
 VOLUMES = SLICES | {"size": [4, 8, 8], "scale": [1.0, 1.0, 1.0], "spacing_mm": [2.0, 0.7, 0.7]}
@@ -266,3 +266,41 @@ def test_any_floating_point_image_will_do_and_is_left_alone(dtype):
 def test_what_is_no_grey_image_is_named(grey, words):
     with pytest.raises(ValueError, match=words):
         watch().probs(grey)
+
+
+# ---- what a script decides, and pixels that do not fit ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("threshold", (1e-9, 0.999), (0.0, 1.0, -1.0, float("nan"))),
+        ("overlap", (0.0, 0.999), (-0.1, 1.0, float("nan"))),
+        ("batch_size", (1, 1000), (0, -1)),
+    ],
+)
+def test_options_that_cannot_work_are_refused_in_the_words_of_their_flag(name, good, bad):
+    for value in good:
+        assert getattr(PredictOptions(**{name: value}), name) == value
+    for value in bad:
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} must .*, got {value}."):
+            PredictOptions(**{name: value})
+
+
+@given(trained=st.floats(0.1, 5), ratio=st.floats(0.1, 10), side=st.integers(0, 1))
+def test_pixels_are_unlike_if_along_any_side_one_is_far_more_than_the_other(trained, ratio, side):
+    spacing = [trained, trained]
+    spacing[side] *= ratio
+    wanted = not 1 / MOST_RATIO <= ratio <= MOST_RATIO
+    if abs(abs(np.log(ratio)) - np.log(MOST_RATIO)) > 1e-9:  # at the border rounding decides
+        assert (watch(spacing_mm=trained).unlike_pixels(spacing) is not None) == wanted
+
+
+def test_the_sizes_of_unlike_pixels_are_told_if_both_are_known():
+    slices, volumes = watch(), Predictor(Watch(), VOLUMES)
+    assert slices.unlike_pixels((1.4, 1.4)) == ("1.4 x 1.4", "0.7 x 0.7")
+    assert slices.unlike_pixels((9.0, 0.7, 0.7)) is None  # the distance of slices does not matter to it
+    assert volumes.unlike_pixels((9.0, 0.7, 0.7)) == ("9 x 0.7 x 0.7", "2 x 0.7 x 0.7")
+    for unknown in (None, (np.nan, np.nan), (np.nan, 5.0)):
+        assert slices.unlike_pixels(unknown) is None
+    assert watch(spacing_mm=None).unlike_pixels((1.4, 1.4)) is None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg.recipe import option, parse_recipe
+from lungseg.recipe import Parser, add_flags, changed, option, parse_options, parse_recipe
 
 
 @dataclass(frozen=True)
@@ -120,3 +120,42 @@ def test_help_shows_the_numbers_of_the_recipe_that_was_named(capsys):
         assert "Learn something." in text
         assert f"peak learning rate, reached after the warm-up (default: {lr})" in text
         assert "100% of them" in text and "(default: 2 2)" in text
+
+
+@dataclass(frozen=True)
+class Judging:
+    dims: Literal[2, 3] = option(2, "of what")
+    seeds: tuple[int, ...] = option((0, 1), "of the trainings")
+
+    def __post_init__(self):
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds} must differ")
+
+
+def test_a_script_with_options_only_has_no_recipe(capsys):
+    assert parse_options(Judging(), []) == Judging()
+    assert parse_options(Judging(), ["--dims", "3", "--seeds", "4", "5", "6"]) == Judging(3, (4, 5, 6))
+    for argv in (["--recipe", "demo"], ["--dims", "4"], ["--seeds", "1", "1"], ["--seed", "1"]):
+        with pytest.raises(SystemExit) as stop:
+            parse_options(Judging(), argv)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        parse_options(Judging(), ["--help"], description="Compare.")
+    assert stop.value.code == 0 and "of the trainings (default: 0 1)" in capsys.readouterr().out
+
+
+def test_a_script_with_arguments_of_its_own_adds_the_flags_of_a_dataclass(capsys):
+    parser = Parser(prog="judge.py", description="Two\nlines.")
+    parser.add_argument("checkpoint")
+    add_flags(parser, Judging())
+    args = parser.parse_args(["best.pt", "--dims", "3"])
+    assert vars(args) == {"checkpoint": "best.pt", "dims": 3}  # what was left out leaves no trace
+    assert changed(Judging(), vars(args)) == Judging(dims=3)
+    with pytest.raises(ValueError, match="must differ"):
+        changed(Judging(), vars(parser.parse_args(["best.pt", "--seeds", "1", "1"])))
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["best.pt", "--dim", "3"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "judge.py: unrecognized arguments: --dim 3 (--help explains every flag)\n"
+    assert "Two\nlines." in parser.format_help() and "of what (default: 2)" in parser.format_help()

@@ -1,0 +1,215 @@
+"""Judge a trained network on slices or volumes it has not seen: one table by lesion size, beside what needs no network.
+
+    python examples/evaluate.py runs/swin/best.pt --data data/lungs
+    python examples/evaluate.py runs/unetr/best.pt --data data/volumes --split val --out runs/unetr/val
+
+CHECKPOINT is best.pt or last.pt of a training. DATA is a folder of slices or of volumes, with targets. All is scored
+in the pixels of its files, whatever size the network works at. In --out there will be
+
+    evaluation.md           the tables, as they are printed
+    evaluation.csv          every score with its interval, for each method and each stratum
+    slices.csv              one row per slice (or volume): to find the bad ones
+    worst_median_best.png   three of them
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from lungseg.baselines import LEVELS, best_threshold, fixed_map
+from lungseg.data.folder import SliceDataset
+from lungseg.data.manifest import SPLITS, SliceRecord
+from lungseg.data.volumes import VolumeDataset
+from lungseg.distributed import start_processes
+from lungseg.draw import prediction_sheet
+from lungseg.evaluation import Predict, SliceScore, rows_of_table, score_all, scores_per_slice, spacing_of
+from lungseg.files import check_free, whole_folder
+from lungseg.predictor import PredictOptions, Predictor, load_predictor
+from lungseg.recipe import Parser, add_flags, changed
+from lungseg.tables import POOLED, markdown_table, rows_of_slices, write_csv
+
+LEGEND = (
+    "A slice (or volume) stands in the row of its largest lesion; `lesions` and `found` count each lesion by its own "
+    "size. Scores are means over the slices that have them; in parentheses the middle 95 % of 2,000 draws of whole "
+    "patients. A lesion is found if one predicted pixel lies on it; a connected find on no lesion is a false positive "
+    "(FP)."
+)
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="evaluate.py", description=__doc__)
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of slices or of volumes, with targets")
+    add("--split", choices=SPLITS, default="test", help="which part of it (default: %(default)s)")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="a new or empty folder (default: evaluation_SPLIT beside the checkpoint)",
+    )
+    add_flags(parser, PredictOptions())
+    args = parser.parse_args(argv)
+    args.out = args.out or args.checkpoint.parent / f"evaluation_{args.split}"
+    return args
+
+
+# ---- scoring ----------------------------------------------------------------------------------------------------
+
+
+def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
+    """Slices where there is a folder images/, else volumes; at the size of their files."""
+    is_volumes = not (folder / "images").is_dir() and (folder / "volumes").is_dir()
+    return VolumeDataset(folder, split) if is_volumes else SliceDataset(folder, split)
+
+
+def probs_of(predictor: Predictor, image: NDArray, record: SliceRecord) -> NDArray:
+    """Probabilities of one image, whatever HU window its file is in."""
+    low, high = record.hu_low, record.hu_high
+    if (low, high) != tuple(predictor.input["hu_window"]):
+        image = predictor.grey(low + (high - low) * image)
+    try:
+        return predictor.probs(image)
+    except ValueError as error:
+        raise ValueError(f"{record.id}: {error}") from None
+
+
+def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[dict[str, Predict], list[str]]:
+    """name -> what predicts without a network, made from the training split; and why one is missing, if one is."""
+    baselines = {"all background": lambda image, _: np.zeros(image.shape, bool)}
+    try:
+        train = open_split(folder, "train")
+    except ValueError as error:
+        return baselines, [f"No other baseline: {error}"]
+    if isinstance(train, SliceDataset):
+        level = best_threshold(tqdm(train, desc="grey threshold", disable=None))
+        baselines["best grey threshold"] = lambda image, _: np.rint(image * (LEVELS - 1)) >= level
+    try:
+        same = fixed_map(tqdm(train, desc="fixed map", disable=None))[0].numpy()  # (H, W) or (D, H, W)
+        for _, target, id_ in data:
+            if target[0].shape != same.shape:
+                raise ValueError(f"{id_} is not as large as the training slices, {same.shape}.")
+        baselines["best fixed map"] = lambda *_: same
+    except ValueError as error:
+        return baselines, [f"No best fixed map, which wants images of one size: {error}"]
+    return baselines, []
+
+
+# ---- telling ----------------------------------------------------------------------------------------------------
+
+
+def remarks(split: str, network: dict, background: dict) -> list[str]:
+    """What these scores do not say by themselves; both rows are of all slices."""
+    share, rmse = background["pooled_rmse"] ** 2, background["pooled_rmse"]  # of a map without lesion, by definition
+    found = [
+        f"Why a small RMSE says little: lesions cover {share:.2%} of these pixels, so a map that finds nothing has a "
+        f"pooled RMSE of sqrt({share:.4g}) = {rmse:.4f}; the network has {network['pooled_rmse']:.4f}."
+    ]
+    flattering = {
+        "train": "The network learned from these slices",
+        "val": "These slices chose the epoch of the network",
+    }
+    return [f"{flattering[split]}, so their scores flatter."] + found if split in flattering else found
+
+
+def pixel_remark(predictor: Predictor, data: SliceDataset | VolumeDataset) -> list[str]:
+    """A network knows lesions in pixels: in much larger or smaller ones it looks for other lesions."""
+    spacings = [np.broadcast_to(spacing_of(data, i), (3,)) for i in range(len(data))]  # mm; a slice has one for all
+    sizes = predictor.unlike_pixels(np.median(spacings, axis=0))  # of (n, 3); NaN if any is unknown
+    if sizes is None:
+        return []
+    return [
+        f"Pixels of {sizes[0]} mm, but the network was trained on {sizes[1]} mm: it looks for lesions of other sizes."
+    ]
+
+
+def report_of(args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], notes: list[str]) -> str:
+    """Markdown: the network by stratum, and all methods side by side. The network is the first of the rows."""
+    name = next(iter(rows))
+    everything = rows[name][0]
+    side_by_side = [{"method": method, **of_method[0]} for method, of_method in rows.items()]
+    return "\n\n".join(
+        [
+            f"# {name} on {args.data.name}, {args.split}",
+            f"Checkpoint {args.checkpoint}, data {args.data}. Slices (or volumes): {everything['slices']}, "
+            f"patients: {everything['patients']}. Lesion is where the probability is above {threshold}.",
+            markdown_table(rows[name]),
+            markdown_table(rows[name], POOLED),
+            "Beside what needs no network:",
+            markdown_table(side_by_side, names=("method",)),
+            *notes,
+            LEGEND,
+        ]
+    )
+
+
+def draw_three(
+    predictor: Predictor, data: SliceDataset | VolumeDataset, scores: list[SliceScore], threshold: float
+) -> Image.Image:
+    """The worst, the median and the best by Dice; of a volume, the slice that holds most of target and prediction."""
+    dice = scores_per_slice(scores)["dice"]
+    ranked = [int(i) for i in np.argsort(dice, kind="stable") if not math.isnan(dice[i])] or [0]
+    rows = []
+    for name, i in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
+        image, target = (x[0].numpy() for x in data[i][:2])
+        probs = probs_of(predictor, image, data.records[i])
+        if probs.ndim == 3:
+            z = int((target + (probs > threshold)).sum(axis=(1, 2)).argmax())
+            image, target, probs = image[z], target[z], probs[z]  # (H, W) each
+        rows.append((f"{name}\nDice {dice[i]:.3f}\n{scores[i].id}", image, target, probs))
+    return prediction_sheet(rows, threshold=threshold, scale=max(1, 192 // max(rows[0][1].shape)))
+
+
+# ---- the whole --------------------------------------------------------------------------------------------------
+
+
+def evaluate(args: argparse.Namespace) -> float:
+    """Score, tabulate, write; returns the mean Dice."""
+    options = changed(PredictOptions(), vars(args))
+    check_free(args.out)
+    with start_processes(options.device) as processes:
+        predictor = load_predictor(
+            args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size
+        )
+    data, threshold = open_split(args.data, args.split), options.threshold
+    name = type(predictor.network).__name__
+    baselines, notes = make_baselines(args.data, data)
+    methods = {name: lambda image, record: probs_of(predictor, image, record) > threshold} | baselines
+    scores = {method: score_all(data, predict, title=method) for method, predict in methods.items()}
+    rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
+    notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(predictor, data)
+    report = report_of(args, threshold, rows, notes)
+    with whole_folder(args.out) as out:
+        (out / "evaluation.md").write_text(report + "\n", encoding="utf-8")
+        write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
+        write_csv(out / "slices.csv", rows_of_slices(scores[name]))
+        draw_three(predictor, data, scores[name], threshold).save(out / "worst_median_best.png", optimize=True)
+    print(f"{report}\n\nWritten to {args.out}.")
+    return rows[name][0]["dice"]
+
+
+def main(argv: list[str] | None = None) -> float | int:
+    args = parse_arguments(argv)
+    try:
+        return evaluate(args)
+    except (ValueError, OSError) as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print("evaluate.py: too little GPU memory. Lower --batch-size.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"evaluate.py: stopped; {args.out} was not written.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    outcome = main()
+    sys.exit(outcome if isinstance(outcome, int) else 0)

@@ -1,0 +1,198 @@
+"""Draw what a trained network takes for lesion: masks, overlays and, if wanted, probabilities.
+
+    python examples/predict.py runs/swin/best.pt slice.png --out predictions
+    python examples/predict.py runs/swin/best.pt data/lungs scan.npz --out predictions --threshold 0.3
+    python examples/predict.py runs/swin/best.pt train.pkl --rows 0 5 9 --out predictions
+
+CHECKPOINT is best.pt or last.pt of a training. Each INPUT is one of
+
+    slice.png           8-bit grey, in the HU window of the training, as examples/prepare_data.py writes it
+    a folder            of slices or volumes as trainings read them (then with targets), or of such PNGs
+    scan.npy            HU: one slice (H, W) or a volume (D, H, W)
+    scan.npz            a volume as `hu` (D, H, W), with `target`, `spacing_mm` if known; or a folder of these .npy
+    table.pkl           a pickled table of slices, .pkl or .pkl.gz
+
+In --out there will be
+
+    masks/ID.png            0 and 255, as high and wide as the slice; of a volume masks/ID/000.png, 001.png, ...
+    overlays/ID.png         prediction orange, target green; of a volume only the slices where there is either
+    probabilities/ID.png    with --probabilities: 16-bit grey, probability = grey / 65535
+    volumes/ID.npz          of each volume: `pred` (D, H, W), 0 and 1, and `spacing_mm` if it is known
+    slices.csv              for each slice: its input, how many pixels were found, and how many mm2 if that is known
+
+Networks for slices take a volume slice by slice. An input larger than the slices of the training is covered with
+overlapping windows; it must have pixels of about the same size in mm. This is no medical device.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from itertools import chain, count
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from lungseg.data.scans import Scan, kind_of, read_scans
+from lungseg.distributed import start_processes
+from lungseg.draw import overlay
+from lungseg.files import check_free, whole_folder
+from lungseg.predictor import PredictOptions, Predictor, load_predictor
+from lungseg.recipe import Parser, add_flags, changed
+from lungseg.training import keep_freed_memory
+
+COLUMNS = ["id", "input", "predicted_px", "predicted_mm2"]  # of slices.csv
+OVERLAY_SIDE = 512  # smaller slices are enlarged to about this many pixels
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="predict.py", description=__doc__)
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
+    add("inputs", type=Path, nargs="+", metavar="INPUT", help="what to look at, see above")
+    add("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    add("--probabilities", action="store_true", help="also write the probabilities")
+    add("--rows", type=int, nargs="+", metavar="N", help="of tables: only these rows, counted from 0 (default: all)")
+    add(
+        "--column",
+        default="hu_array_old",
+        metavar="NAME",
+        help="of tables: the column with HU, as in prepare_data.py (default: %(default)s)",
+    )
+    add_flags(parser, PredictOptions())
+    return parser.parse_args(argv)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is computed."""
+    kinds = [kind_of(path) for path in args.inputs]
+    if args.rows is not None and "table" not in kinds:
+        raise ValueError("--rows chooses rows of a table, and no INPUT is one (.pkl or .pkl.gz).")
+    check_free(args.out)
+
+
+def oddities(scan: Scan, predictor: Predictor) -> dict[str, str]:
+    """kind -> sentence, for what can be predicted but is hardly what was meant."""
+    found = {}
+    if not scan.from_grey and scan.hu.min() >= 0 and scan.hu.max() <= 255:
+        found["hu"] = "the values lie between 0 and 255, unlike HU: air is -1000. Taken as HU all the same."
+    if sizes := predictor.unlike_pixels(scan.spacing_mm):
+        found["spacing"] = f"a pixel is {sizes[0]} mm, and was {sizes[1]} mm in the training. Resample it."
+    return found
+
+
+# ---- writing ----------------------------------------------------------------------------------------------------
+
+
+def free_id(wanted: str, used: set[str]) -> str:
+    """`wanted`, or wanted_2, wanted_3, ... where another input has that name already."""
+    names = chain([wanted], (f"{wanted}_{n}" for n in count(2)))
+    id_ = next(name for name in names if name not in used)
+    used.add(id_)
+    return id_
+
+
+def write_scan(
+    out: Path, id_: str, scan: Scan, grey: NDArray, pred: NDArray[np.uint8], probs: NDArray | None
+) -> list[list]:
+    """All files of one slice or volume; returns (id, pixels, mm2) of each slice. Without `probs`, no probabilities."""
+    target = np.zeros_like(pred) if scan.target is None else np.asarray(scan.target) > 0
+    pixel_mm2 = math.nan if scan.spacing_mm is None else math.prod(scan.spacing_mm[-2:])
+    names = [id_]
+    if pred.ndim == 3:
+        names = [f"{id_}/{z:03d}" for z in range(len(pred))]
+        known = {} if scan.spacing_mm is None else {"spacing_mm": np.array(scan.spacing_mm)}
+        np.savez_compressed(new_file(out / "volumes" / f"{id_}.npz"), pred=pred, **known)
+    else:
+        grey, target, pred = grey[None], target[None], pred[None]  # (1, H, W)
+        probs = probs if probs is None else probs[None]  # (1, H, W)
+    rows = []
+    for z, name in enumerate(names):
+        Image.fromarray(pred[z] * np.uint8(255)).save(new_file(out / "masks" / f"{name}.png"))
+        if len(names) == 1 or pred[z].any() or target[z].any():
+            scale = max(1, OVERLAY_SIDE // max(pred[z].shape))  # so that the outlines of a small slice are thin
+            picture = overlay(grey[z], target[z], pred[z], scale=scale)
+            Image.fromarray(picture).save(new_file(out / "overlays" / f"{name}.png"))
+        if probs is not None:
+            levels = np.rint(probs[z] * 65535).astype(np.uint16)
+            Image.fromarray(levels).save(new_file(out / "probabilities" / f"{name}.png"))
+        pixels = int(pred[z].sum())
+        rows.append([name, pixels, pixels * pixel_mm2])
+    return rows
+
+
+def new_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def summary_line(path: Path, rows: list[list]) -> str:
+    """What was found in one input."""
+    found, pixels, mm2 = sum(n > 0 for _, n, _ in rows), sum(n for _, n, _ in rows), sum(mm2 for *_, mm2 in rows)
+    area = "" if math.isnan(mm2) else f", {mm2:.1f} mm2"
+    return f"{path}: something found in {found} of {len(rows)} slices, {pixels} pixels{area}"
+
+
+# ---- the whole --------------------------------------------------------------------------------------------------
+
+
+def predict(args: argparse.Namespace) -> None:
+    options = changed(PredictOptions(), vars(args))
+    check_arguments(args)
+    with start_processes(options.device) as processes:
+        if processes.device.type == "cpu":
+            keep_freed_memory()
+        predictor = load_predictor(
+            args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size
+        )
+    used, table, lines = set(), [], []
+    with whole_folder(args.out) as out:
+        for path in args.inputs:
+            rows, told = [], set()
+            scans = read_scans(path, predictor.input["hu_window"], rows=args.rows, column=args.column)
+            for scan in tqdm(scans, desc=path.name, unit="scan", disable=None):
+                for kind, sentence in oddities(scan, predictor).items():
+                    if kind not in told:  # once for an input, however many slices it has
+                        tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
+                        told.add(kind)
+                grey, probs = look_at(path, scan, predictor)
+                pred = (probs > options.threshold).astype(np.uint8)
+                rows += write_scan(out, free_id(scan.id, used), scan, grey, pred, probs if args.probabilities else None)
+            table += [[name, path, n, "" if math.isnan(mm2) else f"{mm2:.2f}"] for name, n, mm2 in rows]
+            lines.append(summary_line(path, rows))
+        with open(out / "slices.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *table])
+    print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
+
+
+def look_at(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray]:
+    """Grey values and probabilities, each (H, W) or (D, H, W); an error names the scan."""
+    grey = predictor.grey(scan.hu)
+    try:
+        return grey, predictor.probs(grey)
+    except ValueError as error:
+        raise ValueError(f"{path}, {scan.id}: {error}") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    try:
+        predict(args)
+    except (ValueError, OSError) as error:
+        print(f"predict.py: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print("predict.py: too little GPU memory. Lower --batch-size.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"predict.py: stopped; {args.out} was not written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

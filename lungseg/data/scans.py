@@ -1,0 +1,159 @@
+"""Whatever holds CT, to look at it: a file or folder of any kind we know gives its slices or volumes in HU.
+
+    slice.png           8-bit grey, in a HU window that the reader must be told
+    a folder            of slices or volumes as trainings read them (masks may be missing), or of such PNGs
+    scan.npy            HU: one slice (H, W) or a volume (D, H, W)
+    scan.npz            a volume as `hu` (D, H, W), with `target`, `spacing_mm` if known; or a folder of these .npy
+    table.pkl           a pickled table of slices, .pkl or .pkl.gz
+
+Trainings read `lungseg.data.folder` and `lungseg.data.volumes`, which insist on targets, splits and patients.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lungseg.data.ct import grey_to_hu
+from lungseg.data.folder import read_grey_png, read_slice
+from lungseg.data.manifest import SliceRecord, read_manifest
+from lungseg.data.pickles import read_table
+from lungseg.data.volume_files import read_volume
+from lungseg.data.volumes import volume_path
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One slice or one volume."""
+
+    id: str  # of its manifest, else made of the name of its file
+    hu: NDArray  # (H, W) or (D, H, W), finite whole or real numbers; of a volume often mapped from its file
+    target: NDArray | None = None  # the shape of hu, lesion where it is not 0; None = unknown
+    spacing_mm: tuple[float, ...] | None = None  # of a pixel along each side of hu; None = unknown
+    from_grey: bool = False  # hu was made from the grey levels of a PNG
+
+
+def read_scans(
+    path: str | Path,
+    hu_window: tuple[float, float],
+    *,
+    rows: Sequence[int] | None = None,
+    column: str = "hu_array_old",
+) -> Iterator[Scan]:
+    """The slices and volumes of a file or folder, one at a time: only a table is read as a whole.
+
+    Args:
+        path: any of the kinds above.
+        hu_window: (low, high) in HU of PNGs that come without a manifest: what their black and white mean.
+        rows: of a table: only these, in this order, counted from 0; None takes all.
+        column: of a table: the one with HU. Targets are taken from `mask`.
+
+    Raises:
+        ValueError: in one sentence that names the file, when its turn comes: what precedes it has been given by then.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "slices":
+        yield from read_slices(path)
+    elif kind == "volumes":
+        for record in records_of(path, "volumes"):
+            yield read_one_volume(volume_path(path, record), record.id)
+    elif kind == "volume":
+        yield read_one_volume(path, path.name)
+    elif kind == "table":
+        yield from read_rows(path, rows, column)
+    elif kind == "array":
+        yield read_array(path)
+    else:
+        for file in sorted(path.glob("*.png")) if kind == "pngs" else [path]:
+            yield Scan(file.stem, grey_to_hu(read_grey_png(file, 8), hu_window), from_grey=True)
+
+
+def kind_of(path: str | Path) -> str:
+    """What `read_scans` would take it for, from its name and what lies in it; no file is opened.
+
+    Returns:
+        Of a folder "slices", "volumes", "volume" (it holds hu.npy) or "pngs"; of a file "png", "array" or "table".
+
+    Raises:
+        ValueError: if it is missing, or none of these.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for kind, there in (("slices", "images"), ("volumes", "volumes"), ("volume", "hu.npy")):
+            if (path / there).exists():
+                return kind
+        if any(path.glob("*.png")):
+            return "pngs"
+        raise ValueError(f"{path} holds neither images/ nor volumes/ nor *.png. Give a folder of slices or volumes.")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist. Give a slice, a volume, a table, or a folder of these.")
+    for kind, ends in (("png", (".png",)), ("array", (".npy", ".npz")), ("table", (".pkl", ".pkl.gz"))):
+        if path.name.lower().endswith(ends):
+            return kind
+    raise ValueError(f"{path} ends neither in .png, .npy, .npz, .pkl nor .pkl.gz. Convert it to one of these.")
+
+
+# ---- one kind each -----------------------------------------------------------------------------------------------
+
+
+def read_slices(folder: Path) -> Iterator[Scan]:
+    """A folder of slices; targets where there are any."""
+    for record in records_of(folder, "slices"):
+        if (folder / "masks" / f"{record.id}.png").exists():
+            grey, target = read_slice(folder, record)
+        else:
+            grey, target = read_grey_png(folder / "images" / f"{record.id}.png", record.bits), None
+        spacing = (record.spacing_mm,) * 2 if math.isfinite(record.spacing_mm) else None
+        hu = grey_to_hu(grey, (record.hu_low, record.hu_high), record.bits)
+        yield Scan(record.id, hu, target, spacing, from_grey=True)
+
+
+def records_of(folder: Path, kind: str) -> list[SliceRecord]:
+    """`read_manifest` without its warning that training and test may share patients: nothing is trained here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return read_manifest(folder, kind)
+
+
+def read_one_volume(path: Path, id_: str) -> Scan:
+    volume = read_volume(path)
+    spacing = volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None
+    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing)
+
+
+def read_array(path: Path) -> Scan:
+    """A .npz with a volume, or a .npy with a volume or a single slice."""
+    try:
+        hu = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix == ".npy" else None
+    except (ValueError, OSError, EOFError):
+        hu = None  # read_volume says what is wrong with the file
+    if hu is None or hu.ndim != 2:
+        return read_one_volume(path, path.stem)
+    return Scan(path.stem, checked_hu(path, hu))
+
+
+def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[Scan]:
+    """The chosen rows of a pickled table."""
+    table = read_table(path, required=(column,))
+    hus = table[column]
+    targets = table.get("mask", [None] * len(hus))
+    rows = range(len(hus)) if rows is None else rows
+    for row in rows:  # all of them before the first is looked at, which may take a minute
+        if not 0 <= row < len(hus):
+            raise ValueError(f"{path} has rows 0 to {len(hus) - 1}, and row {row} is asked for. Count from 0.")
+        if not isinstance(hus[row], np.ndarray):
+            raise ValueError(f"{path}: column {column!r} holds no HU, but {hus[row]!r:.40}. Choose another column.")
+    for row in rows:
+        yield Scan(f"{path.name.split('.')[0]}_row{row:04d}", checked_hu(f"{path}, row {row}", hus[row]), targets[row])
+
+
+def checked_hu(where: Path | str, hu: NDArray) -> NDArray:
+    """The same, or a ValueError if these cannot be HU."""
+    if hu.dtype.kind not in "iuf" or hu.size == 0 or not np.isfinite(hu).all():
+        raise ValueError(f"{where}: HU are finite numbers, got {hu.dtype} {hu.shape}. Fill gaps with -1000, for air.")
+    return hu

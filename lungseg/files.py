@@ -1,0 +1,40 @@
+"""A folder of results is written completely or not at all, and never over what somebody has there already."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_free(folder: str | Path) -> None:
+    """Raise a ValueError, in the words of a script with --out, unless `folder` is new or empty."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty. Choose another folder with --out.")
+
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` that takes its name at the end: whoever sees it sees all of it.
+
+        with whole_folder("predictions") as out:
+            (out / "slices.csv").write_text(...)
+
+    An error or Ctrl-C inside the `with` removes the hidden folder, and goes on. Folders above are made as needed.
+
+    Args:
+        folder: a new or an empty folder.
+
+    Raises:
+        OSError: at the end, if `folder` holds something by then. What was written is removed.
+    """
+    folder = Path(folder).absolute()
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process that had our number
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # nothing is left there after the rename

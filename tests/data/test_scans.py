@@ -1,0 +1,282 @@
+"""The same slice or volume comes out, whatever it lies in."""
+
+import gzip
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lungseg.data.folder import FolderWriter
+from lungseg.data.manifest import SliceRecord
+from lungseg.data.scans import kind_of, read_scans
+
+WINDOW = (-1000.0, 400.0)
+
+
+def make_grey(shape=(30, 41), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def hu_of(grey, low=-1000.0, high=400.0):
+    return low + grey.astype(np.float64) * (high - low) / 255
+
+
+def scans_in(path, **options):
+    return list(read_scans(path, WINDOW, **options))
+
+
+# ---- slices ------------------------------------------------------------------------------------------------------
+
+
+def as_png(folder, grey):
+    Image.fromarray(grey).save(folder / "scan.png")
+    return folder / "scan.png"
+
+
+def as_capital_png(folder, grey):
+    return as_png(folder, grey).rename(folder / "scan.PNG")
+
+
+def as_npy(folder, grey):
+    np.save(folder / "scan.npy", hu_of(grey))
+    return folder / "scan.npy"
+
+
+def as_folder_of_pngs(folder, grey):
+    (folder / "pngs").mkdir()
+    as_png(folder / "pngs", grey)
+    return folder / "pngs"
+
+
+def as_images_without_masks(folder, grey):
+    (folder / "data/images").mkdir(parents=True)
+    as_png(folder / "data/images", grey)
+    return folder / "data"
+
+
+def as_slices(folder, grey):
+    with FolderWriter(folder / "data") as out:
+        out.add(SliceRecord("scan", "a", "test"), grey, np.zeros_like(grey))
+    return folder / "data"
+
+
+def as_sixteen_bits_in_another_window(folder, grey):
+    levels = np.rint((hu_of(grey) + 1400) / 2000 * 65535).astype(np.uint16)
+    with FolderWriter(folder / "data") as out:
+        out.add(SliceRecord("scan", "a", "test", hu_low=-1400, hu_high=600, bits=16), levels, np.zeros_like(grey))
+    return folder / "data"
+
+
+FORMS = {
+    as_png: "png",
+    as_capital_png: "png",
+    as_npy: "array",
+    as_folder_of_pngs: "pngs",
+    as_images_without_masks: "slices",
+    as_slices: "slices",
+    as_sixteen_bits_in_another_window: "slices",
+}
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.__name__)
+def test_a_slice_has_the_same_hu_however_it_comes(form, tmp_path):
+    grey = make_grey()
+    path = form(tmp_path, grey)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # patients do not matter here
+        (scan,) = scans_in(path)
+    assert kind_of(path) == FORMS[form] and kind_of(str(path)) == FORMS[form]
+    assert scan.id == "scan" and scan.hu.shape == grey.shape and scan.spacing_mm is None
+    assert np.abs(scan.hu - hu_of(grey)).max() < 0.02  # of sixteen bits, half a level is 0.015 HU
+    assert scan.from_grey == (form is not as_npy)
+    has_target = form in (as_slices, as_sixteen_bits_in_another_window)
+    assert (scan.target is not None and not scan.target.any()) == has_target
+
+
+@given(low=st.floats(-2000, 0), width=st.floats(1, 4000))
+@settings(max_examples=20)
+def test_black_and_white_of_a_lone_png_are_the_ends_of_the_window(low, width, tmp_path_factory):
+    grey = np.array([[0, 255, 51]], np.uint8)
+    (scan,) = read_scans(as_png(tmp_path_factory.mktemp("png"), grey), (low, low + width))
+    assert np.allclose(scan.hu, [[low, low + width, low + width / 5]], atol=1e-3)
+
+
+def test_slices_come_in_the_order_of_their_manifest_with_spacing_and_target(tmp_path):
+    greys = {id_: make_grey(seed=seed) for seed, id_ in enumerate("cab")}
+    with FolderWriter(tmp_path / "data") as out:
+        for id_, grey in greys.items():
+            out.add(SliceRecord(id_, id_, "test", spacing_mm=0.7 if id_ == "a" else np.nan), grey, grey > 200)
+    (tmp_path / "data/masks/b.png").unlink()
+    scans = scans_in(tmp_path / "data")
+    assert [scan.id for scan in scans] == ["c", "a", "b"]
+    assert [scan.spacing_mm for scan in scans] == [None, (0.7, 0.7), None]
+    assert scans[2].target is None
+    for scan in scans[:2]:
+        assert np.array_equal(scan.target, greys[scan.id] > 200)
+
+
+# ---- volumes -----------------------------------------------------------------------------------------------------
+
+
+def volume_npz(folder, arrays):
+    np.savez(folder / "scan.npz", **arrays)
+    return folder / "scan.npz"
+
+
+def packed_npz(folder, arrays):
+    np.savez_compressed(folder / "scan.npz", **arrays)
+    return folder / "scan.npz"
+
+
+def volume_folder(folder, arrays):
+    (folder / "scan").mkdir()
+    for name, array in arrays.items():
+        np.save(folder / "scan" / f"{name}.npy", array)
+    return folder / "scan"
+
+
+def folder_of_volumes(folder, arrays):
+    (folder / "data/volumes").mkdir(parents=True)
+    volume_npz(folder / "data/volumes", arrays)
+    return folder / "data"
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("form", [volume_npz, packed_npz, volume_folder, folder_of_volumes], ids=lambda f: f.__name__)
+def test_a_volume_is_the_same_however_it_comes(form, known, tmp_path):
+    grey = make_grey((3, 20, 31))
+    arrays = {"hu": np.rint(hu_of(grey)).astype(np.int16)}
+    if known:
+        arrays |= {"target": (grey > 200).astype(np.uint8), "spacing_mm": np.array([2.0, 0.7, 0.6])}
+    (scan,) = scans_in(form(tmp_path, arrays))
+    assert scan.id == "scan" and not scan.from_grey
+    assert scan.hu.dtype == np.int16 and np.array_equal(scan.hu, arrays["hu"])
+    assert scan.spacing_mm == ((2.0, 0.7, 0.6) if known else None)
+    assert np.array_equal(scan.target, arrays["target"]) if known else scan.target is None
+
+
+def test_an_npy_of_three_sides_is_a_volume(tmp_path):
+    np.save(tmp_path / "scan.npy", np.full((2, 5, 6), -700, np.int16))
+    (scan,) = scans_in(tmp_path / "scan.npy")
+    assert kind_of(tmp_path / "scan.npy") == "array" and scan.hu.shape == (2, 5, 6) and scan.target is None
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    greys = [make_grey(seed=k) for k in range(3)]
+    columns = {"label1": list("abc"), "mask": [(g > 200).astype(np.int8) for g in greys]}
+    columns["hu_array_old"] = [hu_of(g) for g in greys]
+    columns["hu_array"] = [np.full(g.shape, -900.0) for g in greys]
+    with gzip.open(tmp_path / "train.pkl.gz", "wb") as file:
+        pickle.dump(columns, file)
+    return tmp_path / "train.pkl.gz", greys
+
+
+def test_all_rows_of_a_table_or_those_asked_for_in_their_order(table):
+    path, greys = table
+    assert kind_of(path) == "table"
+    for rows in (None, (2, 0), (1, 1), ()):
+        wanted = range(3) if rows is None else rows
+        scans = scans_in(path, rows=rows)
+        assert [scan.id for scan in scans] == [f"train_row000{k}" for k in wanted]
+        for scan, k in zip(scans, wanted, strict=True):
+            assert np.array_equal(scan.hu, hu_of(greys[k])) and np.array_equal(scan.target, greys[k] > 200)
+    assert (scans_in(path, rows=[1], column="hu_array")[0].hu == -900).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rows": (0, 3)}, "rows 0 to 2, and row 3 is asked for"),
+        ({"rows": (-1,)}, "row -1"),
+        ({"column": "hu"}, "column 'hu' is missing"),
+        ({"column": "label1"}, "column 'label1' holds no HU, but 'a'"),
+    ],
+)
+def test_a_row_or_column_that_is_not_there_is_refused_before_any_row_is_given(options, words, table):
+    with pytest.raises(ValueError) as error:
+        next(read_scans(table[0], WINDOW, **options))
+    assert words in str(error.value) and str(table[0]) in str(error.value)
+
+
+def test_a_table_without_masks_has_no_targets(tmp_path):
+    with open(tmp_path / "t.pkl", "wb") as file:
+        pickle.dump({"hu_array_old": [np.full((4, 5), -800.0)]}, file)
+    (scan,) = scans_in(tmp_path / "t.pkl")
+    assert scan.target is None and scan.hu.shape == (4, 5)
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+def saved(array, name="x.npy", pickled=False):
+    def make(folder):
+        np.save(folder / name, array, allow_pickle=pickled)
+        return folder / name
+
+    return make
+
+
+def no_hu(folder):
+    np.savez(folder / "x.npz", image=np.zeros((4, 4, 4)))
+    return folder / "x.npz"
+
+
+def colours(folder):
+    Image.new("RGB", (4, 4)).save(folder / "x.png")
+    return folder / "x.png"
+
+
+def named(name, text="DICM"):
+    def make(folder):
+        (folder / name).write_text(text)
+        return folder / name
+
+    return make
+
+
+def empty_folder(folder):
+    (folder / "x").mkdir()
+    return folder / "x"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (saved(np.full((4, 4), np.nan)), "HU are finite numbers, got float64 (4, 4)"),
+        (saved(np.full((2, 4, 4), np.inf)), "HU are finite numbers"),
+        (saved(np.zeros((0, 4))), "HU are finite numbers"),
+        (saved(np.zeros((4, 4), complex)), "HU are finite numbers"),
+        (saved(np.array([[{}]], object), pickled=True), "x.npy"),
+        (saved(np.zeros(4)), "(4,)"),
+        (no_hu, "no array hu"),
+        (colours, "RGB PNG"),
+        (named("x.dcm"), "ends neither in .png"),
+        (named("x.npz"), "x.npz is damaged"),
+        (named("x.npy"), "x.npy"),
+        (named("x.pkl"), "x.pkl"),
+        (empty_folder, "holds neither images/"),
+        (lambda folder: folder / "x.png", "does not exist"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_sentence_that_names_it(make, words, tmp_path):
+    path = make(tmp_path)
+    with pytest.raises(ValueError) as error:
+        scans_in(path)
+    assert words in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_at_a_time_a_bad_file_is_noticed_when_its_turn_comes(tmp_path):
+    as_png(tmp_path, make_grey())
+    colours(tmp_path)
+    scans = read_scans(tmp_path, WINDOW)
+    assert next(scans).id == "scan"
+    with pytest.raises(ValueError, match="RGB PNG"):
+        next(scans)

@@ -1,0 +1,284 @@
+"""From a checkpoint and a folder to a table: what a user types, what stands there afterwards, and what is refused."""
+
+import csv
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lungseg.baselines import fixed_map
+from lungseg.checkpoint import save_checkpoint
+from lungseg.data.folder import FolderWriter
+from lungseg.data.manifest import SliceRecord
+from lungseg.data.volumes import VolumeWriter
+from lungseg.nn.unet import UNet
+from lungseg.predictor import Predictor
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples/evaluate.py"
+spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
+evaluate = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(evaluate)
+main = evaluate.main
+
+FILES = ["evaluation.csv", "evaluation.md", "slices.csv", "worst_median_best.png"]
+SIDE = 24
+SPLITS = ("train",) * 4 + ("val",) * 2 + ("test",) * 4
+
+
+def disc(number, dims):
+    """A lesion of radius 3 to 6 pixels somewhere, and an image that shows it bright, with a bright stripe beside it."""
+    rng = np.random.default_rng(number)
+    axes = np.meshgrid(*[np.arange(SIDE)] * dims, indexing="ij")
+    centre, radius = rng.integers(8, 16, dims), 3 + number % 4
+    target = (sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True)) <= radius**2).astype(np.uint8)
+    bright = target.copy()
+    bright[..., :2] = 1  # the chest wall: one find that is no lesion
+    return bright, target
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Slices of 1 mm pixels, two to a patient; the last one has no lesion, and nothing bright."""
+    path = tmp_path_factory.mktemp("data") / "discs"
+    with FolderWriter(path) as out:
+        for i, split in enumerate(SPLITS):
+            bright, target = disc(i, 2) if i < len(SPLITS) - 1 else np.zeros((2, SIDE, SIDE), np.uint8)
+            label = "LR3" if target.any() else "none"
+            out.add(SliceRecord(f"slice{i}", f"patient{i // 2}", split, label, 1.0), 50 + 150 * bright, target)
+    return path
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "balls"
+    with VolumeWriter(path) as out:
+        for i, split in enumerate(SPLITS):
+            bright, target = disc(i, 3)
+            hu = (-800 + 1000 * bright.astype(np.int16)).astype(np.int16)
+            out.add(SliceRecord(f"volume{i}", f"patient{i}", split), hu, target, (1.0, 1.0, 1.0))
+    return path
+
+
+class Bright(torch.nn.Module):
+    """Lesion is what is brighter than the middle of the window."""
+
+    def forward(self, image):
+        return 20 * (image - 0.5)
+
+
+@pytest.fixture
+def bright(monkeypatch):
+    """Stands in for a checkpoint of a network, so that one knows what it must score."""
+
+    def use(**changes):
+        size = changes.pop("size", [SIDE, SIDE])
+        about = {"size": size, "scale": [1.0] * len(size), "hu_window": [-1000.0, 400.0], "spacing_mm": 1.0}
+        network = Predictor(Bright(), about | changes)
+        monkeypatch.setattr(evaluate, "load_predictor", lambda *args, **kwargs: network)
+
+    use()
+    return use
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network that has learned nothing, for slices of half the size of the files."""
+    torch.manual_seed(0)
+    arguments = {"channels": (4, 8)}
+    about = {"size": [12, 12], "scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0], "spacing_mm": None}
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    network = {"name": "UNet", "arguments": arguments}
+    save_checkpoint(path, {"network": network, "input": about, "model": UNet(**arguments).state_dict()})
+    return path
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- what stands there -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_judged_in_the_pixels_of_the_files(checkpoint, folder, capsys):
+    dice = main([str(checkpoint), "--data", str(folder)])
+    out = checkpoint.parent / "evaluation_test"
+    printed = capsys.readouterr().out
+    assert sorted(p.name for p in out.iterdir()) == FILES
+    assert printed.startswith((out / "evaluation.md").read_text()) and printed.endswith(f"Written to {out}.\n")
+    rows = table(out / "slices.csv")
+    assert [row["id"] for row in rows] == ["slice6", "slice7", "slice8", "slice9"]
+    assert {sum(int(row[name]) for name in ("tp", "fp", "fn", "tn")) for row in rows} == {SIDE**2}
+    assert isinstance(dice, float) and f"{dice:.6g}" == table(out / "evaluation.csv")[0]["dice"]
+    with Image.open(out / "worst_median_best.png") as picture:
+        assert min(picture.size) > 3 * 192
+    assert [p.name for p in sorted(checkpoint.parent.iterdir())] == ["best.pt", "evaluation_test"]
+
+
+def test_the_numbers_are_those_of_a_network_that_sees_what_is_bright(bright, folder, tmp_path):
+    dice = main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
+    want = []
+    for i in (6, 7, 8):  # slice9 is rightly silent, and has no Dice
+        seen, target = disc(i, 2)
+        want.append(2 * (seen * target).sum() / (seen.sum() + target.sum()))
+    assert dice == pytest.approx(np.mean(want))
+    rows = {row["stratum"]: row for row in table(tmp_path / "out/evaluation.csv") if row["method"] == "Bright"}
+    assert list(rows) == ["all", "5-10 mm", "10-20 mm", "no lesion", "label LR3", "label none"]
+    everything = rows["all"]
+    assert (everything["slices"], everything["patients"], everything["lesions"]) == ("4", "2", "3")
+    assert everything["lesion_recall"] == "1" and everything["false_positives_per_slice"] == "0.75"
+    assert everything["recall"] == "1" and everything["empty_targets"] == "1" and everything["false_alarms"] == "0"
+
+
+def test_baselines_stand_beside_the_network(bright, folder, tmp_path):
+    main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
+    rows = {row["method"]: row for row in table(tmp_path / "out/evaluation.csv") if row["stratum"] == "all"}
+    assert list(rows) == ["Bright", "all background", "best grey threshold", "best fixed map"]
+    assert rows["best grey threshold"]["dice"] == rows["Bright"]["dice"]  # it is one
+    assert float(rows["all background"]["dice"]) == 0 and rows["all background"]["precision"] == ""
+    fixed = fixed_map([(None, torch.from_numpy(disc(i, 2)[1])[None], i) for i in range(4)])[0].numpy()  # of train
+    targets = [disc(i, 2)[1] for i in (6, 7, 8)]
+    dice = [2 * (fixed & (t > 0)).sum() / (fixed.sum() + t.sum()) for t in targets]
+    assert float(rows["best fixed map"]["dice"]) == pytest.approx(sum(dice) / 4, rel=1e-5)  # a false alarm in slice9
+    share = np.mean([disc(i, 2)[1] for i in (6, 7, 8)]) * 3 / 4
+    text = (tmp_path / "out/evaluation.md").read_text()
+    assert f"lesions cover {share:.2%} of these pixels" in text
+    assert f"= {np.sqrt(share):.4f}; the network has {float(rows['Bright']['pooled_rmse']):.4f}." in text
+    assert float(rows["all background"]["pooled_rmse"]) == pytest.approx(np.sqrt(share), rel=1e-5)
+
+
+def test_volumes_are_judged_whole_by_a_network_for_slices_and_one_for_volumes(bright, volumes, tmp_path):
+    dice = []
+    for size in ([SIDE, SIDE], [SIDE, SIDE, SIDE]):
+        bright(size=size)
+        out = tmp_path / str(len(size))
+        dice.append(main(["any.pt", "--data", str(volumes), "--out", str(out)]))
+        rows = table(out / "evaluation.csv")
+        assert {row["method"] for row in rows} == {"Bright", "all background", "best fixed map"}
+        assert (rows[0]["slices"], rows[0]["lesions_found"], rows[0]["false_positives"]) == ("4", "4", "4")
+        assert sorted(p.name for p in out.iterdir()) == FILES
+    assert dice[0] == pytest.approx(dice[1]) and dice[0] > 0.1
+
+
+# ---- what it says ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("split", "sentence"),
+    [("test", None), ("val", "These slices chose the epoch"), ("train", "The network learned from these slices")],
+)
+def test_scores_that_flatter_are_called_so(bright, folder, tmp_path, split, sentence):
+    main(["any.pt", "--data", str(folder), "--split", split, "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/evaluation.md").read_text()
+    assert ("so their scores flatter" in text) == (sentence is not None) and (sentence or "") in text
+
+
+def test_pixels_of_another_size_than_in_the_training_are_remarked(bright, folder, tmp_path):
+    bright(spacing_mm=0.5)
+    main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
+    sentence = "Pixels of 1 x 1 mm, but the network was trained on 0.5 x 0.5 mm"
+    assert sentence in (tmp_path / "out/evaluation.md").read_text()
+
+
+def test_files_in_another_hu_window_are_brought_to_that_of_the_network(bright, folder, tmp_path):
+    bright(hu_window=[-1000.0, 1800.0])  # its middle is the white of the files: nothing is brighter
+    assert main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")]) == 0.0
+
+
+def test_the_threshold_is_a_probability(bright, folder, tmp_path):
+    args = ["any.pt", "--data", str(folder), "--out"]
+    low = main(
+        [*args, str(tmp_path / "low"), "--threshold", "0.001"]
+    )  # the dark too is lesion: 20 * (50 / 255 - 0.5) = -6.1
+    assert 0 < low < main([*args, str(tmp_path / "middle")])
+
+
+def test_slices_of_several_sizes_have_no_fixed_map(bright, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    for kind in ("images", "masks"):
+        path = tmp_path / f"data/{kind}/slice1.png"
+        Image.open(path).crop((0, 0, 20, 24)).save(path)
+    main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/evaluation.md").read_text()
+    assert "No best fixed map, which wants images of one size: slice slice1 is 24 x 20 pixels" in text
+    assert "| best grey threshold |" in text and "| best fixed map |" not in text
+
+
+def test_a_folder_without_training_slices_is_judged_with_what_is_there(bright, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    manifest = tmp_path / "data/manifest.csv"
+    manifest.write_text(re.sub(r",train,", ",val,", manifest.read_text()))
+    main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/evaluation.md").read_text()
+    assert "No other baseline: " in text and "has no slice in the split 'train'" in text
+    assert "| all background |" in text and "| best grey threshold |" not in text
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------
+
+
+def refused(capsys, argv, sentence, out):
+    """Exit code 2, one sentence, and nothing written."""
+    try:
+        assert main(argv) == 2
+    except SystemExit as end:  # of argparse
+        assert end.code == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"evaluate\.py: [^\n]+\n", error) and sentence in error
+    assert not out.exists() and not list(out.parent.glob(".*partial*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--threshold", "1"], "--threshold must lie between 0 and 1, got 1.0"),
+        (["--overlap", "1"], "--overlap must be at least 0 and below 1"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--split", "holdout"], "invalid choice: 'holdout'"),
+        (["--thresh", "0.4"], "unrecognized arguments"),
+    ],
+)
+def test_bad_flags_are_refused(checkpoint, folder, tmp_path, capsys, flags, sentence):
+    out = tmp_path / "out"
+    refused(capsys, [str(checkpoint), "--data", str(folder), "--out", str(out), *flags], sentence, out)
+
+
+def test_a_folder_that_holds_something_is_left_alone(checkpoint, folder, tmp_path, capsys):
+    (tmp_path / "note.txt").write_text("mine")
+    assert main([str(checkpoint), "--data", str(folder), "--out", str(tmp_path)]) == 2
+    assert "is not empty. Choose another folder with --out." in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_bad_input_ends_in_one_sentence_that_names_it(checkpoint, folder, volumes, tmp_path, capsys, bright):
+    out = tmp_path / "out"
+    to = ["--out", str(out), "--data"]
+    refused(capsys, ["any.pt", *to, str(tmp_path / "nowhere")], "nowhere holds no folder images/", out)
+    shutil.copytree(folder, tmp_path / "data")
+    mask = tmp_path / "data/masks/slice8.png"
+    mask.write_bytes(mask.read_bytes()[:-20])
+    refused(capsys, ["any.pt", *to, str(tmp_path / "data")], "slice8.png is damaged or cut short", out)
+    bright(size=[SIDE] * 3)
+    refused(capsys, ["any.pt", *to, str(folder)], "slice6: the network was trained on volumes", out)
+
+
+def test_a_bad_checkpoint_ends_in_one_sentence(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = ["--data", str(folder), "--out", str(out)]
+    refused(capsys, [str(tmp_path / "no.pt"), *flags], "no.pt cannot be read", out)
+    (tmp_path / "text.pt").write_text("hello")
+    refused(capsys, [str(tmp_path / "text.pt"), *flags], "text.pt is no checkpoint of lungseg", out)
+
+
+def test_an_error_while_writing_leaves_nothing(bright, folder, tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluate, "draw_three", full)
+    out = tmp_path / "out"
+    refused(capsys, ["any.pt", "--data", str(folder), "--out", str(out)], "No space left on device", out)

@@ -1,0 +1,428 @@
+"""Every kind of input through a network whose answer is known: lesion is where the grey value is above one half."""
+
+import csv
+import gzip
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.data.ct import grey_to_hu
+from lungseg.data.folder import FolderWriter
+from lungseg.data.manifest import SliceRecord
+from lungseg.data.volumes import write_volume
+from lungseg.draw import PRED, TARGET
+from lungseg.nn.unet import UNet
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples/predict.py"
+
+
+@pytest.fixture(scope="module")
+def predict(example):
+    return example("predict")
+
+
+@pytest.fixture(autouse=True)
+def _leave_the_memory_as_it_was(predict, monkeypatch):
+    monkeypatch.setattr(predict, "keep_freed_memory", lambda: None)  # for ever, in the process that runs the tests
+
+
+def threshold_network(spatial_dims):
+    """A U-Net of one channel and one stage whose logits are 40 (grey - 1/2): its kernels look at one pixel alone."""
+    network = UNet(channels=(1,), spatial_dims=spatial_dims)
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Conv3d):
+                layer.weight.zero_()
+                layer.weight[(0, 0, *[side // 2 for side in layer.kernel_size])] = 1
+        network.head.weight.fill_(40)
+        network.head.bias.fill_(-20)
+    return network
+
+
+def save_network(path, spatial_dims=2, **changes):
+    size, spacing = ([24, 24], 0.7) if spatial_dims == 2 else ([4, 24, 24], [2.0, 0.7, 0.7])
+    input_ = {"size": size, "scale": [1.0] * spatial_dims, "hu_window": [-1000.0, 400.0], "spacing_mm": spacing}
+    arguments = {"channels": (1,), "spatial_dims": spatial_dims}
+    state = {"network": {"name": "UNet", "arguments": arguments}, "input": input_ | changes}
+    save_checkpoint(path, state | {"model": threshold_network(spatial_dims).state_dict()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_network(tmp_path_factory.mktemp("run") / "best.pt")
+
+
+@pytest.fixture(scope="module")
+def checkpoint_3d(tmp_path_factory):
+    return save_network(tmp_path_factory.mktemp("run") / "best3d.pt", spatial_dims=3)
+
+
+def make_grey(shape=(30, 41), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def lesion_of(grey):
+    """What the network finds: (grey / 255 > 1/2), 0 or 255."""
+    return (grey > 127).astype(np.uint8) * 255
+
+
+def read_png(path):
+    return np.asarray(Image.open(path))
+
+
+def run(predict, checkpoint, out, *words):
+    return predict.main([str(checkpoint), *map(str, words), "--out", str(out), "--device", "cpu"])
+
+
+def files_in(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+
+
+def table_of(out):
+    with open(out / "slices.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- one slice, however it comes --------------------------------------------------------------------------------
+
+
+def as_png(folder, grey):
+    Image.fromarray(grey).save(folder / "scan.png")
+    return folder / "scan.png"
+
+
+def as_npy(folder, grey):
+    np.save(folder / "scan.npy", np.rint(grey_to_hu(grey)).astype(np.int16))
+    return folder / "scan.npy"
+
+
+def as_sixteen_bits_in_another_window(folder, grey):
+    hu = grey_to_hu(grey)
+    levels = np.rint((hu + 1400) / 2000 * 65535).astype(np.uint16)
+    with FolderWriter(folder / "data") as out:
+        out.add(SliceRecord("scan", "a", "test", hu_low=-1400, hu_high=600, bits=16), levels, np.zeros_like(grey))
+    return folder / "data"
+
+
+FORMS = [as_png, as_npy, as_sixteen_bits_in_another_window]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.__name__)
+def test_a_slice_gives_the_same_mask_of_its_own_size_however_it_comes(form, predict, checkpoint, tmp_path, capsys):
+    grey = make_grey()
+    source, out = form(tmp_path, grey), tmp_path / "out"
+    assert run(predict, checkpoint, out, source) == 0
+    assert files_in(out) == ["masks/scan.png", "overlays/scan.png", "slices.csv"]
+    assert np.array_equal(read_png(out / "masks/scan.png"), lesion_of(grey))
+    pixels = int((grey > 127).sum())
+    assert table_of(out) == [{"id": "scan", "input": str(source), "predicted_px": str(pixels), "predicted_mm2": ""}]
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == f"{source}: something found in 1 of 1 slices, {pixels} pixels"
+    assert "warning" not in said.err
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 100), (24, 24), (50, 23)])
+def test_masks_and_probabilities_have_the_size_of_the_slice(shape, predict, tmp_path):
+    """Also with a network that was trained at half the scale."""
+    grey = make_grey(shape)
+    checkpoint = save_network(tmp_path / "half.pt", scale=[0.5, 0.5])
+    assert run(predict, checkpoint, tmp_path / "out", as_png(tmp_path, grey), "--probabilities") == 0
+    for folder in ("masks", "probabilities"):
+        assert read_png(tmp_path / "out" / folder / "scan.png").shape == shape
+    scale = 512 // max(shape)
+    assert read_png(tmp_path / "out/overlays/scan.png").shape == (shape[0] * scale, shape[1] * scale, 3)
+
+
+def test_probabilities_are_sixteen_bits_and_the_threshold_cuts_them(predict, checkpoint, tmp_path):
+    grey = np.tile(np.arange(100, 156, dtype=np.uint8), (3, 1))
+    source = as_png(tmp_path, grey)
+    assert run(predict, checkpoint, tmp_path / "out", source, "--probabilities", "--threshold", "0.2") == 0
+    levels = read_png(tmp_path / "out/probabilities/scan.png")
+    expected = 1 / (1 + np.exp(-40 * (grey / 255 - 0.5)))
+    assert levels.dtype.itemsize >= 2 and np.abs(levels / 65535 - expected).max() < 1e-4
+    assert np.array_equal(read_png(tmp_path / "out/masks/scan.png"), (expected > 0.2) * np.uint8(255))
+
+
+def test_the_overlay_shows_the_prediction_in_orange_and_the_target_in_green(predict, checkpoint, tmp_path):
+    grey, target = np.full((40, 40), 20, np.uint8), np.zeros((40, 40), np.uint8)
+    grey[5:12, 5:12], target[25:32, 25:32] = 200, 1
+    with FolderWriter(tmp_path / "data") as folder:
+        folder.add(SliceRecord("a", "p", "train", spacing_mm=0.7), grey, target)
+    assert run(predict, checkpoint, tmp_path / "out", tmp_path / "data") == 0
+    picture = read_png(tmp_path / "out/overlays/a.png")
+    scale = 512 // 40
+    for colour, first in ((PRED, 5), (TARGET, 25)):
+        rows, cols = np.nonzero((picture == colour).all(axis=2))
+        assert abs(rows.min() - first * scale) <= 1 and abs(cols.max() - (first + 7) * scale) <= 1
+    (row,) = table_of(tmp_path / "out")
+    assert float(row["predicted_mm2"]) == pytest.approx(49 * 0.7**2, abs=0.01)
+
+
+# ---- volumes ----------------------------------------------------------------------------------------------------
+
+
+def make_volume(folder, depth=5):
+    """Lesions in slices 1 and 3; a target in slice 2; slices 0 and 4 are empty."""
+    grey = np.full((depth, 30, 41), 20, np.uint8)
+    grey[1, 4:9, 4:9] = grey[3, 20:24, 30:40] = 220
+    target = np.zeros_like(grey)
+    target[2, 10:14, 10:14] = 1
+    return grey, np.rint(grey_to_hu(grey)).astype(np.int16), target
+
+
+def volume_npz(folder, hu, target):
+    write_volume(folder / "scan.npz", hu, target, (2.0, 0.7, 0.7))
+    return folder / "scan.npz"
+
+
+def volume_npy(folder, hu, target):
+    np.save(folder / "scan.npy", hu)
+    return folder / "scan.npy"
+
+
+def folder_of_volumes(folder, hu, target):
+    (folder / "data/volumes").mkdir(parents=True)
+    volume_npz(folder / "data/volumes", hu, target)
+    return folder / "data"
+
+
+@pytest.mark.parametrize("form", [volume_npz, volume_npy, folder_of_volumes], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_volumes_are_predicted_slice_by_slice_or_whole(
+    form, dims, predict, checkpoint, checkpoint_3d, tmp_path, capsys
+):
+    grey, hu, target = make_volume(tmp_path)
+    source, out = form(tmp_path, hu, target), tmp_path / "out"
+    assert run(predict, checkpoint if dims == 2 else checkpoint_3d, out, source) == 0
+    known = form is not volume_npy  # a bare array has neither target nor spacing
+    drawn = (1, 2, 3) if known else (1, 3)
+    assert files_in(out) == [
+        *(f"masks/scan/{z:03d}.png" for z in range(5)),
+        *(f"overlays/scan/{z:03d}.png" for z in drawn),
+        "slices.csv",
+        "volumes/scan.npz",
+    ]
+    for z in range(5):
+        assert np.array_equal(read_png(out / f"masks/scan/{z:03d}.png"), lesion_of(grey[z]))
+    with np.load(out / "volumes/scan.npz") as saved:
+        assert saved["pred"].dtype == np.uint8 and np.array_equal(saved["pred"] * np.uint8(255), lesion_of(grey))
+        assert ("spacing_mm" in saved) == known
+    rows = table_of(out)
+    assert [row["id"] for row in rows] == [f"scan/{z:03d}" for z in range(5)]
+    assert [row["predicted_px"] for row in rows] == ["0", "25", "0", "40", "0"]
+    area = f", {65 * 0.49:.1f} mm2" if known else ""
+    assert capsys.readouterr().out.startswith(f"{source}: something found in 2 of 5 slices, 65 pixels{area}\n")
+
+
+def test_a_network_for_volumes_refuses_a_slice(predict, checkpoint_3d, tmp_path, capsys):
+    source = as_png(tmp_path, make_grey())
+    assert_refused(predict, checkpoint_3d, tmp_path, capsys, source, words="trained on volumes, and this is a single")
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    greys = [make_grey(seed=k) for k in range(3)]
+    columns = {"label1": list("abc"), "mask": [(g > 200).astype(np.int8) for g in greys]}
+    columns["hu_array_old"] = [grey_to_hu(g).astype(np.float64) for g in greys]
+    columns["hu_array"] = [np.full(g.shape, -900.0) for g in greys]
+    with gzip.open(tmp_path / "train.pkl.gz", "wb") as file:
+        pickle.dump(columns, file)
+    return tmp_path / "train.pkl.gz", greys
+
+
+def test_all_rows_of_a_table_or_those_asked_for(predict, checkpoint, table, tmp_path):
+    path, greys = table
+    assert run(predict, checkpoint, tmp_path / "all", path) == 0
+    assert files_in(tmp_path / "all/masks") == [f"train_row000{k}.png" for k in range(3)]
+    assert run(predict, checkpoint, tmp_path / "some", path, "--rows", "2", "0") == 0
+    assert files_in(tmp_path / "some/masks") == ["train_row0000.png", "train_row0002.png"]
+    assert np.array_equal(read_png(tmp_path / "some/masks/train_row0002.png"), lesion_of(greys[2]))
+    assert (read_png(tmp_path / "some/overlays/train_row0002.png") == TARGET).all(axis=2).any()
+    assert run(predict, checkpoint, tmp_path / "other", path, "--column", "hu_array") == 0
+    assert not read_png(tmp_path / "other/masks/train_row0000.png").any()
+
+
+# ---- many inputs ------------------------------------------------------------------------------------------------
+
+
+def test_inputs_of_one_name_are_kept_apart(predict, checkpoint, tmp_path):
+    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
+        (tmp_path / name).mkdir()
+        as_png(tmp_path / name, make_grey(seed=seed))
+    _, hu, target = make_volume(tmp_path)
+    sources = [tmp_path / "a/scan.png", tmp_path / "b", tmp_path / "c/scan.png", volume_npz(tmp_path, hu, target)]
+    out = tmp_path / "out"
+    assert run(predict, checkpoint, out, *sources) == 0
+    rows = table_of(out)
+    assert [row["id"] for row in rows[:4]] == ["scan", "scan_2", "scan_3", "scan_4/000"]
+    assert [row["input"] for row in rows[:4]] == [str(s) for s in sources]
+    for name, seed in (("scan", 1), ("scan_2", 2), ("scan_3", 3)):
+        assert np.array_equal(read_png(out / f"masks/{name}.png"), lesion_of(make_grey(seed=seed)))
+
+
+# ---- warnings ---------------------------------------------------------------------------------------------------
+
+
+def test_numbers_that_are_no_hu_are_predicted_with_a_warning(predict, checkpoint, tmp_path, capsys):
+    np.save(tmp_path / "grey.npy", make_grey())
+    assert run(predict, checkpoint, tmp_path / "out", tmp_path / "grey.npy") == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "warning" in warning and "values lie between 0 and 255, unlike HU" in warning
+    np.save(tmp_path / "bone.npy", make_grey() * 5.0)  # denser than water everywhere, but HU
+    assert run(predict, checkpoint, tmp_path / "out2", tmp_path / "bone.npy") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bright_picture_is_not_mistaken(predict, checkpoint, tmp_path, capsys):
+    """Grey levels from 190 to 220 are 43 to 208 HU: all of them between 0 and 255."""
+    assert run(predict, checkpoint, tmp_path / "out", as_png(tmp_path, make_grey() // 8 + 189)) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("spacing", "warned"), [(0.7, False), (1.0, False), (1.1, True), (0.5, False), (0.4, True)])
+def test_pixels_of_another_size_are_predicted_with_a_warning(spacing, warned, predict, checkpoint, tmp_path, capsys):
+    with FolderWriter(tmp_path / "data") as out:
+        for name in "ab":  # one warning for both
+            out.add(SliceRecord(name, "a", "test", spacing_mm=spacing), make_grey(), np.zeros((30, 41)))
+    assert run(predict, checkpoint, tmp_path / "out", tmp_path / "data") == 0
+    said = capsys.readouterr().err
+    assert ("was 0.7 x 0.7 mm in the training" in said) == warned and said.count("\n") == warned
+
+
+@pytest.mark.parametrize(("spacing", "warned"), [((2, 0.7, 0.7), False), ((4, 0.7, 0.7), True)])
+def test_the_distance_of_slices_matters_to_a_network_for_volumes_only(
+    spacing, warned, predict, checkpoint, checkpoint_3d, tmp_path, capsys
+):
+    _, hu, target = make_volume(tmp_path)
+    write_volume(tmp_path / "scan.npz", hu, target, spacing)
+    assert run(predict, checkpoint, tmp_path / "out2", tmp_path / "scan.npz") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert run(predict, checkpoint_3d, tmp_path / "out3", tmp_path / "scan.npz") == 0
+    assert ("warning" in capsys.readouterr().err) == warned
+
+
+# ---- refusals ---------------------------------------------------------------------------------------------------
+
+
+def assert_refused(predict, checkpoint, folder, capsys, *words_given, words):
+    before = files_in(folder)
+    assert run(predict, checkpoint, folder / "refused", *words_given) == 2
+    said = capsys.readouterr()
+    (sentence,) = said.err.splitlines()
+    assert sentence.startswith("predict.py: ") and words in sentence and said.out == ""
+    assert files_in(folder) == before and not (folder / "refused").exists()
+    assert not list(folder.glob(".*partial*"))
+
+
+def nan_slice(folder):
+    np.save(folder / "x.npy", np.full((4, 4), np.nan))
+    return folder / "x.npy"
+
+
+def colours(folder):
+    Image.new("RGB", (4, 4)).save(folder / "x.png")
+    return folder / "x.png"
+
+
+def dicom(folder):
+    (folder / "x.dcm").write_bytes(b"DICM")
+    return folder / "x.dcm"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (nan_slice, "HU are finite numbers"),
+        (colours, "RGB PNG"),
+        (dicom, "ends neither in .png"),
+        (lambda folder: folder / "x.png", "does not exist"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_refused_and_nothing_is_left(
+    make, words, predict, checkpoint, tmp_path, capsys
+):
+    good = as_png(tmp_path, make_grey())
+    assert_refused(predict, checkpoint, tmp_path, capsys, good, make(tmp_path), words=words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--threshold", "0"], "--threshold must lie between 0 and 1"),
+        (["--overlap", "1"], "--overlap must be at least 0 and below 1"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--rows", "0"], "no INPUT is one"),
+    ],
+)
+def test_a_flag_that_cannot_work_is_refused(flags, words, predict, checkpoint, tmp_path, capsys):
+    assert_refused(predict, checkpoint, tmp_path, capsys, as_png(tmp_path, make_grey()), *flags, words=words)
+
+
+def test_a_row_that_is_not_there_is_refused(predict, checkpoint, table, tmp_path, capsys):
+    assert_refused(predict, checkpoint, tmp_path, capsys, table[0], "--rows", "3", words="rows 0 to 2")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(predict, tmp_path, capsys):
+    source = as_png(tmp_path, make_grey())
+    assert_refused(predict, source, tmp_path, capsys, source, words="is no checkpoint of lungseg")
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(predict, checkpoint, tmp_path, capsys):
+    saved = load_checkpoint(checkpoint)
+    del saved["input"]
+    save_checkpoint(tmp_path / "old.pt", saved)
+    source = as_png(tmp_path, make_grey())
+    assert_refused(predict, tmp_path / "old.pt", tmp_path, capsys, source, words="older version")
+
+
+def test_a_folder_with_anything_in_it_is_never_written_to(predict, checkpoint, tmp_path, capsys):
+    source = as_png(tmp_path, make_grey())
+    (tmp_path / "out").mkdir()
+    assert run(predict, checkpoint, tmp_path / "out", source) == 0  # an empty one will do
+    before = files_in(tmp_path / "out")
+    assert run(predict, checkpoint, tmp_path / "out", source) == 2
+    assert "is not empty" in capsys.readouterr().err and files_in(tmp_path / "out") == before
+
+
+def test_ctrl_c_leaves_nothing_behind(predict, checkpoint, tmp_path, capsys, monkeypatch):
+    source = as_png(tmp_path, make_grey())
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "summary_line", interrupt)  # when all masks are written
+    assert run(predict, checkpoint, tmp_path / "out", source) == 130
+    assert "was not written" in capsys.readouterr().err
+    assert files_in(tmp_path) == ["scan.png"] and not list(tmp_path.glob(".*"))
+
+
+# ---- the command ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_works_as_the_help_says(checkpoint, tmp_path):
+    source = as_png(tmp_path, make_grey())
+    words = [sys.executable, str(SCRIPT), str(checkpoint), str(source), "--out", "predictions"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "Look at predictions/overlays."
+    assert np.array_equal(read_png(tmp_path / "predictions/masks/scan.png"), lesion_of(make_grey()))
+
+
+def test_the_help_explains_inputs_outputs_and_flags(predict, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        predict.main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("CHECKPOINT", ".npz", "masks/", "slices.csv", "--threshold", "--probabilities", "--rows", "--overlap"):
+        assert word in text
