@@ -1,0 +1,313 @@
+"""Train every network under one equal budget and judge all on the same test patients, with several seeds.
+
+    python examples/compare.py                                                      phantoms, to see it work
+    python examples/compare.py --data data/lungs --steps 20000 --seeds 0 1 2 --out runs/compare
+    python examples/compare.py --data data/lungs --seconds 3600 --out runs/compare
+
+All networks see the same slices in the same order, in batches of the same size, with the same loss, augmentation and
+schedule; each has the learning rate of its own that its script recommends for this size. The budget is a number of
+optimizer steps, or of seconds, in whole epochs. Each training is a command that is printed, and can be run by itself.
+Started again with the same --out, it goes on where it was stopped. In --out there will be
+
+    comparison.md, comparison.csv     the table: networks by lesion size, beside the original report's
+    worst_median_best.png             three slices of each network
+    <network>_seed<n>/                each training (docs/run.md)
+"""
+
+import json
+import math
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lungseg.data.folder import SliceDataset, check_folder, write_phantom_folder
+from lungseg.datasets import find_data
+from lungseg.distributed import start_processes
+from lungseg.draw import prediction_sheet
+from lungseg.evaluation import SliceScore, rows_of_table, score_all, scores_per_slice
+from lungseg.predictor import load_predictor
+from lungseg.recipe import option, parse_options
+from lungseg.tables import Column, markdown_table, write_csv
+
+HERE = Path(__file__).resolve().parent
+NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can afford
+    "Swin-UNet": "train_swin.py --patch-size 4 --embed-dim 48 --depths 2 2 2 --num-heads 3 6 12 --window-size 8 "
+    "--drop-path-rate 0.1 --lr 5e-4",
+    "UNETR": "train_unetr.py --patch-size 8 --embed-dim 192 --depth 6 --num-heads 3 --feature-size 8 "
+    "--skip-layers 2 4 --lr 5e-4",
+    "ResNet50-U-Net": "train_resnet.py --stem 32 --widths 32 64 128 256 --depths 3 4 6 3 "
+    "--decoder-channels 128 64 32 16 16 --lr 1e-3",
+    "U-Net": "train_unet.py --channels 16 32 64 128 256 --lr 1e-3",
+}
+SHARED = "--augment full --schedule cosine --warmup-epochs 1"
+# Table 3 of the original report, and what it quotes from others: Dice, IoU, RMSE, recall; None is not stated.
+REPORT = {
+    "Swin-UNet": (0.7969, 0.7143, 0.01193, 0.7927),
+    "UNETR": (0.8063, 0.6772, 0.0223, 0.7727),
+    "ResNet50-U-Net": (0.7558, 0.6754, 0.0147, 0.7760),
+    "U-Net (quoted)": (0.862, None, None, None),
+    "RRc-UNet 3D (quoted)": (0.8777, 0.7274, None, None),
+}
+COLUMNS = (
+    Column("slices", "slices"),
+    Column("patients", "patients"),
+    Column("Dice (95 %)", "dice", with_interval=True),
+    Column("IoU", "iou"),
+    Column("precision", "precision"),
+    Column("recall", "recall"),
+    Column("HD95 mm", "hd95_mm", decimals=1),
+    Column("lesions found", "lesion_recall"),
+    Column("FP/slice", "false_positives_per_slice", decimals=2),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that decides what the table says."""
+
+    data: Path | None = option(None, "folder of slices with the splits train, val and test; none makes phantoms")
+    out: Path = option(Path("runs/compare"), "folder of the trainings and tables")
+    steps: int = option(450, "optimizer steps for each network, rounded to whole epochs")
+    seconds: float | None = option(None, "seconds for each network instead; an epoch of each is timed first")
+    seeds: tuple[int, ...] = option((0, 1), "one training of each network for each; two are the least worth printing")
+    img_size: int = option(64, "side in pixels to which slices are resized")
+    batch_size: int = option(8, "slices per optimizer step")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute; auto takes a GPU if there is one")
+    images: bool = option(True, "show the slices in the picture; not if they must not leave your machine")
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.img_size, self.batch_size) < 1 or (self.seconds is not None and not self.seconds > 0):
+            raise ValueError(
+                f"steps={self.steps}, img_size={self.img_size}, batch_size={self.batch_size} and "
+                f"seconds={self.seconds} must be positive"
+            )
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds={self.seeds} must be different numbers from 0 on")
+
+
+def main(argv: list[str] | None = None) -> dict[str, float] | int:
+    """Return the mean Dice of each network, or an exit code: 2 for what the user can mend, 130 for Ctrl-C."""
+    options = parse_options(Comparison(), argv, description=__doc__)
+    try:
+        return compare(options)
+    except (ValueError, OSError) as error:
+        print(f"compare.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def compare(options: Comparison) -> dict[str, float]:
+    """Find the slices, train, judge, write."""
+    if options.data is not None:
+        find_data(options.data, check_folder)  # before any file: a bad folder shall leave no trace
+    check_same_comparison(options)
+    data = options.data or draw_phantoms(options)
+    test = SliceDataset(data, "test")
+    epochs = {name: epochs_of(name, data, options) for name in NETWORKS}
+    for seed in options.seeds:
+        for name in NETWORKS:
+            train(name, data, options, epochs[name], seed)
+    rows, pictures = [], []
+    for name in NETWORKS:
+        scores = judge(name, test, options)
+        cost = {"network": name} | cost_of(name, options, epochs[name])
+        rows += [cost | per_training(row, len(options.seeds)) for row in rows_of_table(scores)]
+        pictures += three_rows(name, test, scores, options)
+    picture = prediction_sheet(pictures, scale=max(1, 128 // options.img_size))
+    return write(options, data, rows, picture)
+
+
+# ---- training ---------------------------------------------------------------------------------------------------
+
+
+def check_same_comparison(options: Comparison) -> None:
+    """Remember the settings in --out; refuse to go on there with others, for then the table would mix two."""
+    wanted = {name: value for name, value in asdict(options).items() if name not in ("out", "device", "images")}
+    text = json.dumps(wanted, indent=1, default=str) + "\n"
+    file = options.out / "compare.json"
+    if file.exists():
+        if file.read_text() != text:
+            raise ValueError(f"{options.out} holds a comparison with other settings. Choose another --out.")
+    elif options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise ValueError(f"{options.out} is not empty, and holds no comparison. Choose another --out.")
+    options.out.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def draw_phantoms(options: Comparison) -> Path:
+    """Windows round phantom nodules, as in the demo of each script."""
+    folder = options.out / "phantoms"
+    if not folder.exists():
+        how = {"view": "nodule", "diameter_mm": (8.0, 25.0), "num_patients": 200, "slices_per_patient": 2}
+        write_phantom_folder(folder, size=options.img_size, seed=min(options.seeds), **how)
+    return folder
+
+
+def epochs_of(name: str, data: Path, options: Comparison) -> int:
+    """The budget in whole epochs; for seconds, those of one epoch of training are measured first."""
+    if options.seconds is None:
+        steps_per_epoch = math.ceil(len(SliceDataset(data, "train")) / options.batch_size)
+        return max(1, round(options.steps / steps_per_epoch))
+    train(name, data, options, epochs=1, seed=options.seeds[0], kind="trial")
+    return max(1, int(options.seconds / log_of(folder_of(name, options, "trial"))[1]["seconds"]))
+
+
+def folder_of(name: str, options: Comparison, kind: str) -> Path:
+    return options.out / f"{name.lower().replace('-', '_')}_{kind}"
+
+
+def train(name: str, data: Path, options: Comparison, epochs: int, seed: int, kind: str = "") -> None:
+    """Run one training script, from the beginning or from where it was stopped; not again if it is finished."""
+    folder = folder_of(name, options, kind or f"seed{seed}")
+    if "best epoch" in log_of(folder)[-1]:
+        return
+    script, *sizes = NETWORKS[name].split()
+    flags = f"--img-size {options.img_size} --batch-size {options.batch_size} {SHARED} --epochs {epochs} --seed {seed}"
+    places = ["--data", str(data), "--out", str(folder)]
+    command = [sys.executable, str(HERE / script), *places, *sizes, *flags.split(), "--device", options.device]
+    print(f"\n$ {shlex.join(command)} --resume", flush=True)
+    done = subprocess.run([*command, "--resume"])
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise ValueError(f"the training of {name} with seed {seed} ended with an error, which stands above.")
+
+
+def log_of(folder: Path) -> list[dict]:
+    """The lines of a run's log, or one empty one: first the settings, then an epoch each, last the test."""
+    file = folder / "log.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else [{}]
+
+
+def cost_of(name: str, options: Comparison, epochs: int) -> dict[str, int | float]:
+    """Parameters, epochs, and minutes of one training, validation included; the mean over the seeds."""
+    folders = [folder_of(name, options, f"seed{seed}") for seed in options.seeds]
+    seconds = [line.get("seconds", 0.0) for folder in folders for line in log_of(folder)]
+    network = load_predictor(folders[0] / "best.pt").network
+    parameters = sum(p.numel() for p in network.parameters())
+    return {"parameters": parameters, "epochs": epochs, "minutes": sum(seconds) / len(folders) / 60}
+
+
+# ---- judging ----------------------------------------------------------------------------------------------------
+
+
+def judge(name: str, test: SliceDataset, options: Comparison) -> list[SliceScore]:
+    """The scores of every test slice by every seed's network, one seed after the other.
+
+    A mean over all of them is the mean over the seeds, and drawing whole patients draws a patient's slices with all
+    seeds: the interval speaks of the patients.
+    """
+    scores = []
+    for seed in options.seeds:
+        predict = prediction_of(name, options, seed)
+        scores += score_all(test, lambda image, _, predict=predict: predict(image) > 0.5, title=f"{name}, seed {seed}")
+    return scores
+
+
+def per_training(row: dict, trainings: int) -> dict:
+    """A row over several trainings, with its counts of slices, lesions and finds as the mean of one training."""
+    counts = {name: value / trainings for name, value in row.items() if isinstance(value, int) and name != "patients"}
+    return row | {name: int(value) if value.is_integer() else value for name, value in counts.items()}
+
+
+def prediction_of(name: str, options: Comparison, seed: int) -> Callable[[NDArray], NDArray]:
+    """(H, W) image in [0, 1] -> probabilities, by the best epoch of one training."""
+    with start_processes(options.device) as processes:
+        return load_predictor(folder_of(name, options, f"seed{seed}") / "best.pt", processes.device).probs
+
+
+def three_rows(name: str, test: SliceDataset, scores: list[SliceScore], options: Comparison) -> list[tuple]:
+    """The worst, median and best slice of the first seed's network, for `prediction_sheet`."""
+    predict = prediction_of(name, options, options.seeds[0])
+    dice = scores_per_slice(scores[: len(test)])["dice"]
+    ranked = [int(i) for i in np.argsort(dice, kind="stable") if not math.isnan(dice[i])]
+    rows = []
+    for place, i in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
+        image, target = (x[0].numpy() for x in test[i][:2])
+        caption = f"{name}\n{place}\nDice {dice[i]:.3f}\n{scores[i].diameter_mm:.0f} mm"
+        rows.append((caption, image if options.images else None, target, predict(image)))
+    return rows
+
+
+# ---- telling ----------------------------------------------------------------------------------------------------
+
+
+def write(options: Comparison, data: Path, rows: list[dict], picture: Image.Image) -> dict[str, float]:
+    """The tables on the screen and in --out; returns the mean Dice of each network."""
+    whole = [row for row in rows if row["stratum"] == "all"]
+    sizes = [row for row in rows if row["stratum"] != "all"]
+    seeds = ", ".join(map(str, options.seeds))
+    text = "\n\n".join(
+        [
+            f"# Every network on {data.name}, seeds {seeds}",
+            markdown_table(whole, (Column("parameters", "parameters"), Column("epochs", "epochs"),
+                                   Column("minutes", "minutes", decimals=1), *COLUMNS), names=("network",)),
+            markdown_table(sorted(sizes, key=lambda r: [s["stratum"] for s in sizes].index(r["stratum"])), COLUMNS,
+                           names=("stratum", "network")),
+            f"Means over {len(options.seeds)} trainings of each network; in parentheses the middle 95 % of 2,000 draws "
+            "of whole patients, which do not show how far one training differs from the next. Mean Dice of each: "
+            + "; ".join(spread(row["network"], options) for row in whole) + ".",
+            beside_the_report(whole),
+        ]
+    )  # fmt: skip
+    (options.out / "comparison.md").write_text(text + "\n", encoding="utf-8")
+    write_csv(options.out / "comparison.csv", rows)
+    picture.save(options.out / "worst_median_best.png", optimize=True)
+    print(f"\n{text}\n\nWritten to {options.out}.")
+    return {row["network"]: row["dice"] for row in whole}
+
+
+def spread(name: str, options: Comparison) -> str:
+    """The test Dice of each training, as its own log tells it."""
+    dice = []
+    for seed in options.seeds:
+        dice.append(log_of(folder_of(name, options, f"seed{seed}"))[-1]["best epoch"]["dice"])
+    return f"{name} {', '.join(f'{d:.3f}' for d in dice)}"
+
+
+def beside_the_report(rows: list[dict]) -> str:
+    """Our means next to the report's, and what its rows say about themselves."""
+    ours = {row["network"]: tuple(row[key] for key in ("dice", "iou", "rmse", "recall")) for row in rows}
+    lines = ["| network | Dice: report | ours | IoU: report | ours | RMSE: report | ours | recall: report | ours |"]
+    lines.append("|---" * 9 + "|")
+    for name in REPORT:
+        here, there = ours.get(name, (None,) * 4), REPORT[name]
+        cells = [number for pair in zip(there, here, strict=True) for number in pair]
+        lines.append(f"| {name} | " + " | ".join("–" if n is None else f"{n:.4f}" for n in cells) + " |")
+    return (
+        "\n".join(lines)
+        + "\n\n"
+        + (
+            "The data differ, and so do size, training and averaging: the report's numbers (its Table 3, and what it "
+            "quotes) stand here to be read, not to be beaten. For means over the same images, IoU <= Dice <= "
+            "2 IoU / (1 + IoU) must hold: " + " ".join(contradiction(name, *row[:2]) for name, row in REPORT.items())
+        )
+    )
+
+
+def contradiction(name: str, dice: float, iou: float | None) -> str:
+    """One sentence: can this mean Dice and this mean IoU be of the same images?
+
+    Of one image Dice = 2 IoU / (1 + IoU), which is concave: the mean Dice is at most that of the mean IoU (Jensen).
+    """
+    if iou is None:
+        return f"{name} states no IoU."
+    bound = 2 * iou / (1 + iou)
+    if iou <= dice <= bound:
+        return f"{name} may be: {iou} <= {dice} <= {bound:.4f}."
+    return f"{name} contradicts itself: {dice} lies outside {iou} to {bound:.4f}."
+
+
+if __name__ == "__main__":
+    outcome = main()
+    sys.exit(outcome if isinstance(outcome, int) else 0)

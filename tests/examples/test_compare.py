@@ -1,0 +1,142 @@
+"""The comparison, with two tiny networks: equal budgets, all seeds in the table, and the report beside it."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from lungseg.checkpoint import load_checkpoint
+from lungseg.recipe import parse_recipe
+from lungseg.run import RunOptions
+
+FEW = {
+    "Swin-UNet": "train_swin.py --patch-size 4 --embed-dim 4 --depths 2 --num-heads 1 --window-size 4 --lr 0.01",
+    "U-Net": "train_unet.py --channels 4 8 --lr 0.01",
+}
+
+
+@pytest.fixture(scope="module")
+def compare(example):
+    return example("compare")
+
+
+@pytest.fixture(scope="module")
+def done(compare, discs, tmp_path_factory):
+    """Two networks, two seeds: 9 training slices in batches of 4 are 3 steps, so 7 steps are 2 epochs."""
+    out = tmp_path_factory.mktemp("compare") / "run"
+    argv = ["--data", str(discs), "--out", str(out), "--steps", "7", "--img-size", "32", "--batch-size", "4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "NETWORKS", FEW)
+        return out, compare.main(argv), compare.main(argv)
+
+
+def rows_of(out):
+    with open(out / "comparison.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_network_has_the_same_budget_data_and_seeds(done):
+    out, dice, _ = done
+    assert dice.keys() == FEW.keys()
+    states = {
+        (name, seed): load_checkpoint(out / f"{name}_seed{seed}" / "last.pt")
+        for name in ("swin_unet", "u_net")
+        for seed in (0, 1)
+    }
+    for (_, seed), state in states.items():
+        assert state["recipe"]["epochs"] == 2 and state["run"]["seed"] == seed
+        assert state["schedule"]["last_epoch"] == 6  # optimizer steps
+    shared = ("img_size", "batch_size", "augment", "loss", "schedule", "warmup_epochs", "optimizer", "weight_decay")
+    assert len({tuple(str(s["recipe"][name]) for name in shared) for s in states.values()}) == 1
+    assert len({s["run"]["slices"] for s in states.values()}) == 1
+
+
+def test_the_table_is_the_mean_over_the_seeds(done):
+    """At the size of the files, which is that of the training here: the logs of the trainings say the same."""
+    out, dice, _ = done
+    for name, folder in (("Swin-UNet", "swin_unet"), ("U-Net", "u_net")):
+        logs = [(out / f"{folder}_seed{seed}" / "log.jsonl").read_text().splitlines() for seed in (0, 1)]
+        means = [json.loads(lines[-1])["best epoch"]["dice"] for lines in logs]
+        assert dice[name] == pytest.approx(sum(means) / 2)
+    whole = {row["network"]: row for row in rows_of(out) if row["stratum"] == "all"}
+    assert whole["U-Net"]["slices"] == "3" and whole["U-Net"]["patients"] == "3" and whole["U-Net"]["lesions"] == "3"
+    assert float(whole["U-Net"]["dice"]) == pytest.approx(dice["U-Net"], rel=1e-5)
+    assert {row["stratum"] for row in rows_of(out)} >= {"all", "5-10 mm"}
+
+
+def test_counts_are_those_of_one_training(compare):
+    row = {"stratum": "all", "slices": 6, "patients": 3, "false_positives": 5, "dice": 0.5}
+    assert compare.per_training(row, 2) == row | {"slices": 3, "false_positives": 2.5}
+
+
+def test_a_second_start_goes_on_and_says_the_same(done):
+    _, first, second = done
+    assert first == second
+
+
+def test_the_files_say_what_was_done(done):
+    out, _, _ = done
+    text = (out / "comparison.md").read_text()
+    for words in ("Every network on discs, seeds 0, 1", "| U-Net |", "Swin-UNet 0.", "RRc-UNet 3D (quoted)"):
+        assert words in text
+    assert "The data differ" in text
+    with Image.open(out / "worst_median_best.png") as picture:
+        assert picture.width > 300
+
+
+def test_other_settings_are_not_mixed_in(done, compare, capsys, tmp_path):
+    out, _, _ = done
+    assert compare.main(["--out", str(out), "--steps", "8"]) == 2
+    assert "other settings" in capsys.readouterr().err
+    (tmp_path / "letter.txt").write_text("the only copy")
+    assert compare.main(["--out", str(tmp_path)]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert compare.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "new")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
+def test_a_budget_of_seconds_is_measured_in_epochs(compare, discs, tmp_path, monkeypatch):
+    options = compare.Comparison(data=discs, out=tmp_path, seconds=100.0)
+
+    def pretend(name, data, options, epochs, seed, kind):
+        assert epochs == 1 and kind == "trial"
+        folder = compare.folder_of(name, options, kind)
+        folder.mkdir()
+        seconds = {"U-Net": 7.0, "Swin-UNet": 300.0}[name]
+        (folder / "log.jsonl").write_text("{}\n" + json.dumps({"epoch": 1, "seconds": seconds}) + "\n")
+
+    monkeypatch.setattr(compare, "train", pretend)
+    assert compare.epochs_of("U-Net", discs, options) == 14
+    assert compare.epochs_of("Swin-UNet", discs, options) == 1  # never none
+
+
+@pytest.mark.parametrize(
+    ("dice", "iou", "words"),
+    [
+        (0.8777, 0.7274, "contradicts itself"),  # as quoted: at most 0.8422 goes with that IoU
+        (0.7969, 0.7143, "may be"),
+        (0.8063, 0.6772, "may be"),
+        (0.6, 0.7, "contradicts itself"),
+        (0.862, None, "states no IoU"),
+    ],
+)
+def test_a_row_is_held_to_the_bound_between_dice_and_iou(compare, dice, iou, words):
+    assert words in compare.contradiction("It", dice, iou)
+
+
+@pytest.mark.parametrize("flags", [["--steps", "0"], ["--seconds", "-1"], ["--seeds", "1", "1"], ["--recipe", "demo"]])
+def test_impossible_settings_are_refused(compare, flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        compare.main(flags)
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_each_network_of_the_comparison_can_be_trained_by_its_script(compare, example):
+    """The flags are read and the networks built, at full size, without training."""
+    for command in compare.NETWORKS.values():
+        script, *flags = command.split()
+        module = example(script.removesuffix(".py"))
+
+        recipe, _, _ = parse_recipe(module.RECIPES, RunOptions(), [*flags, *compare.SHARED.split()])
+        assert module.network_arguments(recipe)
