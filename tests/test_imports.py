@@ -46,6 +46,7 @@ TABLE = {
     "lesions.py": {"numpy", "scipy"},
     "evaluation.py": {"torch", "numpy", "tqdm", "data.manifest", "lesions", "metrics"},
     "tables.py": {"evaluation"},
+    "report.py": set(),
     "inference.py": {"torch"},
     "predictor.py": {"torch", "numpy", "tqdm", "checkpoint", "data.ct", "inference", "nn", "recipe"},
     "layouts.py": {"torch", "nn"},
