@@ -1,4 +1,4 @@
-"""Train every network under one equal budget and judge all on the same test patients, with several seeds.
+"""Train every network for slices under one equal budget and judge all on the same test patients, with several seeds.
 
     python examples/compare.py                                                      phantoms, to see it work
     python examples/compare.py --data data/lungs --steps 20000 --seeds 0 1 2 --out runs/compare
@@ -48,6 +48,7 @@ NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can affo
     "--decoder-channels 128 64 32 16 16 --lr 1e-3",
     "U-Net": "train_unet.py --channels 16 32 64 128 256 --lr 1e-3",
 }
+FEWEST_PATIENTS = 5  # for an interval
 SHARED = "--augment full --schedule cosine --warmup-epochs 1"
 COLUMNS = (
     Column("slices", "slices"),
@@ -101,8 +102,8 @@ def main(argv: list[str] | None = None) -> dict[str, float] | int:
 
 def compare(options: Comparison) -> dict[str, float]:
     """Find the slices, train, judge, write."""
-    if options.data is not None:
-        find_data(options.data, check_folder)  # before any file: a bad folder shall leave no trace
+    if options.data is not None:  # before any file: a bad folder shall leave no trace
+        check_test(SliceDataset(find_data(options.data, check_folder), "test"))
     check_same_comparison(options)
     data = options.data or draw_phantoms(options)
     test = SliceDataset(data, "test")
@@ -110,15 +111,19 @@ def compare(options: Comparison) -> dict[str, float]:
     for seed in options.seeds:
         for name in NETWORKS:
             train(name, data, options, epochs[name], seed)
-    rows, pictures, drawn = [], [], {}
+    rows, pictures, scores = [], [], {}
     for name in NETWORKS:
-        scores = judge(name, test, options)
-        drawn[name] = bootstrap(scores)["dice"]  # the same draws of patients for every network
+        scores[name] = judge(name, test, options)
         cost = {"network": name} | cost_of(name, options, epochs[name])
-        rows += [cost | per_training(row, len(options.seeds)) for row in rows_of_table(scores)]
-        pictures += three_rows(name, test, scores, options)
+        rows += [cost | per_training(row, len(options.seeds)) for row in rows_of_table(scores[name])]
+        pictures += three_rows(name, test, scores[name], options)
     picture = prediction_sheet(pictures, scale=max(1, 128 // options.img_size))
-    return write(options, data, rows, picture, behind_the_best(drawn))
+    return write(options, data, rows, picture, f"{spread(scores, options)} {differences(scores)}".strip())
+
+
+def check_test(test: SliceDataset) -> None:
+    if not any(target.any() for _, target, _ in test):
+        raise ValueError(f"No test slice of {test.folder} holds a lesion, so there would be no Dice to compare.")
 
 
 # ---- training ---------------------------------------------------------------------------------------------------
@@ -228,7 +233,8 @@ def three_rows(name: str, test: SliceDataset, scores: list[SliceScore], options:
     rows = []
     for place, i in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
         image, target = (x[0].numpy() for x in test[i][:2])
-        caption = f"{name}\n{place}\nDice {dice[i]:.3f}\n{scores[i].diameter_mm:.0f} mm"
+        size = "" if math.isnan(scores[i].diameter_mm) else f"\n{scores[i].diameter_mm:.0f} mm"
+        caption = f"{name}\n{place}\nDice {dice[i]:.3f}{size}"
         rows.append((caption, image if options.images else None, target, predict(image)))
     return rows
 
@@ -236,20 +242,7 @@ def three_rows(name: str, test: SliceDataset, scores: list[SliceScore], options:
 # ---- telling ----------------------------------------------------------------------------------------------------
 
 
-def behind_the_best(drawn: dict[str, NDArray]) -> str:
-    """One sentence on the differences in mean Dice: paired, so that patients who are hard for all do not blur them."""
-    best = max(drawn, key=lambda name: np.nanmean(drawn[name]))
-    parts = []
-    for name in drawn:
-        if name != best:
-            low, high = np.nanpercentile(drawn[best] - drawn[name], [2.5, 97.5])
-            parts.append(f"{name} {low:.3f} to {high:.3f}")
-    return f"In the same draws of patients, {best} is ahead in mean Dice of " + ", of ".join(parts) + " (95 %)."
-
-
-def write(
-    options: Comparison, data: Path, rows: list[dict], picture: Image.Image, differences: str
-) -> dict[str, float]:
+def write(options: Comparison, data: Path, rows: list[dict], picture: Image.Image, remarks: str) -> dict[str, float]:
     """The tables on the screen and in --out; returns the mean Dice of each network."""
     whole = [row for row in rows if row["stratum"] == "all"]
     sizes = [row for row in rows if row["stratum"] != "all"]
@@ -262,9 +255,8 @@ def write(
             markdown_table(sorted(sizes, key=lambda r: [s["stratum"] for s in sizes].index(r["stratum"])), COLUMNS,
                            names=("stratum", "network")),
             f"Means over {len(options.seeds)} trainings of each network; in parentheses the middle 95 % of 2,000 draws "
-            "of whole patients, which do not show how far one training differs from the next. Mean Dice of each: "
-            + "; ".join(spread(row["network"], options) for row in whole) + ".",
-            differences,
+            "of whole patients, which do not show how far one training differs from the next.",
+            remarks,
             beside_the_report({row["network"]: row for row in whole}),
         ]
     )  # fmt: skip
@@ -275,12 +267,31 @@ def write(
     return {row["network"]: row["dice"] for row in whole}
 
 
-def spread(name: str, options: Comparison) -> str:
-    """The test Dice of each training, as its own log tells it."""
-    dice = []
-    for seed in options.seeds:
-        dice.append(log_of(folder_of(name, options, f"seed{seed}"))[-1]["best epoch"]["dice"])
-    return f"{name} {', '.join(f'{d:.3f}' for d in dice)}"
+def spread(scores: dict[str, list[SliceScore]], options: Comparison) -> str:
+    """One sentence: the mean test Dice of each training, in the order of the seeds."""
+    parts = []
+    for name, of_all in scores.items():
+        dice = np.nanmean(scores_per_slice(of_all)["dice"].reshape(len(options.seeds), -1), axis=1)  # (seeds,)
+        parts.append(f"{name} {', '.join(f'{d:.3f}' for d in dice)}")
+    return f"Mean Dice of each: {'; '.join(parts)}."
+
+
+def differences(scores: dict[str, list[SliceScore]]) -> str:
+    """One sentence on what the highest mean Dice is worth: nothing, where 0 lies in the interval of the difference.
+
+    The differences are paired: both networks are judged on the same draws of patients, so that patients who are hard
+    for both do not blur them.
+    """
+    drawn = {name: bootstrap(of_all)["dice"] for name, of_all in scores.items()}
+    if len({s.group for s in next(iter(scores.values()))}) < FEWEST_PATIENTS:
+        return ""
+    best = max(drawn, key=lambda name: np.nanmean(drawn[name]))
+    parts = []
+    for name in drawn:
+        if name != best:
+            low, high = np.nanpercentile(drawn[best] - drawn[name], [2.5, 97.5])
+            parts.append(f"{name} {low:.3f} to {high:.3f}")
+    return f"Dice of {best}, the highest mean here, minus that of the others, 95 %: {'; '.join(parts)}."
 
 
 if __name__ == "__main__":

@@ -85,9 +85,9 @@ def main(argv: list[str] | None = None) -> float | int:
 def train(run: Run) -> float:
     """Network, data, loss, optimizer, schedule; then the epochs; then the test."""
     recipe = run.recipe
-    model = run.build(UNETR, **network_arguments(recipe))
+    model = run.build(UNETR, network_arguments(recipe), weights=recipe.weights)
     data = run.open_data()
-    run.prepare(model, weights=recipe.weights)
+    run.prepare(model)
     parallel = run.processes.wrap(model)
     judged = SlidingWindow(model, recipe.window) if recipe.spatial_dims == 3 else model  # whole volumes, in windows
     loss_fn = LOSSES[recipe.loss]

@@ -7,6 +7,7 @@ def main(argv=None): return run_script(train, RECIPES, argv, ...)
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from lungseg.baselines import lesion_fraction
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
 from lungseg.datasets import Data, open_data
 from lungseg.distributed import Processes, start_processes
+from lungseg.early_stopping import EarlyStopping
 from lungseg.recipe import parse_recipe
 from lungseg.run import RunLog, RunOptions, check_same_run, machine, open_run, rng_state, seed_everything, set_rng_state
 from lungseg.settings import AUTOCAST, TrainingRecipe
@@ -71,11 +73,12 @@ def run_script(
 def how_to_go_on(out: Path) -> str:
     """What Ctrl-C leaves behind, and the command that goes on from there."""
     size = os.environ.get("WORLD_SIZE", "1")
-    command = f"python {sys.argv[0]}" if size == "1" else f"torchrun --nproc_per_node={size} {sys.argv[0]}"
+    script, out_flag = shlex.quote(sys.argv[0]), f"--out {shlex.quote(str(out))}"
+    command = f"python {script}" if size == "1" else f"torchrun --nproc_per_node={size} {script}"
     if (out / "last.pt").exists():
-        return f"All finished epochs are saved, the running one is repeated; go on with: {command} --out {out} --resume"
+        return f"All finished epochs are saved, the running one is repeated; go on with: {command} {out_flag} --resume"
     if (out / "recipe.json").exists():
-        return f"No epoch was finished; begin again with: {command} --out {out} --resume"
+        return f"No epoch was finished; begin again with: {command} {out_flag} --resume"
     return "Nothing was trained yet; begin with the same command and --resume."
 
 
@@ -118,13 +121,21 @@ class Run:
         data = options.data or (data and Path(data))
         return replace(recipe, **then), replace(options, seed=settings["seed"], data=data)
 
-    def build(self, network: type[nn.Module], **arguments: Any) -> nn.Module:
-        """Seed everything and make the network. Before any file: a recipe it refuses shall leave no trace."""
+    def build(self, network: type[nn.Module], arguments: dict[str, Any], *, weights: str | None = None) -> nn.Module:
+        """Seed everything and make the network. Before any file: what it refuses shall leave no trace.
+
+        Args:
+            arguments: of the network; they go into each checkpoint.
+            weights: file of a published checkpoint to start from (`lungseg.weights.load_published`), unless we go on.
+        """
         if self.saved and self.saved["network"]["name"] != network.__name__:
             raise ValueError(f"The run in {self.out} is of another script or version. Resume it with that one.")
         seed_everything(self.options.seed, self.device)
         self.network = {"name": network.__name__, "arguments": arguments}
-        return network(**arguments)
+        model = network(**arguments)
+        if weights and not self.saved:
+            print(load_published(model, weights))
+        return model
 
     def open_data(self) -> Data:
         """The slices (or volumes) to train and test on; of a resumed run they must be those it began with."""
@@ -138,22 +149,14 @@ class Run:
         }
         if self.saved:
             check_same_run(self.saved["run"], self.settings, self.out)
-        has_lesion = any(target.any() for _, target, _ in self.data.val_set)
-        if self.recipe.monitor != "loss" and not has_lesion:
-            raise ValueError(
-                f"No validation slice of {self.data.folder} holds a lesion, so no epoch could be the best by Dice."
-            )
+        for split, samples in (("training", self.data.train_set), ("validation", self.data.val_set)):
+            needed = split == "training" or self.recipe.monitor != "loss"
+            if needed and not any(target.any() for _, target, _ in samples):
+                raise ValueError(f"No {split} image of {self.data.folder} holds a lesion. Put some into that split.")
         return self.data
 
-    def prepare(self, model: nn.Module, *, weights: str | None = None) -> None:
-        """Published weights and the prior of the head, unless we go on; then to the device.
-
-        Args:
-            model: whose last layer is called `head`.
-            weights: file of a published checkpoint to start from (`lungseg.weights.load_published`).
-        """
-        if weights and not self.saved:
-            print(load_published(model, weights))
+    def prepare(self, model: nn.Module) -> None:
+        """The prior of the network's last layer, which is called `head`, unless we go on; then to the device."""
         if self.recipe.prior_bias and not self.saved:
             p = lesion_fraction(self.data.train_set)
             nn.init.constant_(model.head.bias, math.log(p / (1 - p)))  # whose sigmoid is p
@@ -165,9 +168,10 @@ class Run:
         """For float16, whose smallest gradients are 0; else it does nothing."""
         return GradScaler(self.device.type, enabled=self.place["autocast_dtype"] is torch.float16)
 
-    def begin(self, **learned: Any) -> None:
+    def begin(self, *, stopping: EarlyStopping, **learned: Any) -> None:
         """Start the log, or undo everything since the checkpoint; each of `learned` has a state_dict or is None."""
-        self.learned = {name: part for name, part in learned.items() if part is not None}
+        self.stopping = stopping
+        self.learned = {name: part for name, part in learned.items() if part is not None} | {"stopping": stopping}
         seed_everything(self.options.seed + self.processes.rank, self.device)  # each process drops out on its own
         if self.saved:
             for name, part in self.learned.items():
@@ -193,9 +197,8 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The epochs still to do, counted from 0; each has its own order and its own variations of the slices."""
-        stopping = self.learned["stopping"]
-        for epoch in range(stopping.epochs, self.recipe.epochs):
-            if stopping.stop:
+        for epoch in range(self.stopping.epochs, self.recipe.epochs):
+            if self.stopping.stop:
                 return
             self.started = time.perf_counter()
             self.data.train_set.set_epoch(epoch)
@@ -204,7 +207,7 @@ class Run:
 
     def title(self, epoch: int) -> str:
         """What stands before the progress bar."""
-        best = self.learned["stopping"].best
+        best = self.stopping.best
         best = "none yet" if best is None else f"{best:.3f}"
         return f"epoch {epoch + 1}/{self.recipe.epochs}, best {self.recipe.monitor} {best}"
 
@@ -237,7 +240,7 @@ class Run:
         with self.processes.main_first():  # it has written the file that the others wait for
             if not (self.out / "best.pt").exists():
                 raise ValueError(
-                    f"No epoch of {self.out} had a validation score. Does any validation slice hold a lesion?"
+                    f"No epoch of {self.out} had a validation score. Does any validation image hold a lesion?"
                 )
             return load_checkpoint(self.out / "best.pt")["model"]
 
@@ -246,7 +249,7 @@ class Run:
         if self.processes.is_main:
             split = self.data.test_set.records[0].split
             if split != "test":
-                print("There is no test split: these are the slices that chose the epoch, so their scores flatter.")
+                print("There is no test split: these are the images that chose the epoch, so their scores flatter.")
             plain = self.data.plain_train_set
             print(write_summary(self.log, test, model, plain, self.data.test_set, split=split))
         return test.scores["dice"]

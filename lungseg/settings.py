@@ -31,16 +31,20 @@ class TrainingRecipe:
     """Everything that decides what is learned, but for the network."""
 
     # data
-    img_size: int = option(64, "side in pixels to which slices are resized; twice the side costs four times as much")
+    img_size: int = option(
+        64, "slices: side in pixels to which they are resized; twice the side costs four times as much"
+    )
     augment: Literal["none", "flips", "full"] = option(
         "full",
         "variations of training slices; full: rotation, flips, elastic, brightness, contrast; volumes: flips only",
     )
     phantom_view: Literal["chest", "nodule"] = option(
-        "nodule", "phantoms, if no --data is given: whole slices, or windows round a nodule, which are learned sooner"
+        "nodule", "slices, if no --data is given: whole phantoms, or windows round a nodule, which are learned sooner"
     )
-    phantom_patients: int = option(600, "phantom patients to draw; many patients teach more than many slices of a few")
-    phantom_slices: int = option(2, "slices of each phantom patient")
+    phantom_patients: int = option(
+        600, "slices: phantom patients to draw; many patients teach more than many slices of a few"
+    )
+    phantom_slices: int = option(2, "slices: how many of each phantom patient")
 
     # optimization
     prior_bias: bool = option(
@@ -85,7 +89,9 @@ class TrainingRecipe:
             if all(isinstance(n, int) for n in numbers) and f.name not in NOT_NEGATIVE and min(numbers) < 1:
                 raise ValueError(f"{f.name}={value} must be at least 1")
         if self.schedule == "plateau" and self.warmup_epochs > 0:
-            raise ValueError(f"warmup_epochs={self.warmup_epochs} must be 0 with schedule=plateau, which sets the rate")
+            raise ValueError(
+                f"--schedule plateau sets the rate itself, so it must have --warmup-epochs 0, not {self.warmup_epochs}"
+            )
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,11 @@ class VolumeRecipe(TrainingRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.window) != 3 or len(self.phantom_shape) != 3 or self.foreground > 1:
-            raise ValueError(
-                f"window={self.window} and phantom_shape={self.phantom_shape} must name slices, rows and columns, "
-                f"foreground={self.foreground} must be a share from 0 to 1"
-            )
+        for name in ("window", "phantom_shape"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name}={getattr(self, name)} must name three sides: slices, rows and columns")
+        if self.foreground > 1:
+            raise ValueError(f"foreground={self.foreground} must be a share from 0 to 1")
 
 
 def make_optimizer(recipe: TrainingRecipe, model: nn.Module) -> Optimizer:

@@ -44,7 +44,8 @@ def write_summary(
         f"{name}: Dice {s['dice']:.4f}, IoU {s['iou']:.4f}, RMSE {s['rmse']:.4f}, recall {s['recall']:.4f}"
         for name, s in scores.items()
     ]
-    return f"{split}, {len(test.ids)} slices, " + " | ".join(parts)
+    noun = "slices" if test_slices[0][0].ndim == 3 else "volumes"  # an image is (1, H, W) or (1, D, H, W)
+    return f"{split}, {len(test.ids)} {noun}, " + " | ".join(parts)
 
 
 def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
@@ -58,8 +59,8 @@ def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
     scores = {name: curve(lambda e, name=name: e["val"][name]) for name in ("dice", "iou", "recall")}
     return contact_sheet(
         [
-            [line_chart(losses, title="loss per slice", x_label="epoch", y_label="loss")],
-            [line_chart(scores, title="validation, mean per slice", x_label="epoch", y_label="score", y_range=(0, 1))],
+            [line_chart(losses, title="loss per image", x_label="epoch", y_label="loss")],
+            [line_chart(scores, title="validation, mean per image", x_label="epoch", y_label="score", y_range=(0, 1))],
         ]
     )
 
@@ -84,9 +85,11 @@ def draw_predictions(slices: Dataset, test: Evaluation, model: nn.Module) -> Ima
         image, target, _ = slices[place[id_]]
         probs = model(image[None].to(device)).sigmoid().float().cpu()  # (1, 1, H, W)
         pictures = [image[0].numpy(), target[0].numpy(), probs[0, 0].numpy()]  # (H, W) each, or (D, H, W)
+        caption = f"{name}\nDice {dice:.3f}\n{id_}"
         if pictures[1].ndim == 3:
             largest = pictures[1].sum(axis=(1, 2)).argmax()
+            caption += f"\nits slice {largest}"
             pictures = [volume[largest] for volume in pictures]
-        rows.append((f"{name}\nDice {dice:.3f}\n{id_}", *pictures))
+        rows.append((caption, *pictures))
     model.train(was_training)
     return prediction_sheet(rows, scale=max(1, 192 // rows[0][1].shape[0]))

@@ -70,6 +70,7 @@ TABLE = {
         "checkpoint",
         "datasets",
         "distributed",
+        "early_stopping",
         "recipe",
         "run",
         "settings",

@@ -1,12 +1,16 @@
 """How a training script begins, goes on and ends: what the whole trainings in tests/examples cannot show."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from lungseg.data.folder import FolderWriter
+from lungseg.data.manifest import SliceRecord
 from lungseg.distributed import ALONE
 from lungseg.nn import SwinUNet, UNet
 from lungseg.run import RunOptions
@@ -61,17 +65,17 @@ def test_the_story_gets_what_was_asked_for_and_its_result_is_returned(tmp_path):
 
 def test_a_network_is_the_same_whatever_was_drawn_before_it(tmp_path):
     torch.rand(10)
-    one = begun(tmp_path / "a", seed=5).build(UNet, channels=(4, 8))
+    one = begun(tmp_path / "a", seed=5).build(UNet, {"channels": (4, 8)})
     torch.rand(100)
-    two = begun(tmp_path / "b", seed=5).build(UNet, channels=(4, 8))
-    other = begun(tmp_path / "c", seed=6).build(UNet, channels=(4, 8))
+    two = begun(tmp_path / "b", seed=5).build(UNet, {"channels": (4, 8)})
+    other = begun(tmp_path / "c", seed=6).build(UNet, {"channels": (4, 8)})
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
 
 
 def test_the_prior_is_the_share_of_lesion_pixels(tmp_path):
     run = begun(tmp_path)
-    model = run.build(UNet, channels=(4, 8))
+    model = run.build(UNet, {"channels": (4, 8)})
     data = run.open_data()
     run.prepare(model)
     share = torch.cat([target.flatten() for _, target, _ in data.train_set]).mean()
@@ -81,7 +85,7 @@ def test_the_prior_is_the_share_of_lesion_pixels(tmp_path):
 def one_epoch(out):
     """Everything up to the first checkpoint, without any learning."""
     run = begun(out)
-    model = run.build(UNet, channels=(4, 8))
+    model = run.build(UNet, {"channels": (4, 8)})
     run.open_data()
     run.prepare(model)
     run.begin(model=model, nothing=None, stopping=Counter())
@@ -106,7 +110,7 @@ def test_a_resumed_run_begins_after_its_last_epoch_with_its_own_settings(tmp_pat
     first = one_epoch(tmp_path)
     again = begun(tmp_path, recipe=TrainingRecipe(lr=0.7), resume=True)
     assert again.recipe == RECIPE and again.saved is not None
-    model = again.build(UNet, channels=(4, 8))
+    model = again.build(UNet, {"channels": (4, 8)})
     again.open_data()
     nn.init.zeros_(model.head.weight)
     again.prepare(model)
@@ -119,7 +123,7 @@ def test_a_resumed_run_begins_after_its_last_epoch_with_its_own_settings(tmp_pat
 def test_another_network_is_refused(tmp_path):
     one_epoch(tmp_path)
     with pytest.raises(ValueError, match="another script or version"):
-        begun(tmp_path, resume=True).build(SwinUNet)
+        begun(tmp_path, resume=True).build(SwinUNet, {})
 
 
 def test_what_to_do_after_ctrl_c_depends_on_what_is_there(tmp_path):
@@ -129,3 +133,17 @@ def test_what_to_do_after_ctrl_c_depends_on_what_is_there(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"")
     assert "All finished epochs are saved" in how_to_go_on(tmp_path) and str(tmp_path) in how_to_go_on(tmp_path)
     assert "All finished" not in how_to_go_on(Path("nowhere"))
+
+
+@pytest.mark.parametrize(("split", "monitor"), [("train", "loss"), ("val", "dice")])
+def test_a_split_without_any_lesion_is_refused_before_the_first_epoch(tmp_path, split, monitor):
+    data = tmp_path / "data"
+    with FolderWriter(data) as folder:
+        for i, name in enumerate(("train", "train", "val", "test")):
+            target = np.full((8, 8), name != split, np.uint8)
+            folder.add(SliceRecord(f"s{i}", f"p{i}", name), 100 * target, target)
+    run = begun(tmp_path / "run", replace(RECIPE, monitor=monitor), data=data)
+    run.build(UNet, {"channels": (4, 8)})
+    with pytest.raises(ValueError, match=f"No {'training' if split == 'train' else 'validation'} image"):
+        run.open_data()
+    assert not (tmp_path / "run").exists()

@@ -25,9 +25,9 @@ def network():
         (PLAIN, {"grad_clip": -1.0}, "grad_clip=-1.0 must be positive"),
         (PLAIN, {"min_lr": -1e-9}, "min_lr=-1e-09 must not be negative"),
         (PLAIN, {"patience": -1}, "patience=-1 must not be negative"),
-        (PLAIN, {"schedule": "plateau"}, "warmup_epochs=2.0 must be 0"),
+        (PLAIN, {"schedule": "plateau"}, "must have --warmup-epochs 0, not 2.0"),
         (VolumeRecipe(), {"window": (16, 0, 16)}, "must be at least 1"),
-        (VolumeRecipe(), {"window": (16, 16)}, "must name slices, rows and columns"),
+        (VolumeRecipe(), {"window": (16, 16)}, "must name three sides"),
         (VolumeRecipe(), {"foreground": 1.5}, "share from 0 to 1"),
     ],
 )

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from lungseg.checkpoint import load_checkpoint
+from lungseg.data.folder import FolderWriter
+from lungseg.data.manifest import SliceRecord
 from lungseg.recipe import parse_recipe
 from lungseg.run import RunOptions
 
@@ -66,11 +68,33 @@ def test_the_table_is_the_mean_over_the_seeds(done):
     assert {row["stratum"] for row in rows_of(out)} >= {"all", "5-10 mm"}
 
 
+def scores_of(compare, tp):
+    """One slice of 20 lesion pixels for each of many patients, of which `tp` are found."""
+    return [compare.SliceScore(f"s{i}", f"p{i}", "", n, 0, 20 - n, 9, 1.0, (), 0) for i, n in enumerate(tp)]
+
+
 def test_differences_are_paired(compare):
-    """Two networks that differ by 0.1 for every patient are told apart, however much the patients differ."""
-    patients = np.random.default_rng(0).random(500)
-    said = compare.behind_the_best({"A": patients, "B": patients + 0.1, "C": 1 - patients})
-    assert said.startswith("In the same draws of patients, B is ahead in mean Dice of A 0.100 to 0.100, of C -0.")
+    """Two networks that differ a little for every patient are told apart, however much the patients differ."""
+    patients = np.random.default_rng(0).integers(2, 18, 60)
+    said = compare.differences({"A": scores_of(compare, patients), "B": scores_of(compare, patients + 1)})
+    low, high = map(float, said.removeprefix("Dice of B, the highest mean here, minus that of the others, 95 %: A ")
+                    .removesuffix(".").split(" to "))  # fmt: skip
+    assert 0 < low < high < 0.1
+    assert compare.differences({"A": scores_of(compare, patients[:4]), "B": scores_of(compare, patients[:4])}) == ""
+
+
+def test_the_spread_is_of_the_trainings(compare, discs, tmp_path):
+    options = compare.Comparison(data=discs, out=tmp_path, seeds=(3, 4))
+    assert compare.spread({"A": scores_of(compare, [20, 20, 0, 20])}, options) == "Mean Dice of each: A 1.000, 0.500."
+
+
+def test_a_test_split_without_lesion_is_refused_before_any_training(compare, tmp_path, capsys):
+    with FolderWriter(tmp_path / "data") as folder:
+        for i, split in enumerate(("train", "val", "test")):
+            target = np.full((8, 8), split != "test", np.uint8)
+            folder.add(SliceRecord(f"s{i}", f"p{i}", split), 100 * target, target)
+    assert compare.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
+    assert "No test slice" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_counts_are_those_of_one_training(compare):

@@ -414,7 +414,7 @@ def test_validation_slices_without_a_lesion_are_refused_before_the_first_epoch(t
     """Their Dice is 0/0, which is NaN, which is never best: better said now than after the last epoch."""
     data = make_folder(tmp_path / "data", ("train",) * 6 + ("val",) * 2, empty=("val",))
     out = tmp_path / "run"
-    assert "No validation slice" in refused(capsys, ["--data", data, "--out", out, *TINY])
+    assert "No validation image" in refused(capsys, ["--data", data, "--out", out, *TINY])
     assert not out.exists()
     assert isinstance(main(["--data", str(data), "--out", str(out), *TINY, "--monitor", "loss"]), float)
 
