@@ -1,67 +1,75 @@
-"""Draw docs/img/results.png and print the table of docs/results.md, from a finished run on real nodules.
+"""Draw docs/img/results*.png from a finished comparison on real nodules, and from networks on whole real slices.
 
-    python docs/pictures/results.py RUN DATA
+    python docs/pictures/results.py COMPARISON                      results.png, results_sizes.png
+    python docs/pictures/results.py slices DATA RUN [RUN ...]       results_slices.png
 
-The sheet shows targets, probabilities and errors, not the CT: the pictures of a data set belong to the data set.
+COMPARISON is the --out of examples/compare.py --no-images; DATA a folder of whole slices, each RUN one training. None
+of the pictures shows CT: the pictures of a data set belong to the data set.
 """
 
+import csv
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from lungseg.checkpoint import load_checkpoint
 from lungseg.data.folder import SliceDataset
-from lungseg.draw import prediction_sheet
-from lungseg.metrics import confusion_counts, per_image, summarise
-from lungseg.nn import SwinUNet
+from lungseg.draw import contact_sheet, error_map, heatmap, line_chart
+from lungseg.predictor import load_predictor
 
 IMG = Path(__file__).resolve().parents[1] / "img"
-SIZES_MM = [(0, 5), (5, 10), (10, 20), (20, 99)]
+MIDDLES = {"<5 mm": 4, "5-10 mm": 7.5, "10-20 mm": 15, ">=20 mm": 24}  # where each size stands on the axis
 
 
-@torch.no_grad()
-def main(run: str, data: str) -> int:
-    saved = load_checkpoint(Path(run) / "best.pt")
-    network = SwinUNet(**saved["network"]["arguments"]).eval()
-    network.load_state_dict(saved["model"])
-    slices = SliceDataset(data, "test", size=saved["recipe"]["img_size"])
-    targets = [slices[i][1] for i in range(len(slices))]
-    logits = [network(slices[i][0][None])[0] for i in range(len(slices))]  # each (1, H, W)
-    counts = confusion_counts(torch.stack(logits), torch.stack(targets))  # (n, 4)
-    dice = per_image(counts)["dice"].numpy()
-
-    spacing = np.array([r.spacing_mm for r in slices.records])
-    diameter = 2 * spacing * np.sqrt(np.array([t.sum().item() for t in targets]) / np.pi)  # of a disc of equal area
-    groups = np.array([r.group for r in slices.records])
-    rng = np.random.default_rng(0)
-    print("| diameter | windows | patients | mean Dice | 95 % interval |\n|---|---|---|---|---|")
-    for low, high in [*SIZES_MM, (0, 99)]:
-        chosen = (diameter >= low) & (diameter < high)
-        name = "all" if (low, high) == (0, 99) else f"{low} to {high} mm" if high < 99 else f"{low} mm and more"
-        low_dice, high_dice = bootstrap(dice[chosen], groups[chosen], rng)
-        row = f"| {name} | {chosen.sum()} | {len(set(groups[chosen]))} | {dice[chosen].mean():.3f} |"
-        print(f"{row} {low_dice:.3f} to {high_dice:.3f} |")
-    print({name: round(value, 4) for name, value in summarise(counts).items()})
-
-    ranked = np.argsort(dice, kind="stable")
-    rows = []
-    for name, place in [("worst", 0), ("lower quartile", 0.25), ("median", 0.5), ("upper quartile", 0.75), ("best", 1)]:
-        i = ranked[int(place * (len(ranked) - 1))]
-        caption = f"{name}\nDice {dice[i]:.3f}\n{diameter[i]:.0f} mm"
-        rows.append((caption, None, targets[i][0].numpy(), logits[i][0].sigmoid().numpy()))
-    prediction_sheet(rows, scale=2).save(IMG / "results.png")
+def main(*words: str) -> int:
+    if words[0] == "slices":
+        draw_slices(Path(words[1]), [Path(run) for run in words[2:]])
+    else:
+        draw_comparison(Path(words[0]))
     return 0
 
 
-def bootstrap(dice: np.ndarray, groups: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> np.ndarray:
-    """The middle 95 % of the mean Dice when whole patients are drawn anew, with replacement."""
-    names = np.unique(groups)
-    sums = np.array([dice[groups == name].sum() for name in names])
-    sizes = np.array([(groups == name).sum() for name in names])
-    chosen = rng.integers(0, len(names), (draws, len(names)))
-    return np.percentile(sums[chosen].sum(1) / sizes[chosen].sum(1), [2.5, 97.5])
+def draw_comparison(folder: Path) -> None:
+    """The comparison's own sheet, and its Dice by lesion size as curves."""
+    shutil.copy(folder / "worst_median_best.png", IMG / "results.png")
+    with open(folder / "comparison.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    series = {
+        name: [
+            (MIDDLES[row["stratum"]], float(row["dice"]))
+            for row in rows
+            if row["network"] == name and row["stratum"] in MIDDLES
+        ]
+        for name in dict.fromkeys(row["network"] for row in rows)
+    }
+    title = "mean test Dice by diameter of the lesion"
+    chart = line_chart(series, title=title, x_label="diameter, mm (middle of the size class)", y_range=(0, 1))
+    chart.save(IMG / "results_sizes.png", optimize=True)
+
+
+def draw_slices(data: Path, runs: list[Path], *, shown: int = 3) -> None:
+    """The slices with most false positives of the first network, and what the others make of them."""
+    slices = SliceDataset(data, "test")
+    probs = {run: np.stack([predict(slices[i][0][0].numpy()) for i in range(len(slices))]) for run, predict in
+             ((run, load_predictor(run / "best.pt").probs) for run in runs)}  # fmt: skip
+    targets = np.stack([slices[i][1][0].numpy() for i in range(len(slices))])  # (n, H, W)
+    wrong = ((probs[runs[0]] > 0.5) & (targets == 0)).sum(axis=(1, 2))
+    chosen = sorted(np.linspace(0, len(slices) - 1, shown).round().astype(int), key=lambda i: -wrong[i])
+    rows = []
+    for i in chosen:
+        row = [small(error_map(targets[i], p[i] > 0.5)) for p in probs.values()]
+        rows.append([*row, *(small(heatmap(p[i])) for p in probs.values())])
+    names = [run.name.replace("_", " ") for run in runs]
+    columns = [*(f"{name}\nerrors" for name in names), *(f"{name}\nprobability" for name in names)]
+    sheet = contact_sheet(rows, row_labels=[slices.records[i].id for i in chosen], column_labels=columns)
+    sheet.save(IMG / "results_slices.png", optimize=True)
+
+
+def small(rgb: np.ndarray) -> np.ndarray:
+    """Half the size, of each four pixels the brightest: a spot of one pixel must not vanish."""
+    H, W, _ = rgb.shape
+    return rgb[: H // 2 * 2, : W // 2 * 2].reshape(H // 2, 2, W // 2, 2, 3).max(axis=(1, 3))
 
 
 if __name__ == "__main__":
