@@ -36,7 +36,7 @@ from lungseg.evaluation import SliceScore, bootstrap, rows_of_table, score_all, 
 from lungseg.predictor import load_predictor
 from lungseg.recipe import option, parse_options
 from lungseg.report import beside_the_report
-from lungseg.tables import Column, markdown_table, write_csv
+from lungseg.tables import MAIN, Column, markdown_table, write_csv
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can afford
@@ -50,17 +50,7 @@ NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can affo
 }
 FEWEST_PATIENTS = 5  # for an interval
 SHARED = "--augment full --schedule cosine --warmup-epochs 1"
-COLUMNS = (
-    Column("slices", "slices"),
-    Column("patients", "patients"),
-    Column("Dice (95 %)", "dice", with_interval=True),
-    Column("IoU", "iou"),
-    Column("precision", "precision"),
-    Column("recall", "recall"),
-    Column("HD95 mm", "hd95_mm", decimals=1),
-    Column("lesions found", "lesion_recall"),
-    Column("FP/slice", "false_positives_per_slice", decimals=2),
-)
+COLUMNS = [column for column in MAIN if column.key not in ("rmse", "pooled_dice", "lesions")]
 
 
 @dataclass(frozen=True)
