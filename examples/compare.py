@@ -175,7 +175,8 @@ def train(name: str, data: Path, options: Comparison, epochs: int, seed: int, ki
 def log_of(folder: Path) -> list[dict]:
     """The lines of a run's log, or one empty one: first the settings, then an epoch each, last the test."""
     file = folder / "log.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else [{}]
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines] or [{}]
 
 
 def cost_of(name: str, options: Comparison, epochs: int) -> dict[str, int | float]:

@@ -134,19 +134,16 @@ class Run:
         self.network = {"name": network.__name__, "arguments": arguments}
         model = network(**arguments)
         if weights and not self.saved:
-            print(load_published(model, weights))
+            report = load_published(model, weights)
+            if self.processes.is_main:
+                print(report)
         return model
 
     def open_data(self) -> Data:
         """The slices (or volumes) to train and test on; of a resumed run they must be those it began with."""
-        seed, processes = self.options.seed, self.processes
-        self.data = open_data(self.recipe, self.options, processes)
-        self.settings = {
-            **asdict(self.recipe),
-            "seed": seed,
-            "processes": processes.size,
-            "slices": self.data.fingerprint,
-        }
+        self.data = open_data(self.recipe, self.options, self.processes)
+        self.settings = asdict(self.recipe) | {"seed": self.options.seed, "processes": self.processes.size}
+        self.settings["slices"] = self.data.fingerprint
         if self.saved:
             check_same_run(self.saved["run"], self.settings, self.out)
         for split, samples in (("training", self.data.train_set), ("validation", self.data.val_set)):
