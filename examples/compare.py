@@ -32,7 +32,7 @@ from lungseg.data.folder import SliceDataset, check_folder, write_phantom_folder
 from lungseg.datasets import find_data
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation import SliceScore, bootstrap, rows_of_table, score_all, scores_per_slice
+from lungseg.evaluation import FEWEST_PATIENTS, SliceScore, bootstrap, rows_of_table, score_all, scores_per_slice
 from lungseg.predictor import load_predictor
 from lungseg.recipe import option, parse_options
 from lungseg.report import beside_the_report
@@ -48,7 +48,6 @@ NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can affo
     "--decoder-channels 128 64 32 16 16 --lr 1e-3",
     "U-Net": "train_unet.py --channels 16 32 64 128 256 --lr 1e-3",
 }
-FEWEST_PATIENTS = 5  # for an interval
 SHARED = "--augment full --schedule cosine --warmup-epochs 1"
 COLUMNS = [column for column in MAIN if column.key not in ("rmse", "pooled_dice", "lesions")]
 

@@ -88,9 +88,8 @@ def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[di
         train = open_split(folder, "train")
     except ValueError as error:
         return baselines, [f"No other baseline: {error}"]
-    if isinstance(train, SliceDataset):
-        level = best_threshold(tqdm(train, desc="grey threshold", disable=None))
-        baselines["best grey threshold"] = lambda image, _: np.rint(image * (LEVELS - 1)) >= level
+    level = best_threshold(tqdm(train, desc="grey threshold", disable=None))
+    baselines["best grey threshold"] = lambda image, _: np.rint(image * (LEVELS - 1)) >= level
     try:
         same = fixed_map(tqdm(train, desc="fixed map", disable=None))[0].numpy()  # (H, W) or (D, H, W)
         for _, target, id_ in data:
@@ -108,10 +107,12 @@ def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[di
 def remarks(split: str, network: dict, background: dict) -> list[str]:
     """What these scores do not say by themselves; both rows are of all slices."""
     share, rmse = background["pooled_rmse"] ** 2, background["pooled_rmse"]  # of a map without lesion, by definition
-    found = [
-        f"Why a small RMSE says little: lesions cover {share:.2%} of these pixels, so a map that finds nothing has a "
-        f"pooled RMSE of sqrt({share:.4g}) = {rmse:.4f}; the network has {network['pooled_rmse']:.4f}."
-    ]
+    found = []
+    if share > 0:
+        found = [
+            f"Why a small RMSE says little: lesions cover {share:.2%} of these pixels, so a map that finds nothing has "
+            f"a pooled RMSE of sqrt({share:.4g}) = {rmse:.4f}; the network has {network['pooled_rmse']:.4f}."
+        ]
     flattering = {
         "train": "The network learned from these slices",
         "val": "These slices chose the epoch of the network",
@@ -126,7 +127,8 @@ def pixel_remark(predictor: Predictor, data: SliceDataset | VolumeDataset) -> li
     if sizes is None:
         return []
     return [
-        f"Pixels of {sizes[0]} mm, but the network was trained on {sizes[1]} mm: it looks for lesions of other sizes."
+        f"Pixels of {sizes[0]} mm, but the network was trained on {sizes[1]} mm: it looks for lesions of other sizes. "
+        f"Resample them."
     ]
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lungseg.data.augment import Augmentation
 from lungseg.data.ct import HU_WINDOW
-from lungseg.data.folder import SliceDataset, check_folder, read_slice, write_phantom_folder
-from lungseg.data.manifest import read_manifest
+from lungseg.data.folder import SliceDataset, check_folder, slice_size, write_phantom_folder
+from lungseg.data.manifest import SliceRecord, read_manifest
 from lungseg.data.volumes import PatchDataset, VolumeDataset, check_volume_folder, write_phantom_volumes
 from lungseg.distributed import Processes, held_out_batches, train_batches
 from lungseg.run import RunOptions
@@ -131,19 +133,40 @@ def fingerprint(folder: Path) -> str:
 
 
 def read_slices(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Dataset, Dataset, Dataset, Dataset, dict]:
-    """The sets of `Data`, and its `input`. All slices are resized to img_size x img_size pixels."""
+    """The sets of `Data`, and its `input`. All slices are resized to img_size x img_size pixels.
+
+    Raises:
+        ValueError: if the slices are not all of one HU window: the network would be told nothing of the others.
+    """
+    windows = sorted({(r.hu_low, r.hu_high) for r in read_manifest(folder)})
+    if len(windows) > 1:
+        (a, b), (c, d) = windows[:2]
+        raise ValueError(
+            f"{folder} has slices in the HU window {a:g} to {b:g} and others in {c:g} to {d:g}, so one grey level "
+            f"means two things. Export all of them with one window."
+        )
     size = recipe.img_size
     train = SliceDataset(folder, "train", size=size, augment=AUGMENTATIONS[recipe.augment], seed=seed)
     plain, val, test = (SliceDataset(folder, split, size=size) for split in ("train", "val", last_split(folder)))
-    file_size = read_slice(folder, train.records[0])[0].shape
-    first = train.records[0]
     input_ = {
         "size": [size, size],
-        "scale": [size / side for side in file_size],
-        "hu_window": [first.hu_low, first.hu_high],
+        "scale": [size / side for side in commonest_size(folder, train.records)],
+        "hu_window": list(windows[0]),
         "spacing_mm": median_spacing([r.spacing_mm for r in train.records]),
     }
     return train, plain, val, test, input_
+
+
+def commonest_size(folder: Path, records: list[SliceRecord]) -> tuple[int, int]:
+    """(H, W) of most of the slices, in pixels, from the headers of their files; a warning if there are others."""
+    sizes = Counter(slice_size(folder, record) for record in records)
+    if len(sizes) > 1:
+        warnings.warn(
+            f"{folder} has slices of {len(sizes)} sizes, all stretched to img_size: prediction uses the scale of "
+            f"the commonest.",
+            stacklevel=1,  # always this line, so that Python says it once
+        )
+    return sizes.most_common(1)[0][0]
 
 
 def read_volumes(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Dataset, Dataset, Dataset, Dataset, dict]:
@@ -154,11 +177,12 @@ def read_volumes(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Datas
     )  # fmt: skip
     plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split(folder)))
     spacings = zip(*(plain.spacing_mm(i) for i in range(len(plain))), strict=True)
+    spacing = [median_spacing(list(axis)) for axis in spacings]
     input_ = {
         "size": list(recipe.window),
         "scale": [1.0, 1.0, 1.0],
         "hu_window": list(HU_WINDOW),
-        "spacing_mm": [median_spacing(list(axis)) for axis in spacings],
+        "spacing_mm": None if None in spacing else spacing,
     }
     return train, plain, val, test, input_
 

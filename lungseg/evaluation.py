@@ -23,6 +23,7 @@ from lungseg.lesions import Lesion, match_lesions
 from lungseg.metrics import counts_from_pred, hausdorff95, per_image
 
 SIZES_MM = {"<5 mm": (0.0, 5.0), "5-10 mm": (5.0, 10.0), "10-20 mm": (10.0, 20.0), ">=20 mm": (20.0, math.inf)}
+FEWEST_PATIENTS = 5  # for an interval; below about ten it is still too narrow
 Predict = Callable[[NDArray, SliceRecord], NDArray]  # (image in [0, 1], its row of the manifest) -> map in {0, 1}
 
 
@@ -67,13 +68,20 @@ def score_slice(
         spacing_mm: distance between neighbouring pixels, one number or one per axis; nan = unknown.
 
     Raises:
-        ValueError: naming the slice, for maps of two shapes or other values than {0, 1}.
+        ValueError: naming the slice, for maps of two shapes, other values than {0, 1}, or an impossible spacing.
     """
     pred, target = np.asarray(pred), np.asarray(target)
     if pred.shape != target.shape or pred.ndim not in (2, 3):
         raise ValueError(
             f"{id}: prediction {pred.shape} and target {target.shape} must have one shape, (H, W) or (D, H, W). "
             f"Bring the prediction back to the size of the file first."
+        )
+    spacing = np.asarray(spacing_mm, dtype=float)
+    possible = np.isnan(spacing) | (spacing > 0) & (spacing < math.inf)
+    if spacing.shape not in ((), (target.ndim,)) or not possible.all():
+        raise ValueError(
+            f"{id}: spacing_mm={spacing_mm} must be one positive number, or one for each of the {target.ndim} axes. "
+            f"NaN is unknown."
         )
     try:
         counts = counts_from_pred(*(torch.from_numpy(np.ascontiguousarray(m))[None, None] for m in (pred, target)))
@@ -227,12 +235,15 @@ def bootstrap(
 def intervals(
     scores: Sequence[SliceScore], *, stratum: Stratum = EVERYTHING, draws: int = 2000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """name -> (low, high): the middle 95 % of `bootstrap`; (nan, nan) where fewer than two patients have the score."""
+    """name -> (low, high): the middle 95 % of `bootstrap`.
+
+    (nan, nan) where fewer than FEWEST_PATIENTS have the score: so few cannot show how much patients differ.
+    """
     names, sums = sums_of_patients(scores, stratum)
     of_patients = scores_of_sums(dict(zip(names, sums.T, strict=True)))
     found = {}
     for name, values in bootstrap(scores, stratum=stratum, draws=draws, seed=seed).items():
-        enough = np.isfinite(of_patients[name]).sum() >= 2
+        enough = np.isfinite(of_patients[name]).sum() >= FEWEST_PATIENTS
         low, high = np.nanpercentile(values, [2.5, 97.5]).tolist() if enough else (math.nan, math.nan)
         found[name] = low, high
     return found
@@ -249,7 +260,8 @@ def table_row(
     """All that is known of a stratum: its name, how much there is of what, and each score with its interval.
 
     Returns:
-        "stratum"; the numbers "slices", "patients", "lesions", "lesions_found", "false_positives",
+        "stratum"; the numbers "slices", "patients" (those with a slice in the stratum; the intervals also draw those
+        who have only a lesion of it, in a slice of a larger one), "lesions", "lesions_found", "false_positives",
         "empty_targets", "empty_predictions", "false_alarms" (as in `lungseg.metrics.summarise`); then for each
         score NAME, NAME_low and NAME_high: the means over the slices that have it ("dice", "iou", "precision",
         "recall", "rmse", "hd95_mm"), "lesion_recall", "false_positives_per_slice", and the scores of all pixels

@@ -5,6 +5,7 @@ middle: its logits are weighted by a Gaussian, as in nnU-Net (Isensee et al. 202
 "Inference"). The weights of all windows at one pixel sum to 1: where they agree, nothing is changed and no seam shows.
 """
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from itertools import product
@@ -104,7 +105,8 @@ def window_starts(side: int, window: int, overlap: float) -> list[int]:
 
     Spreading them overlaps all a little more than asked for, instead of the last two by nearly a whole window.
     """
-    step = max(1, round(window * (1 - overlap)))  # the largest allowed, in pixels
+    # The largest allowed, in pixels. The tiny term is for rounding errors: 20 * (1 - 0.9) is a little less than 2.
+    step = max(1, math.floor(window * (1 - overlap) + 1e-9))
     gaps = -(-(side - window) // step)  # rounded up
     return [i * (side - window) // gaps for i in range(gaps + 1)] if gaps else [0]
 

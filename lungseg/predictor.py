@@ -109,7 +109,7 @@ def load_predictor(
 def check_input(network: nn.Module, input: dict[str, Any]) -> None:
     """Raise a ValueError unless the "input" of a checkpoint is sound and the network takes such images."""
     size, scale, spacing, (low, high) = input["size"], input["scale"], input["spacing_mm"], input["hu_window"]
-    lengths = [*size, *scale, *np.ravel([] if spacing is None else spacing)]
+    lengths = [*size, *scale, *(mm for mm in np.ravel(spacing) if mm is not None)]  # None, of any axis, is unknown
     sound = all(math.isfinite(n) and n > 0 for n in lengths) and len(size) == len(scale) and low < high
     if not sound or len(size) not in (2, 3):
         raise ValueError(f'its "input" makes no sense: {input}. Use another checkpoint.')
@@ -166,7 +166,8 @@ class Predictor:
         if spacing_mm is None or self.input["spacing_mm"] is None:
             return None
         dims = self.spatial_dims
-        here, trained = np.array(spacing_mm)[-dims:], np.broadcast_to(self.input["spacing_mm"], dims)  # (dims,)
+        known = np.array(self.input["spacing_mm"], dtype=float)  # NaN where it is None
+        here, trained = np.array(spacing_mm)[-dims:], np.broadcast_to(known, dims)  # (dims,) each
         if not np.abs(np.log(here / trained)).max() > math.log(MOST_RATIO):  # NaN is not
             return None
         return tuple(" x ".join(f"{mm:.3g}" for mm in lengths) for lengths in (here, trained))

@@ -24,7 +24,9 @@ from lungseg.recipe import option
 class RunOptions:
     """What belongs to a run, and not to its recipe."""
 
-    data: Path | None = option(None, "folder of slices, as examples/prepare_data.py writes it; none makes phantoms")
+    data: Path | None = option(
+        None, "folder of slices (examples/prepare_data.py) or of volumes (docs/data/volumes.md); none makes phantoms"
+    )
     out: Path = option(Path("runs/train"), "folder of this run; a new or empty one, unless you resume")
     resume: bool = option(False, "go on with the run in --out, or begin it if it has not finished an epoch yet")
     seed: int = option(0, "start of every random generator: same seed, same machine, same digits")

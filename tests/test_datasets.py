@@ -1,5 +1,6 @@
 """What a run learns from: found or drawn, checked, split, and described for its checkpoints."""
 
+import csv
 import shutil
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 
 from lungseg.data.folder import FolderWriter, check_folder
 from lungseg.data.manifest import SliceRecord, read_manifest
+from lungseg.data.volumes import VolumeWriter
 from lungseg.datasets import find_data, fingerprint, median_spacing, open_data
 from lungseg.distributed import ALONE
 from lungseg.run import RunOptions
@@ -98,6 +100,41 @@ def test_a_checkpoint_is_told_what_the_network_saw(tmp_path):
     data = opened(replace(FEW, img_size=4), tmp_path, folder)
     assert data.input == {"size": [4, 4], "scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0], "spacing_mm": 1.5}
     assert median_spacing([float("nan"), 1.0, float("nan"), 3.0]) == 2.0 and median_spacing([float("nan")]) is None
+
+
+def test_the_pixels_of_volumes_are_unknown_if_any_side_is(tmp_path):
+    for name, spacing in (("none", np.nan), ("some", (np.nan, 0.7, 0.7))):
+        with VolumeWriter(tmp_path / name) as out:
+            for i, split in enumerate(("train", "val")):
+                target = np.zeros((4, 8, 16), np.uint8)
+                target[2, 4, 4] = 1
+                out.add(SliceRecord(f"v{i}", f"p{i}", split), target.astype(np.int16) - 800, target, spacing)
+        assert opened(SOLID, tmp_path, tmp_path / name).input["spacing_mm"] is None
+
+
+@pytest.mark.parametrize("row", [0, 3])  # of training, and of validation
+def test_slices_of_two_hu_windows_are_refused(tmp_path, row):
+    folder = small_folder(tmp_path / "data", ["train", "train", "train", "val"])
+    with open(folder / "manifest.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[row] |= {"hu_low": "-160", "hu_high": "240"}
+    with open(folder / "manifest.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ValueError, match="window -1000 to 400 and others in -160 to 240, .* with one window"):
+        opened(FEW, tmp_path, folder)
+
+
+def test_the_scale_is_that_of_the_commonest_size_and_a_warning_says_so(tmp_path):
+    sizes = [(6, 6), (8, 12), (8, 12), (16, 16), (16, 16), (16, 16)]
+    with FolderWriter(tmp_path / "data") as out:
+        for i, size in enumerate(sizes):
+            record = SliceRecord(f"s{i}", f"p{i}", "train" if i < 3 else "val")
+            out.add(record, np.zeros(size, np.uint8), np.zeros(size, np.uint8))
+    with pytest.warns(UserWarning, match="has slices of 2 sizes, all stretched to img_size"):
+        data = opened(replace(FEW, img_size=4), tmp_path, tmp_path / "data")
+    assert data.input["scale"] == [4 / 8, 4 / 12]
 
 
 def test_without_a_test_split_validation_stands_in(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from lungseg.data.manifest import SliceRecord
 from lungseg.evaluation import (
     EVERYTHING,
+    FEWEST_PATIENTS,
     SIZES_MM,
     Stratum,
     bootstrap,
@@ -34,10 +35,10 @@ few = settings(max_examples=25)
 
 
 @st.composite
-def slices(draw, min_slices=1, max_patients=5):
+def slices(draw, min_slices=1, max_slices=6, max_patients=5):
     """Scored slices of a few patients, with what they were scored from: small maps, any of them empty."""
     found = []
-    for i in range(draw(st.integers(min_slices, 6))):
+    for i in range(draw(st.integers(min_slices, max_slices))):
         sparse = st.integers(0, 3).map(lambda n: n == 0)
         pred, target = (draw(hnp.arrays(bool, (5, 6), elements=sparse)) for _ in range(2))
         about = {
@@ -113,6 +114,13 @@ def test_bad_maps_are_refused_with_the_name_of_the_slice():
         score_slice(np.zeros((4, 4)), np.zeros((8, 8)), id="slice7", group="g")
     with pytest.raises(ValueError, match="^slice7: the target holds other values than 0 and 1"):
         score_slice(np.zeros((4, 4)), np.full((4, 4), 255), id="slice7", group="g")
+
+
+@pytest.mark.parametrize("spacing", [0, -0.7, math.inf, (0.7, 0), (math.nan, -1), (1, 1, 1), (0.7,)])
+def test_an_impossible_spacing_is_refused_with_the_name_of_the_slice(spacing):
+    for target in (np.zeros((4, 4)), np.ones((4, 4))):  # even where there is nothing to measure
+        with pytest.raises(ValueError, match="^slice7: spacing_mm=.* must be one positive number, or one for each"):
+            score_slice(target, target, id="slice7", group="g", spacing_mm=spacing)
 
 
 class FewSlices(list):
@@ -215,14 +223,14 @@ def test_all_background_finds_nothing_and_its_rmse_is_the_root_of_the_lesion_sha
 def test_slices_without_any_lesion_have_a_row_but_hardly_a_score():
     alarm = np.zeros((9, 9))
     alarm[1, 1] = alarm[5, 5] = 1
-    scores = [
-        score_slice(p, 0 * alarm, id=str(i), group=str(i), spacing_mm=1.0) for i, p in enumerate((alarm, 0 * alarm))
-    ]
+    preds = [alarm, 0 * alarm] * 3  # six patients
+    scores = [score_slice(p, 0 * alarm, id=str(i), group=str(i), spacing_mm=1.0) for i, p in enumerate(preds)]
     row = rows_of_table(scores)[-1]
-    assert (row["stratum"], row["slices"], row["empty_targets"], row["false_alarms"]) == ("no lesion", 2, 2, 1)
+    assert (row["stratum"], row["slices"], row["empty_targets"], row["false_alarms"]) == ("no lesion", 6, 6, 3)
     assert row["dice"] == 0 and row["false_positives_per_slice"] == 1.0
     assert all(math.isnan(row[name]) for name in ("recall", "hd95_mm", "lesion_recall", "pooled_recall", "dice_low"))
-    assert (row["false_positives_per_slice_low"], row["false_positives_per_slice_high"]) == (0.0, 2.0)
+    low, high = (row[f"false_positives_per_slice_{end}"] for end in ("low", "high"))
+    assert 0 <= low < 1 < high <= 2
 
 
 def test_no_slices_make_a_table_without_rows_and_a_row_without_scores():
@@ -235,13 +243,15 @@ def test_no_slices_make_a_table_without_rows_and_a_row_without_scores():
 
 
 @few
-@given(slices())
-def test_each_interval_holds_its_score_and_stands_where_two_patients_have_it(some):
+@given(slices(max_slices=10, max_patients=8))
+def test_each_interval_holds_its_score_and_stands_where_enough_patients_have_it(some):
     scores = scores_of(some)
     row = table_row(scores, draws=400)
     for name, values in scores_per_slice(scores).items():
         patients = {s.group for s, value in zip(scores, values, strict=True) if not math.isnan(value)}
-        assert math.isnan(row[f"{name}_low"]) == math.isnan(row[f"{name}_high"]) == (len(patients) < 2), name
+        assert math.isnan(row[f"{name}_low"]) == math.isnan(row[f"{name}_high"]) == (len(patients) < FEWEST_PATIENTS), (
+            name
+        )
     for name in intervals(scores, draws=2):
         if not math.isnan(row[f"{name}_low"]):
             assert row[f"{name}_low"] - 1e-9 <= row[name] <= row[f"{name}_high"] + 1e-9, name
@@ -287,8 +297,11 @@ def test_two_patients_can_only_be_drawn_in_three_ways():
     assert number / 2000 == pytest.approx([0.25, 0.5, 0.25], abs=0.04)
 
 
-def test_one_patient_has_scores_but_no_interval():
-    assert all(math.isnan(x) for x in interval([constant(3, "a", 0), constant(9, "a", 1)]))
+def test_five_patients_have_an_interval_and_four_with_any_number_of_slices_have_none():
+    five = [constant(3 + p, f"p{p}", i) for p in range(5) for i in range(2)]
+    assert all(math.isnan(x) for x in interval(five[:8])) and table_row(five[:8])["dice"] > 0
+    low, high = interval(five)
+    assert low < table_row(five)["dice"] < high
 
 
 def test_the_same_patients_are_drawn_for_two_networks_so_their_difference_is_paired():

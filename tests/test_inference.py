@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -57,10 +57,22 @@ def test_windows_cover_the_side_evenly_and_none_is_needless(side, window, overla
     starts = window_starts(side, window, overlap)
     assert starts[0] == 0 and starts[-1] + window == side  # flush with both ends
     gaps = np.diff(starts)
-    largest = max(1, round(window * (1 - overlap)))
+    largest = max(1, math.floor(window * (1 - overlap) + 1e-9))
     assert (gaps >= 1).all() and (gaps <= largest).all() and largest <= window  # so nothing is left out
     assert len(gaps) == math.ceil((side - window) / largest)  # one fewer would leave a gap too large
     assert np.ptp(gaps) <= 1 if len(gaps) else side == window
+
+
+@given(side=st.integers(1, 200), window=st.integers(1, 200), overlap=OVERLAPS)
+@example(side=20, window=7, overlap=0.5)
+def test_neighbours_overlap_at_least_as_asked(side, window, overlap):
+    window = min(side, window)
+    shared = window - np.diff(window_starts(side, window, overlap))  # pixels; of windows one pixel apart, all but one
+    assert all(n >= min(overlap * window - 1e-6, window - 1) for n in shared)
+
+
+def test_a_rounding_error_adds_no_windows():
+    assert window_starts(side=40, window=20, overlap=0.9) == list(range(0, 21, 2))  # 20 * (1 - 0.9) < 2
 
 
 @given(side=st.integers(1, 60), window=st.integers(1, 60), overlap=OVERLAPS)

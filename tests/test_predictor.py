@@ -296,6 +296,12 @@ def test_pixels_are_unlike_if_along_any_side_one_is_far_more_than_the_other(trai
         assert (watch(spacing_mm=trained).unlike_pixels(spacing) is not None) == wanted
 
 
+@pytest.mark.parametrize("spacing", [None, [None, None, None], [None, 0.7, 0.7]])
+def test_a_network_of_volumes_of_unknown_spacing_can_be_used(spacing, tmp_path):
+    path = save(tmp_path / "best.pt", RRCUNet, input=VOLUMES | {"spacing_mm": spacing})
+    assert load_predictor(path).unlike_pixels((9.0, 0.7, 0.7)) is None
+
+
 def test_the_sizes_of_unlike_pixels_are_told_if_both_are_known():
     slices, volumes = watch(), Predictor(Watch(), VOLUMES)
     assert slices.unlike_pixels((1.4, 1.4)) == ("1.4 x 1.4", "0.7 x 0.7")

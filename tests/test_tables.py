@@ -2,6 +2,8 @@
 
 import csv
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,7 +34,13 @@ def test_a_markdown_table_has_a_line_for_each_row_and_a_cell_for_each_column(sco
         assert len(lines) == 2 + len(rows) and {len(cells(line)) for line in lines} == {1 + len(columns)}
     everything = dict(zip(cells(lines[0]), cells(lines[2]), strict=True))
     assert everything["stratum"] == "all" and everything["nothing predicted"] == "2"
-    assert everything["pooled Dice (95 %)"] == "0.333 (0.000 to 0.500)"
+    assert everything["pooled Dice (95 %)"] == "0.333"  # two patients are too few for an interval
+
+
+def test_from_five_patients_on_an_interval_is_printed(scores):
+    many = [replace(s, group=f"{s.group}_{n}") for n in range(5) for s in scores[:2]]
+    text = markdown_table(rows_of_table(many), POOLED).split("\n")[2]
+    assert re.search(r"0\.333 \(0\.\d{3} to 0\.\d{3}\)", text)
 
 
 def test_a_table_may_begin_with_several_names(scores):

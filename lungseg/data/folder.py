@@ -55,6 +55,12 @@ def read_slice(folder: str | Path, record: SliceRecord) -> tuple[NDArray, NDArra
     return image, (target > 0).astype(np.uint8)
 
 
+def slice_size(folder: str | Path, record: SliceRecord) -> tuple[int, int]:
+    """(H, W) in pixels, from the first bytes of the file of a sound slice."""
+    with Image.open(Path(folder, "images", f"{record.id}.png")) as picture:
+        return picture.height, picture.width
+
+
 KINDS = {  # what Pillow calls the modes of a PNG, and we
     "1": "1-bit", "L": "8-bit", "I": "16-bit", "I;16": "16-bit", "I;16B": "16-bit",
     "P": "palette", "PA": "palette", "LA": "grey with alpha", "RGB": "RGB", "RGBA": "RGB with alpha",

@@ -6,6 +6,7 @@
 """
 
 import csv
+import math
 import warnings
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -21,6 +22,7 @@ REMEDIES = {
     "slices": "Give a folder as examples/prepare_data.py writes it.",
     "volumes": "Put each volume there as <id>.npz (lungseg.data.volumes.write_volume).",
 }
+DIMS = {"slices": 2, "volumes": 3}
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,14 @@ def read_split(folder: str | Path, split: str | None, kind: str) -> list[SliceRe
 
 def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[SliceRecord], list[str]]:
     """All the records that can be read, and one sentence for each that cannot or must not be used."""
-    kind = kind or held_kind(folder)
+    if not folder.is_dir():
+        return [], [f"{folder} is a file, a folder is wanted." if folder.exists() else f"{folder} does not exist."]
+    held = held_kind(folder)
+    kind = kind or held
     home = folder / HOMES[kind]
+    if not home.is_dir() and (folder / HOMES[held]).is_dir():
+        way_out = f"For scripts that have it, give --spatial-dims {DIMS[held]}."
+        return [], [f"{folder} is a folder of {held}, and {kind} are wanted. {way_out}"]
     if not home.is_dir():
         return [], [f"{folder} holds no folder {home.name}/. {REMEDIES[kind]}"]
     path = folder / "manifest.csv"
@@ -127,7 +135,13 @@ def parse_row(row: dict[str, str]) -> SliceRecord:
                 raise ValueError(f"id {id_!r} has {name} {row[name]!r}, which is not a number.") from None
     if numbers.get("bits", 8) not in (8, 16):
         raise ValueError(f"id {id_!r} has bits {numbers['bits']}. Grey PNGs have 8 or 16.")
-    return SliceRecord(id_, group, split, row.get("label") or "", **numbers)
+    record = SliceRecord(id_, group, split, row.get("label") or "", **numbers)
+    if record.spacing_mm <= 0 or math.isinf(record.spacing_mm):  # nan is neither
+        raise ValueError(f"id {id_!r} has spacing_mm {record.spacing_mm:g}. Write mm above 0, or leave it empty.")
+    if not -math.inf < record.hu_low < record.hu_high < math.inf:  # nan fails
+        low, high = f"{record.hu_low:g}", f"{record.hu_high:g}"
+        raise ValueError(f"id {id_!r} has hu_low {low} and hu_high {high}. Write two numbers, the lower one first.")
+    return record
 
 
 def write_manifest(path: Path, records: list[SliceRecord]) -> None:

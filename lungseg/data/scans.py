@@ -36,6 +36,13 @@ class Scan:
     spacing_mm: tuple[float, ...] | None = None  # of a pixel along each side of hu; None = unknown
     from_grey: bool = False  # hu was made from the grey levels of a PNG
 
+    def __post_init__(self) -> None:
+        if self.target is not None and np.shape(self.target) != self.hu.shape:
+            shapes = np.shape(self.target), self.hu.shape
+            raise ValueError(
+                f"{self.id}: target has shape {shapes[0]} but hu has {shapes[1]}. Export both on one grid."
+            )
+
 
 def read_scans(
     path: str | Path,
@@ -129,11 +136,13 @@ def read_one_volume(path: Path, id_: str) -> Scan:
 def read_array(path: Path) -> Scan:
     """A .npz with a volume, or a .npy with a volume or a single slice."""
     try:
-        hu = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix == ".npy" else None
+        hu = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix.lower() == ".npy" else None
     except (ValueError, OSError, EOFError):
         hu = None  # read_volume says what is wrong with the file
-    if hu is None or hu.ndim != 2:
+    if hu is None or hu.ndim == 3:
         return read_one_volume(path, path.stem)
+    if hu.ndim != 2:
+        raise ValueError(f"{path} has shape {hu.shape}, (H, W) of a slice or (D, H, W) of a volume is wanted.")
     return Scan(path.stem, checked_hu(path, hu))
 
 
@@ -154,6 +163,10 @@ def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[S
 
 def checked_hu(where: Path | str, hu: NDArray) -> NDArray:
     """The same, or a ValueError if these cannot be HU."""
-    if hu.dtype.kind not in "iuf" or hu.size == 0 or not np.isfinite(hu).all():
-        raise ValueError(f"{where}: HU are finite numbers, got {hu.dtype} {hu.shape}. Fill gaps with -1000, for air.")
+    if hu.dtype.kind not in "iuf":
+        raise ValueError(f'{where}: HU are plain numbers, got {hu.dtype}. Save them with .astype("int16").')
+    if hu.size == 0:
+        raise ValueError(f"{where}: no HU are there, the shape is {hu.shape}. Export it again.")
+    if gaps := hu.size - np.count_nonzero(np.isfinite(hu)):
+        raise ValueError(f"{where}: {gaps} of {hu.size} HU are NaN or infinite. Fill gaps with -1000, for air.")
     return hu

@@ -20,6 +20,7 @@ from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
 TYPES = {"hu": "iuf", "target": "biuf", "spacing_mm": "iuf"}  # name -> the kinds of number (dtype.kind) it may hold
+SAVED_AS = {"hu": "int16", "target": "uint8", "spacing_mm": "float64"}  # what to save them as; more than enough
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # by version of the format
 LOCAL_HEADER = 30  # bytes before the name of a member of a zip archive
 
@@ -78,9 +79,9 @@ def open_arrays(path: Path) -> dict[str, NDArray]:
     if path.is_dir():
         files = {name: path / f"{name}.npy" for name in TYPES}
         return {name: map_file(file, name) for name, file in files.items() if file.exists()}
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return {"hu": map_file(path, "hu")}
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         path.stat()  # a missing file is missing, whatever its name
         raise ValueError("a volume is an .npz file, an .npy file or a folder. Convert it first.")
     return map_npz(path)
@@ -139,7 +140,7 @@ def read_header(file: BinaryIO, name: str, end: int) -> tuple[tuple[int, ...], s
     except Exception:  # damage surfaces in the parser in many ways
         raise ValueError(f"{name} does not begin as .npy data do. Save plain numbers with np.save.") from None
     if dtype.kind not in TYPES[name]:
-        raise ValueError(f"{name} holds {dtype}, plain numbers are wanted (hu: int16, target: uint8).")
+        raise ValueError(f'{name} holds {dtype}, plain numbers are wanted. Save it with .astype("{SAVED_AS[name]}").')
     if min(shape, default=1) < 1:
         raise ValueError(f"{name} is empty: its shape is {shape}.")
     if file.tell() + math.prod(shape) * dtype.itemsize > end:  # else looking at its last numbers would crash

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lungseg.data import folder as folder_module
-from lungseg.data.folder import FolderWriter, SliceDataset, check_folder, read_slice, write_phantom_folder
+from lungseg.data.folder import FolderWriter, SliceDataset, check_folder, read_slice, slice_size, write_phantom_folder
 from lungseg.data.manifest import SliceRecord, describe_folder, read_manifest
 
 SPLIT_OF = {"a": "train", "b": "train", "c": "val", "d": "test"}
@@ -387,3 +387,10 @@ def test_a_data_set_can_be_pickled(small):
     dataset.set_epoch(3)
     twin = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(twin[0][0], dataset[0][0]) and twin._epoch == 3
+
+
+def test_the_size_of_a_slice_is_read_without_its_pixels(tmp_path):
+    with FolderWriter(tmp_path / "slices") as out:
+        out.add(SliceRecord("a", "p", "train"), np.zeros((5, 9), np.uint8), np.zeros((5, 9), np.uint8))
+    (record,) = read_manifest(tmp_path / "slices")
+    assert slice_size(tmp_path / "slices", record) == (5, 9)

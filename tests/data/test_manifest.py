@@ -101,8 +101,39 @@ def test_volumes_have_the_same_manifest(small):
     (small / "images").rename(small / "volumes")
     assert describe_folder(small).startswith(f"{small} holds 8 volumes: 4 train")
     assert read_split(small, "val", "volumes") == read_split(small, "val", None)
+    with pytest.raises(ValueError, match="is a folder of volumes, and slices are wanted. .* --spatial-dims 3"):
+        read_manifest(small, "slices")
+
+
+def test_what_is_no_folder_of_that_kind_is_called_what_it_is(small):
+    with pytest.raises(ValueError, match="is a folder of slices, and volumes are wanted. .* --spatial-dims 2"):
+        read_manifest(small, "volumes")
+    with pytest.raises(ValueError, match="nowhere does not exist.$"):
+        read_manifest(small / "nowhere")
+    with pytest.raises(ValueError, match="manifest.csv is a file, a folder is wanted.$"):
+        read_manifest(small / "manifest.csv", "slices")
+    (small / "images").rename(small / "pictures")
     with pytest.raises(ValueError, match="holds no folder images/. Give a folder"):
         read_manifest(small, "slices")
+
+
+@pytest.mark.parametrize("window", ["400,-1000", "400,400", "nan,400", "-1000,nan", "-inf,400", "-1000,inf"])
+def test_a_window_that_is_none_is_refused_with_its_line(small, window):
+    path = small / "manifest.csv"
+    path.write_text(path.read_text().replace("0.7,-1000,400", f"0.7,{window}", 1))
+    with pytest.raises(ValueError, match=r"manifest.csv, line 2: id 'a_0' has hu_low .* and hu_high .*lower one first"):
+        read_manifest(small)
+
+
+@pytest.mark.parametrize(("spacing", "good"), [("0", 0), ("-1", 0), ("inf", 0), ("-inf", 0), ("nan", 1), ("", 1)])
+def test_a_pixel_has_a_size_or_it_is_unknown(small, spacing, good):
+    path = small / "manifest.csv"
+    path.write_text(path.read_text().replace(",0.7,", f",{spacing},", 1))
+    if good:
+        assert np.isnan(read_manifest(small)[0].spacing_mm)
+        return
+    with pytest.raises(ValueError, match="manifest.csv, line 2: id 'a_0' has spacing_mm .*, or leave it empty"):
+        read_manifest(small)
 
 
 def test_without_a_manifest_the_files_and_folders_are_the_volumes(tmp_path):

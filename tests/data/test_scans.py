@@ -12,7 +12,7 @@ from PIL import Image
 
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord
-from lungseg.data.scans import kind_of, read_scans
+from lungseg.data.scans import Scan, kind_of, read_scans
 
 WINDOW = (-1000.0, 400.0)
 
@@ -46,6 +46,10 @@ def as_npy(folder, grey):
     return folder / "scan.npy"
 
 
+def as_capital_npy(folder, grey):
+    return as_npy(folder, grey).rename(folder / "scan.NPY")
+
+
 def as_folder_of_pngs(folder, grey):
     (folder / "pngs").mkdir()
     as_png(folder / "pngs", grey)
@@ -75,6 +79,7 @@ FORMS = {
     as_png: "png",
     as_capital_png: "png",
     as_npy: "array",
+    as_capital_npy: "array",
     as_folder_of_pngs: "pngs",
     as_images_without_masks: "slices",
     as_slices: "slices",
@@ -92,7 +97,7 @@ def test_a_slice_has_the_same_hu_however_it_comes(form, tmp_path):
     assert kind_of(path) == FORMS[form] and kind_of(str(path)) == FORMS[form]
     assert scan.id == "scan" and scan.hu.shape == grey.shape and scan.spacing_mm is None
     assert np.abs(scan.hu - hu_of(grey)).max() < 0.02  # of sixteen bits, half a level is 0.015 HU
-    assert scan.from_grey == (form is not as_npy)
+    assert scan.from_grey == (form not in (as_npy, as_capital_npy))
     has_target = form in (as_slices, as_sixteen_bits_in_another_window)
     assert (scan.target is not None and not scan.target.any()) == has_target
 
@@ -127,6 +132,10 @@ def volume_npz(folder, arrays):
     return folder / "scan.npz"
 
 
+def capital_npz(folder, arrays):
+    return volume_npz(folder, arrays).rename(folder / "scan.NPZ")
+
+
 def packed_npz(folder, arrays):
     np.savez_compressed(folder / "scan.npz", **arrays)
     return folder / "scan.npz"
@@ -145,8 +154,11 @@ def folder_of_volumes(folder, arrays):
     return folder / "data"
 
 
+VOLUME_FORMS = [volume_npz, capital_npz, packed_npz, volume_folder, folder_of_volumes]
+
+
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("form", [volume_npz, packed_npz, volume_folder, folder_of_volumes], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("form", VOLUME_FORMS, ids=lambda f: f.__name__)
 def test_a_volume_is_the_same_however_it_comes(form, known, tmp_path):
     grey = make_grey((3, 20, 31))
     arrays = {"hu": np.rint(hu_of(grey)).astype(np.int16)}
@@ -161,8 +173,15 @@ def test_a_volume_is_the_same_however_it_comes(form, known, tmp_path):
 
 def test_an_npy_of_three_sides_is_a_volume(tmp_path):
     np.save(tmp_path / "scan.npy", np.full((2, 5, 6), -700, np.int16))
-    (scan,) = scans_in(tmp_path / "scan.npy")
-    assert kind_of(tmp_path / "scan.npy") == "array" and scan.hu.shape == (2, 5, 6) and scan.target is None
+    for name in ("scan.npy", "scan.NPY"):
+        (scan,) = scans_in((tmp_path / "scan.npy").rename(tmp_path / name))
+        assert kind_of(tmp_path / name) == "array" and scan.hu.shape == (2, 5, 6) and scan.target is None
+        (tmp_path / name).rename(tmp_path / "scan.npy")
+
+
+def test_a_target_has_the_shape_of_its_scan():
+    with pytest.raises(ValueError, match=r"^a: target has shape \(4, 5\) but hu has \(5, 4\). Export both on one grid"):
+        Scan("a", np.zeros((5, 4)), np.zeros((4, 5)))
 
 
 # ---- tables ------------------------------------------------------------------------------------------------------
@@ -250,12 +269,17 @@ def empty_folder(folder):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (saved(np.full((4, 4), np.nan)), "HU are finite numbers, got float64 (4, 4)"),
-        (saved(np.full((2, 4, 4), np.inf)), "HU are finite numbers"),
-        (saved(np.zeros((0, 4))), "HU are finite numbers"),
-        (saved(np.zeros((4, 4), complex)), "HU are finite numbers"),
-        (saved(np.array([[{}]], object), pickled=True), "x.npy"),
-        (saved(np.zeros(4)), "(4,)"),
+        (saved(np.array([[0, np.nan], [np.inf, 0]])), "2 of 4 HU are NaN or infinite. Fill gaps with -1000"),
+        (saved(np.full((2, 4, 4), np.inf)), "32 of 32 HU are NaN or infinite"),
+        (saved(np.zeros((0, 4))), "no HU are there, the shape is (0, 4)"),
+        (saved(np.zeros((4, 4), complex)), 'HU are plain numbers, got complex128. Save them with .astype("int16")'),
+        (
+            saved(np.array([[{}]], object), pickled=True),
+            "hu holds object, plain numbers are wanted. Save it with .asty",
+        ),
+        (saved(np.zeros(4)), "has shape (4,), (H, W) of a slice or (D, H, W) of a volume is wanted"),
+        (saved(np.zeros(())), "has shape (), (H, W) of a slice or (D, H, W)"),
+        (saved(np.zeros((1, 2, 3, 4))), "has shape (1, 2, 3, 4), (H, W) of a slice or (D, H, W)"),
         (no_hu, "no array hu"),
         (colours, "RGB PNG"),
         (named("x.dcm"), "ends neither in .png"),

@@ -73,9 +73,11 @@ def test_what_is_written_is_what_is_read_by_us_and_by_numpy(tmp_path, shape, dty
     assert os.listdir(tmp_path) == ["scan.npz"]
 
 
-def test_a_lone_array_is_hu_of_unknown_spacing(tmp_path):
-    np.save(tmp_path / "scan.npy", scan()[0])
-    volume = read_volume(str(tmp_path / "scan.npy"))
+@pytest.mark.parametrize("name", ["scan.npy", "SCAN.NPY"])
+def test_a_lone_array_is_hu_of_unknown_spacing(tmp_path, name):
+    with open(tmp_path / name, "wb") as file:
+        np.save(file, scan()[0])
+    volume = read_volume(str(tmp_path / name))
     assert np.array_equal(volume.hu, scan()[0]) and isinstance(volume.hu, np.memmap)
     assert volume.target is None and np.isnan(volume.spacing_mm).tolist() == [True] * 3
 
@@ -86,6 +88,12 @@ def test_a_lone_array_is_hu_of_unknown_spacing(tmp_path):
 def test_one_spacing_is_that_of_all_axes(tmp_path, saved, read):
     np.savez(tmp_path / "scan.npz", hu=scan()[0], spacing_mm=saved)
     assert repr(read_volume(tmp_path / "scan.npz").spacing_mm) == repr(read)  # repr, because nan != nan
+
+
+def test_a_suffix_may_be_written_in_capitals(tmp_path):
+    with open(tmp_path / "SCAN.NPZ", "wb") as file:
+        np.savez(file, hu=scan()[0])
+    assert np.array_equal(read_volume(tmp_path / "SCAN.NPZ").hu, scan()[0])
 
 
 # ---- only what is looked at is read ------------------------------------------------------------------------------
@@ -165,7 +173,10 @@ BAD_FILES = {
     "four axes": (npz(hu=HU[None]), r"hu has shape \(1, 3, 4, 5\)"),
     "no voxels": (npz(hu=HU[:0]), r"hu is empty: its shape is \(0, 4, 5\)"),
     "other target": (npz(hu=HU, target=TARGET[1:]), r"target has shape \(2, 4, 5\) but hu has \(3, 4, 5\)"),
-    "objects": (npz(hu=np.array([[[None]]])), "hu holds object, plain numbers are wanted"),
+    "objects": (
+        npz(hu=np.array([[[None]]])),
+        r'hu holds object, plain numbers are wanted. Save it with .astype."int16".',
+    ),
     "complex": (npz(hu=HU + 1j), "hu holds complex128, plain numbers"),
     "text": (npz(hu=HU.astype(str)), "hu holds <U6, plain numbers"),
     "fields": (npz(hu=np.zeros((2, 2, 2), "i2,f4")), "hu holds .*, plain numbers"),

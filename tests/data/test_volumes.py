@@ -334,11 +334,11 @@ def test_wrong_values_are_not_trained_on_even_if_nobody_checked_the_folder(small
 
 
 def test_slices_and_volumes_are_not_mixed_up(small, tmp_path):
-    with pytest.raises(ValueError, match=r"scans holds no folder images/. Give a folder as examples/prepare_data"):
+    with pytest.raises(ValueError, match=r"scans is a folder of volumes, and slices are wanted"):
         SliceDataset(small)
     assert len(check_folder(small)) == 1
     (tmp_path / "images").mkdir()
-    with pytest.raises(ValueError, match=r"holds no folder volumes/. Put each volume there as <id>.npz"):
+    with pytest.raises(ValueError, match=r"is a folder of slices, and volumes are wanted"):
         VolumeDataset(tmp_path)
     with pytest.raises(ValueError, match="has no volume in the split 'valid' .it has 2 train, 1 val, 1 test"):
         VolumeDataset(small, "valid")

@@ -159,7 +159,11 @@ def test_volumes_are_judged_whole_by_a_network_for_slices_and_one_for_volumes(br
         out = tmp_path / str(len(size))
         dice.append(main(["any.pt", "--data", str(volumes), "--out", str(out)]))
         rows = table(out / "evaluation.csv")
-        assert {row["method"] for row in rows} == {"Bright", "all background", "best fixed map"}
+        assert {row["method"] for row in rows} == {
+            "Bright", "all background", "best grey threshold", "best fixed map"
+        }  # fmt: skip
+        bright_rows = [row for row in rows if row["method"] in ("Bright", "best grey threshold")]
+        assert len({row["dice"] for row in bright_rows if row["stratum"] == "all"}) == 1  # it is one
         assert (rows[0]["slices"], rows[0]["lesions_found"], rows[0]["false_positives"]) == ("4", "4", "4")
         assert sorted(p.name for p in out.iterdir()) == FILES
     assert dice[0] == pytest.approx(dice[1]) and dice[0] > 0.1
@@ -181,8 +185,16 @@ def test_scores_that_flatter_are_called_so(bright, folder, tmp_path, split, sent
 def test_pixels_of_another_size_than_in_the_training_are_remarked(bright, folder, tmp_path):
     bright(spacing_mm=0.5)
     main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
-    sentence = "Pixels of 1 x 1 mm, but the network was trained on 0.5 x 0.5 mm"
-    assert sentence in (tmp_path / "out/evaluation.md").read_text()
+    sentence = "Pixels of 1 x 1 mm, but the network was trained on 0.5 x 0.5 mm: it looks for lesions of other sizes."
+    assert f"{sentence} Resample them." in (tmp_path / "out/evaluation.md").read_text()
+
+
+def test_without_any_lesion_nothing_is_said_of_their_share(bright, tmp_path):
+    with FolderWriter(tmp_path / "data") as out:
+        for i, split in enumerate(("train", "test")):
+            out.add(SliceRecord(f"s{i}", f"p{i}", split), np.full((SIDE, SIDE), 50, np.uint8), np.zeros((SIDE, SIDE)))
+    main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    assert "RMSE says little" not in (tmp_path / "out/evaluation.md").read_text()
 
 
 def test_files_in_another_hu_window_are_brought_to_that_of_the_network(bright, folder, tmp_path):
@@ -258,7 +270,7 @@ def test_a_folder_that_holds_something_is_left_alone(checkpoint, folder, tmp_pat
 def test_bad_input_ends_in_one_sentence_that_names_it(checkpoint, folder, volumes, tmp_path, capsys, bright):
     out = tmp_path / "out"
     to = ["--out", str(out), "--data"]
-    refused(capsys, ["any.pt", *to, str(tmp_path / "nowhere")], "nowhere holds no folder images/", out)
+    refused(capsys, ["any.pt", *to, str(tmp_path / "nowhere")], "nowhere does not exist.", out)
     shutil.copytree(folder, tmp_path / "data")
     mask = tmp_path / "data/masks/slice8.png"
     mask.write_bytes(mask.read_bytes()[:-20])

@@ -344,7 +344,7 @@ def dicom(folder):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (nan_slice, "HU are finite numbers"),
+        (nan_slice, "HU are NaN or infinite"),
         (colours, "RGB PNG"),
         (dicom, "ends neither in .png"),
         (lambda folder: folder / "x.png", "does not exist"),
