@@ -28,14 +28,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lungseg.data.folder import SliceDataset, check_folder, write_phantom_folder
-from lungseg.datasets import find_data
+from lungseg.data.folder import SliceDataset, check_folder
+from lungseg.datasets import draw_slices, find_data
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation import FEWEST_PATIENTS, SliceScore, bootstrap, rows_of_table, score_all, scores_per_slice
+from lungseg.metrics import worst_median_best
 from lungseg.predictor import load_predictor
 from lungseg.recipe import option, parse_options
 from lungseg.report import beside_the_report
+from lungseg.run import RunOptions
+from lungseg.settings import TrainingRecipe
 from lungseg.tables import MAIN, Column, markdown_table, write_csv
 
 HERE = Path(__file__).resolve().parent
@@ -133,12 +136,9 @@ def check_same_comparison(options: Comparison) -> None:
 
 
 def draw_phantoms(options: Comparison) -> Path:
-    """Windows round phantom nodules, as in the demo of each script."""
-    folder = options.out / "phantoms"
-    if not folder.exists():
-        how = {"view": "nodule", "diameter_mm": (8.0, 25.0), "num_patients": 200, "slices_per_patient": 2}
-        write_phantom_folder(folder, size=options.img_size, seed=min(options.seeds), **how)
-    return folder
+    """Windows round phantom nodules, as in the demo of each script, of fewer patients."""
+    recipe = TrainingRecipe(img_size=options.img_size, phantom_patients=200)
+    return draw_slices(recipe, RunOptions(out=options.out, seed=min(options.seeds)))
 
 
 def epochs_of(name: str, data: Path, options: Comparison) -> int:
@@ -219,9 +219,8 @@ def three_rows(name: str, test: SliceDataset, scores: list[SliceScore], options:
     """The worst, median and best slice of the first seed's network, for `prediction_sheet`."""
     predict = prediction_of(name, options, options.seeds[0])
     dice = scores_per_slice(scores[: len(test)])["dice"]
-    ranked = [int(i) for i in np.argsort(dice, kind="stable") if not math.isnan(dice[i])]
     rows = []
-    for place, i in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
+    for place, i in worst_median_best(dice):
         image, target = (x[0].numpy() for x in test[i][:2])
         size = "" if math.isnan(scores[i].diameter_mm) else f"\n{scores[i].diameter_mm:.0f} mm"
         caption = f"{name}\n{place}\nDice {dice[i]:.3f}{size}"

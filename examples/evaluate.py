@@ -13,7 +13,6 @@ in the pixels of its files, whatever size the network works at. In --out there w
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -25,12 +24,13 @@ from tqdm import tqdm
 
 from lungseg.baselines import LEVELS, best_threshold, fixed_map
 from lungseg.data.folder import SliceDataset
-from lungseg.data.manifest import SPLITS, SliceRecord
+from lungseg.data.manifest import SPLITS, SliceRecord, held_kind
 from lungseg.data.volumes import VolumeDataset
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation import Predict, SliceScore, rows_of_table, score_all, scores_per_slice, spacing_of
 from lungseg.files import check_free, whole_folder
+from lungseg.metrics import worst_median_best
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.recipe import Parser, add_flags, changed
 from lungseg.tables import POOLED, markdown_table, rows_of_slices, write_csv
@@ -66,8 +66,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
     """Slices where there is a folder images/, else volumes; at the size of their files."""
-    is_volumes = not (folder / "images").is_dir() and (folder / "volumes").is_dir()
-    return VolumeDataset(folder, split) if is_volumes else SliceDataset(folder, split)
+    return VolumeDataset(folder, split) if held_kind(folder) == "volumes" else SliceDataset(folder, split)
 
 
 def probs_of(predictor: Predictor, image: NDArray, record: SliceRecord) -> NDArray:
@@ -157,9 +156,8 @@ def draw_three(
 ) -> Image.Image:
     """The worst, the median and the best by Dice; of a volume, the slice that holds most of target and prediction."""
     dice = scores_per_slice(scores)["dice"]
-    ranked = [int(i) for i in np.argsort(dice, kind="stable") if not math.isnan(dice[i])] or [0]
     rows = []
-    for name, i in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
+    for name, i in worst_median_best(dice):
         image, target = (x[0].numpy() for x in data[i][:2])
         probs = probs_of(predictor, image, data.records[i])
         if probs.ndim == 3:

@@ -102,6 +102,16 @@ def summarise(counts: Tensor) -> dict[str, float]:
     }
 
 
+def worst_median_best(dice: ArrayLike) -> list[tuple[str, int]]:
+    """Which images to show: ("worst", i), ("median", j), ("best", k), places in the Dice (n,) of n >= 1 images.
+
+    Images without a Dice (NaN) are left out; where none has one, all three are the first image.
+    """
+    dice = np.asarray(dice, dtype=float)
+    ranked = [i for i in np.argsort(dice, kind="stable").tolist() if not np.isnan(dice[i])] or [0]
+    return [("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])]
+
+
 def hausdorff95(pred: ArrayLike, target: ArrayLike, spacing_mm: float | tuple[float, ...]) -> float:
     """How far apart two outlines are, in mm, leaving out the worst 5 % of each.
 

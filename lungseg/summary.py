@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from lungseg.baselines import baseline_counts
 from lungseg.draw import contact_sheet, line_chart, prediction_sheet
-from lungseg.metrics import per_image, summarise
+from lungseg.metrics import per_image, summarise, worst_median_best
 from lungseg.run import RunLog
 from lungseg.training import Evaluation
 
@@ -68,10 +68,7 @@ def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
 def three_slices(test: Evaluation) -> list[tuple[str, float, str]]:
     """(name, Dice, id) of the worst, the median and the best slice; slices without a Dice are left out."""
     dice = per_image(test.counts)["dice"].tolist()
-    ranked = sorted((d, id_) for d, id_ in zip(dice, test.ids, strict=True) if not math.isnan(d))
-    ranked = ranked or [(math.nan, test.ids[0])]
-    chosen = ranked[0], ranked[len(ranked) // 2], ranked[-1]
-    return [(name, *slice_) for name, slice_ in zip(("worst", "median", "best"), chosen, strict=True)]
+    return [(name, dice[i], test.ids[i]) for name, i in worst_median_best(dice)]
 
 
 @torch.no_grad()

@@ -16,7 +16,15 @@ from lungseg.checks.metrics import (
     check_summarise,
     count_tables,
 )
-from lungseg.metrics import confusion_counts, counts_from_pred, hausdorff95, per_image, pooled, summarise
+from lungseg.metrics import (
+    confusion_counts,
+    counts_from_pred,
+    hausdorff95,
+    per_image,
+    pooled,
+    summarise,
+    worst_median_best,
+)
 
 CASES = torch.load(Path(__file__).parent / "fixtures/metrics/metrics.pt", weights_only=True)["cases"]
 
@@ -241,3 +249,17 @@ def test_a_spacing_that_does_not_fit_is_refused(spacing):
 def test_two_maps_of_different_shapes_have_no_distance():
     with pytest.raises(ValueError, match="must have one shape"):
         hausdorff95(np.ones((3, 3), bool), np.ones((3, 4), bool), 1.0)
+
+
+# ---- which images to show ----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.one_of(st.just(math.nan), st.floats(0, 1)), min_size=1, max_size=15))
+def test_worst_median_and_best_are_those_of_the_images_that_have_a_dice(dice):
+    chosen = worst_median_best(dice)
+    assert [name for name, _ in chosen] == ["worst", "median", "best"]
+    known = sorted(d for d in dice if not math.isnan(d))
+    if known:
+        assert [dice[i] for _, i in chosen] == [known[0], known[len(known) // 2], known[-1]]
+    else:
+        assert [i for _, i in chosen] == [0, 0, 0]
