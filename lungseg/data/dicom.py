@@ -100,7 +100,8 @@ def why_no_slice(header: Any) -> str:
     if (orientation := numbers(header, "ImageOrientationPatient", 6)) is None:
         return "no position in the patient"
     along_row, along_column = orientation.reshape(2, 3)
-    if not np.allclose([along_row @ along_row, along_column @ along_column, 1 + along_row @ along_column], 1, atol=0.01):
+    products = along_row @ along_row, along_column @ along_column, along_row @ along_column
+    if not np.allclose(products, (1, 1, 0), atol=0.01):
         return "an orientation that is none"
     if abs(np.cross(along_row, along_column)[2]) < np.sqrt(0.5):
         return "no axial slice (a scout or a reformatted view)"

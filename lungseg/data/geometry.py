@@ -77,7 +77,7 @@ def even_step(positions: ArrayLike) -> NDArray[np.float64]:
 def check_same_grid(shape: tuple[int, ...], affine: NDArray, other_shape: tuple[int, ...], other: NDArray) -> None:
     """A ValueError unless two arrays, such as a scan and its labels, have each voxel at one place."""
     if tuple(shape) != tuple(other_shape):
-        raise ValueError(f"expected labels of the shape of the scan, {shape}, got {other_shape}. Export both on one grid.")
+        raise ValueError(f"the scan has shape {shape}, but its labels have {other_shape}. Export both on one grid.")
     apart = float(np.linalg.norm(corners(shape, affine) - corners(shape, other), axis=1).max())
     if not apart <= SAME * min(spacing_of(affine)):
         raise ValueError(f"the labels lie up to {apart:.2f} mm beside the scan. Export both on one grid.")
@@ -154,7 +154,9 @@ def turns(affine: NDArray) -> tuple[list[int], list[bool], float]:
 
 def check_grid(shape: tuple[int, ...], affine: NDArray) -> None:
     if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"expected a volume with three axes, got shape {tuple(shape)}. Of several volumes, choose one.")
+        raise ValueError(
+            f"expected a volume with three axes, got shape {tuple(shape)}. Of several volumes choose one: [..., 0]."
+        )
     if np.shape(affine) != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ValueError(f"no place in the patient follows from the affine {np.array2string(np.asarray(affine))}.")
 
