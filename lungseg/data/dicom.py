@@ -130,14 +130,20 @@ def longest_series(headers: list[tuple[Path, Any]]) -> tuple[list[tuple[Path, An
             *np.round(numbers(header, "PixelSpacing", 2), 3).tolist(),
         )  # one series may hold several scans: only slices that fit on each other are one
         groups.setdefault(key, []).append((path, header))
-    first, *rest = sorted(groups.values(), key=len, reverse=True)
-    if rest and len(rest[0]) == len(first):
-        names = "; ".join(name_of(group[0][1]) for group in (first, *rest) if len(group) == len(first))
+    (uid, *_), first = max(groups.items(), key=lambda item: len(item[1]))
+    longest = [group for group in groups.values() if len(group) == len(first)]
+    if len(longest) > 1:
+        names = "; ".join(name_of(group[0][1]) for group in longest)
         raise ValueError(
             f"several series have {len(first)} slices: {names}. Choose with keep, for example "
             f"keep=lambda header: header.SeriesNumber == {getattr(first[0][1], 'SeriesNumber', None)}."
         )
-    return first, [f"Not taken: {len(group)} slices of {name_of(group[0][1])}." for group in rest]
+    notes = []
+    for key, group in groups.items():
+        unlike = ", which have another size, spacing or direction" if key[0] == uid else ""
+        if group is not first:
+            notes.append(f"Not taken: {len(group)} slices of {name_of(group[0][1])}{unlike}.")
+    return first, notes
 
 
 def name_of(header: Any) -> str:

@@ -168,7 +168,7 @@ OTHERS = {
     "several frames": (slices(series="9", NumberOfFrames=400), "several frames in one file"),
     "a spectral map": (slices(series="9", shape=(9, 4, 6), RescaleType="Z_EFF"), "values in Z_EFF, not HU"),
     "a shorter series": (slices(series="9", shape=(4, 4, 6)), "Not taken: 4 slices of series 9 (Lung)"),
-    "one of another size": (slices(shape=(4, 8, 8)), "Not taken: 4 slices"),
+    "one of another size": (slices(shape=(4, 8, 8)), "Not taken: 4 slices of series 1 (Lung), which have another size"),
     "one of another spacing": (slices(shape=(4, 4, 6), spacing=(2.5, 0.5, 0.5)), "Not taken: 4 slices"),
     "a prone scan in the same series": (slices(PRONE, (4, 4, 6)), "Not taken: 4 slices"),
     "copies of files": (slices()[1:4], "copies of other files: 3"),

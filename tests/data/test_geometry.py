@@ -29,7 +29,7 @@ TURNS = st.tuples(st.sampled_from(ORDERS), st.sampled_from(SIGNS))  # all 48
 
 
 def scan_on(turn, spacing, origin, shape):
-    """An array with another number in each voxel, and its affine: axis n of it runs along axis turn[0][n] of the body."""
+    """An array with another number in each voxel, and its affine: axis n runs along axis turn[0][n] of the body."""
     order, signs = turn
     steps = np.zeros((3, 3))
     for n in range(3):
