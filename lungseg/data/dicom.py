@@ -55,15 +55,18 @@ def read_series(
     others = [f"Skipped, {reason}: {n}." for reason, n in skipped.items()]
     if not headers:
         raise ValueError(f"{folder} holds no CT slices. " + (" ".join(others) or "There is no file at all."))
-    chosen, notes = longest_series(headers)
-    chosen, more = sorted_slices(chosen)
+    unique = {getattr(header, "SOPInstanceUID", None) or path: (path, header) for path, header in reversed(headers)}
+    if copies := len(headers) - len(unique):
+        others.append(f"Left out, copies of other files: {copies}.")
+    chosen, notes = longest_series(list(unique.values())[::-1])
+    chosen = sorted_slices(chosen)
     where = f"{folder}, {name_of(chosen[0][1])}"
     try:
         affine = affine_of_slices([header for _, header in chosen])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     hu = np.stack([read_hu(path, dcmread) for path, _ in chosen])  # (D, H, W)
-    return Series(hu, affine, [header for _, header in chosen], [f"{where}: {len(hu)} slices.", *notes, *more, *others])
+    return Series(hu, affine, [header for _, header in chosen], [f"{where}: {len(hu)} slices.", *notes, *others])
 
 
 def read_headers(folder: Path, dcmread: Callable[..., Any]) -> Iterator[tuple[Path, Any]]:
@@ -155,18 +158,15 @@ def name_of(header: Any) -> str:
 # ---- in which order ----------------------------------------------------------------------------------------------
 
 
-def sorted_slices(slices: list[tuple[Path, Any]]) -> tuple[list[tuple[Path, Any]], list[str]]:
-    """Slices in the order of their positions; a file that is there twice is dropped, with a sentence.
+def sorted_slices(slices: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
+    """Slices in the order of their positions.
 
     Neither file names nor InstanceNumber nor SliceLocation are reliable: what counts is where a slice lies along the
     normal of its plane.
     """
-    unique = {getattr(header, "SOPInstanceUID", None) or path: (path, header) for path, header in reversed(slices)}
     along_row, along_column = numbers(slices[0][1], "ImageOrientationPatient", 6).reshape(2, 3)
     normal = np.cross(along_row, along_column)
-    ordered = sorted(unique.values(), key=lambda s: float(numbers(s[1], "ImagePositionPatient", 3) @ normal))
-    copies = len(slices) - len(ordered)
-    return ordered, [f"Left out, copies of other files: {copies}."] if copies else []
+    return sorted(slices, key=lambda s: float(numbers(s[1], "ImagePositionPatient", 3) @ normal))
 
 
 def affine_of_slices(headers: list[Any]) -> NDArray[np.float64]:

@@ -148,6 +148,7 @@ def test_a_tilted_gantry_is_refused_by_orient_and_straightened_by_resampling(fol
 # ---- what else is in the folder ----------------------------------------------------------------------------------
 
 
+OTHER = {"shape": (4, 4, 6), "SOPInstanceUID": None}  # fewer slices, and no copies
 SCOUT = dict(orientation=(0, 1, 0, 0, 0, -1), shape=(2, 4, 6), step=(1, 0, 0), series="9")
 OTHERS = {
     "not a DICOM file": ([ValueError("no preamble")] * 9, "no readable DICOM file: 9"),
@@ -168,9 +169,10 @@ OTHERS = {
     "several frames": (slices(series="9", NumberOfFrames=400), "several frames in one file"),
     "a spectral map": (slices(series="9", shape=(9, 4, 6), RescaleType="Z_EFF"), "values in Z_EFF, not HU"),
     "a shorter series": (slices(series="9", shape=(4, 4, 6)), "Not taken: 4 slices of series 9 (Lung)"),
-    "one of another size": (slices(shape=(4, 8, 8)), "Not taken: 4 slices of series 1 (Lung), which have another size"),
-    "one of another spacing": (slices(shape=(4, 4, 6), spacing=(2.5, 0.5, 0.5)), "Not taken: 4 slices"),
-    "a prone scan in the same series": (slices(PRONE, (4, 4, 6)), "Not taken: 4 slices"),
+    "one of another size": (slices(**{**OTHER, "shape": (4, 8, 8)}), "of series 1 (Lung), which have another size"),
+    "one of another spacing": (slices(spacing=(2.5, 0.5, 0.5), **OTHER), "Not taken: 4 slices"),
+    "a prone scan in the same series": (slices(PRONE, **OTHER), "Not taken: 4 slices"),
+    "copies of a shorter series": (slices(shape=(4, 4, 6), series="9") * 2, "copies of other files: 4"),
     "copies of files": (slices()[1:4], "copies of other files: 3"),
 }
 
