@@ -58,10 +58,11 @@ def read_series(
     unique = {getattr(header, "SOPInstanceUID", None) or path: (path, header) for path, header in reversed(headers)}
     if copies := len(headers) - len(unique):
         others.append(f"Left out, copies of other files: {copies}.")
-    chosen, notes = longest_series(list(unique.values())[::-1])
-    chosen = sorted_slices(chosen)
-    where = f"{folder}, {name_of(chosen[0][1])}"
+    where = str(folder)
     try:
+        chosen, notes = longest_series(list(unique.values())[::-1])
+        chosen = sorted_slices(chosen)
+        where = f"{folder}, {name_of(chosen[0][1])}"
         affine = affine_of_slices([header for _, header in chosen])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None

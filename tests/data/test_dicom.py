@@ -197,7 +197,7 @@ def test_a_folder_without_slices_says_what_is_in_it(folder):
 
 def test_of_two_series_of_one_length_the_caller_chooses(folder):
     both = slices(ConvolutionKernel="B60f") + slices(series="2", ConvolutionKernel="B30f", first=(0, 0, 0))
-    with pytest.raises(ValueError, match=r"several series have 5 slices: series 1 \(Lung, B60f\); series 2 .* keep="):
+    with pytest.raises(ValueError, match=r": several series have 5 slices: series 1 \(Lung, B60f\); series 2 .* keep="):
         folder(both)
     series = folder(both, keep=lambda header: header.SeriesNumber == 2)
     assert series.affine[:3, 3].tolist() == [0, 0, 0]
