@@ -38,6 +38,8 @@ TABLE = {
     "data/manifest.py": {"data.ct", "data.splits"},
     "data/folder.py": {"torch", "numpy", "PIL", "tqdm", "data"},
     "data/volume_files.py": {"numpy"},
+    "data/geometry.py": {"numpy", "scipy"},
+    "data/dicom.py": {"numpy", "data.ct", "data.geometry"},
     "data/volumes.py": {"torch", "numpy", "scipy", "tqdm", "data"},
     "data/scans.py": {"numpy", "data"},
     "data/splits.py": {"numpy", "scipy"},
