@@ -27,7 +27,7 @@ from lungseg.distributed import Processes, start_processes
 from lungseg.early_stopping import EarlyStopping
 from lungseg.recipe import parse_recipe
 from lungseg.run import RunLog, RunOptions, check_same_run, machine, open_run, rng_state, seed_everything, set_rng_state
-from lungseg.settings import AUTOCAST, TrainingRecipe
+from lungseg.settings import AUTOCAST, TrainingRecipe, from_older_version
 from lungseg.summary import epoch_line, write_summary
 from lungseg.training import Evaluation, keep_freed_memory
 from lungseg.weights import load_published
@@ -98,6 +98,9 @@ class Run:
             keep_freed_memory()
         self.processes, self.device, self.out = processes, processes.device, options.out
         self.saved = open_run(options, processes)
+        for part in ("recipe", "run") if self.saved else ():
+            self.saved[part] = from_older_version(self.saved[part])
+        self.head_is_fresh = True  # until weights are loaded into it
         self.recipe, self.options = self.as_it_was_started(recipe, options, given)
         autocast_dtype = AUTOCAST[self.recipe.amp] if self.device.type == "cuda" else None
         self.place = {"autocast_dtype": autocast_dtype, "processes": processes}
@@ -112,6 +115,7 @@ class Run:
         elif options.resume and (options.out / "recipe.json").exists():  # it was stopped in its first epoch
             file = json.loads((options.out / "recipe.json").read_text())
             then = {k: tuple(v) if isinstance(v, list) else v for k, v in file["recipe"].items()}
+            then = from_older_version(then)
             settings, data = {**then, "seed": file["seed"]}, file["data"]
         else:
             return recipe, options
@@ -121,12 +125,16 @@ class Run:
         data = options.data or (data and Path(data))
         return replace(recipe, **then), replace(options, seed=settings["seed"], data=data)
 
-    def build(self, network: type[nn.Module], arguments: dict[str, Any], *, weights: str | None = None) -> nn.Module:
+    def build(
+        self, network: type[nn.Module], arguments: dict[str, Any], *, weights: str | None = None, reminder: str = ""
+    ) -> nn.Module:
         """Seed everything and make the network. Before any file: what it refuses shall leave no trace.
 
         Args:
             arguments: of the network; they go into each checkpoint.
-            weights: file of a published checkpoint to start from (`lungseg.weights.load_published`), unless we go on.
+            weights: file to start from, unless we go on: best.pt of another run, or a published checkpoint
+                (`lungseg.weights.load_published`).
+            reminder: what to say if a new run starts without any.
         """
         if self.saved and self.saved["network"]["name"] != network.__name__:
             raise ValueError(f"The run in {self.out} is of another script or version. Resume it with that one.")
@@ -134,9 +142,12 @@ class Run:
         self.network = {"name": network.__name__, "arguments": arguments}
         model = network(**arguments)
         if weights and not self.saved:
-            report = load_published(model, weights)
+            report = load_published(model, weights, arguments=arguments)
+            self.head_is_fresh = "head.weight" in report.fresh
             if self.processes.is_main:
                 print(report)
+        elif reminder and not self.saved and self.processes.is_main:
+            print(reminder)
         return model
 
     def open_data(self) -> Data:
@@ -153,8 +164,8 @@ class Run:
         return self.data
 
     def prepare(self, model: nn.Module) -> None:
-        """The prior of the network's last layer, which is called `head`, unless we go on; then to the device."""
-        if self.recipe.prior_bias and not self.saved:
+        """The prior of the network's last layer, called `head`, unless that was learned; then to the device."""
+        if self.recipe.prior_bias and self.head_is_fresh and not self.saved:
             p = lesion_fraction(self.data.train_set)
             nn.init.constant_(model.head.bias, math.log(p / (1 - p)))  # whose sigmoid is p
         model.to(self.device)

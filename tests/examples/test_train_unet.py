@@ -70,6 +70,22 @@ def test_stopped_and_resumed_it_is_the_same_run(request, kind, train_unet, tmp_p
     assert all(torch.equal(again["model"][name], tensor) for name, tensor in whole["model"].items())
 
 
+@pytest.mark.parametrize("kind", ["reference", "solid"])
+def test_ones_own_weights_are_a_start(request, kind, train_unet, discs, tmp_path, starts_from, capsys):
+    """From slices of 16 pixels to slices of 32, and from volumes to volumes."""
+    argv = SOLID if kind == "solid" else [*TINY, "--data", str(discs), "--img-size", "32"]
+    starts_from(train_unet.main, argv, request.getfixturevalue(kind)[0] / "best.pt", tmp_path / "run")
+    assert "lungseg: " in capsys.readouterr().out
+
+
+def test_weights_of_another_size_are_refused_with_the_flags_to_give(reference, train_unet, discs, tmp_path, capsys):
+    argv = ["--data", str(discs), "--weights", str(reference[0] / "best.pt"), "--out", str(tmp_path / "run")]
+    assert train_unet.main(argv) == 2
+    error = capsys.readouterr().err
+    assert "with channels (4, 8), and this one has channels (16, 32, 64, 128). Give --channels 4 8" in error
+    assert error.startswith("train_unet.py: ") and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
