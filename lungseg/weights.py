@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lungseg.layouts import LAYOUTS, Layout
 from lungseg.nn.unetr import resize_positions
+from lungseg.recipe import as_flag
 from lungseg.state_dicts import Table, candidates, contents, read_file
 
 # Arguments of a network in which a checkpoint of ours may differ: their tensors are adapted, or there are none.
@@ -164,10 +165,11 @@ def check_network(model: nn.Module, content: Mapping[str, Any], arguments: Mappi
         raise ValueError(f"its arguments are not those of {kind.__name__} ({error}).") from None
     differing = [name for name in ours if name not in ADAPTABLE and theirs[name] != ours[name]]
     if differing:
+        flags = [part for name in differing for part in as_flag(name, theirs[name])]
         there, here = (", ".join(f"{name} {values[name]}" for name in differing) for values in (theirs, ours))
         raise ValueError(
-            f"holds a {kind.__name__} with {there}, and this one has {here}. Give {flags(theirs, differing)} to build "
-            f"the network that it holds."
+            f"holds a {kind.__name__} with {there}, and this one has {here}. Give {' '.join(flags)} to build the network "
+            f"that it holds."
         )
 
 
@@ -176,15 +178,6 @@ def complete_arguments(network: type[nn.Module], arguments: Mapping[str, Any]) -
     bound = inspect.signature(network).bind(**arguments)
     bound.apply_defaults()
     return {name: tuple(value) if isinstance(value, list) else value for name, value in bound.arguments.items()}
-
-
-def flags(values: Mapping[str, Any], names: list[str]) -> str:
-    """{"depths": (2, 2)} -> "--depths 2 2", as the training scripts read it."""
-    parts = []
-    for name in names:
-        value = values[name] if isinstance(values[name], tuple) else (values[name],)
-        parts.append(f"--{name.replace('_', '-')} {' '.join(map(str, value))}")
-    return " ".join(parts)
 
 
 def find_reading(model: nn.Module, content: Mapping[str, Any]) -> tuple[Layout, Table, str]:
