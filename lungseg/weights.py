@@ -168,8 +168,8 @@ def check_network(model: nn.Module, content: Mapping[str, Any], arguments: Mappi
         flags = [part for name in differing for part in as_flag(name, theirs[name])]
         there, here = (", ".join(f"{name} {values[name]}" for name in differing) for values in (theirs, ours))
         raise ValueError(
-            f"holds a {kind.__name__} with {there}, and this one has {here}. Give {' '.join(flags)} to build the network "
-            f"that it holds."
+            f"holds a {kind.__name__} with {there}, and this one has {here}. "
+            f"Give {' '.join(flags)} to build the network that it holds."
         )
 
 

@@ -73,6 +73,7 @@ TABLE = {
         "datasets",
         "distributed",
         "early_stopping",
+        "layouts",
         "longer",
         "recipe",
         "run",
