@@ -28,6 +28,7 @@ ADAPTABLE = frozenset(
     ("in_channels", "num_classes", "head_bias", "img_size", "window_size")
     + ("drop_rate", "attn_drop_rate", "drop_path_rate")
 )
+MOST_LARGER = 10_000  # times: a tensor that is adapted to ours is no larger
 OUTSIDE = "outside the part of the file that is this network"
 
 
@@ -103,7 +104,10 @@ def load_published(
     try:
         check_network(model, content, arguments)
         layout, table, beside = find_reading(model, content)
-        report, new = fit(model, layout, table)
+        try:
+            report, new = fit(model, layout, table)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError):  # a rearrangement met another shape
+            raise ValueError(f"its tensors do not have the shapes of {layout.name}. Use another checkpoint.") from None
         ours = model.state_dict()
         (check_complete if layout.ours else check_encoder)(layout, ours, new, report)
         check_finite(new)
@@ -161,9 +165,9 @@ def check_network(model: nn.Module, content: Mapping[str, Any], arguments: Mappi
         return
     try:
         theirs, ours = (complete_arguments(kind, given) for given in (saved["arguments"], arguments))
-    except TypeError as error:
-        raise ValueError(f"its arguments are not those of {kind.__name__} ({error}).") from None
-    differing = [name for name in ours if name not in ADAPTABLE and theirs[name] != ours[name]]
+        differing = [name for name in ours if name not in ADAPTABLE and theirs[name] != ours[name]]
+    except (TypeError, RuntimeError):  # unknown names, or values that cannot be compared
+        raise ValueError(f"its arguments are not those of {kind.__name__}. Use another checkpoint.") from None
     if differing:
         flags = [part for name in differing for part in as_flag(name, theirs[name])]
         there, here = (", ".join(f"{name} {values[name]}" for name in differing) for values in (theirs, ours))
@@ -217,18 +221,22 @@ def adapt(name: str, theirs: Tensor, ours: Tensor, layout: Layout) -> tuple[Tens
     shape = ours.shape
     if theirs.layout != torch.strided or theirs.is_quantized or theirs.is_complex() or theirs.is_meta:
         return None, "not plain real numbers"
-    theirs = theirs.to(ours.dtype)
     if theirs.shape == shape:
-        return theirs, ""
-    if name.endswith("relative_position_bias_table") and not (layout.ours and theirs.shape[1:] != shape[1:]):
+        return theirs.to(ours.dtype), ""
+    misfit = f"shape {tuple(theirs.shape)} does not fit {name} {tuple(shape)}"
+    if theirs.dim() != len(shape) or not 0 < theirs.numel() <= MOST_LARGER * ours.numel():
+        return None, misfit
+    theirs = theirs.to(ours.dtype)
+    is_table = name.endswith("relative_position_bias_table") and isqrt(len(theirs)) ** 2 == len(theirs)
+    if is_table and not (layout.ours and theirs.shape[1] != shape[1]):
         return resize_bias_table(theirs, shape), f"bias table {tuple(theirs.shape)} -> {tuple(shape)}, bicubic"
-    if name == "position_embedding" and theirs.dim() == len(shape) and theirs.shape[-1] == shape[-1]:
+    if name == "position_embedding" and theirs.shape[-1] == shape[-1]:
         how = f"position table {tuple(theirs.shape)} -> {tuple(shape)}, interpolated"
         return resize_positions(theirs, shape[:-1]), how
     if name in layout.first_convolutions and theirs.shape[0] == shape[0] and theirs.shape[2:] == shape[2:]:
         summed = theirs.sum(dim=1, keepdim=True) / shape[1]  # (out_channels, 1, k, k)
         return summed.expand(shape).clone(), f"{theirs.shape[1]} input channels -> {shape[1]}, summed and shared out"
-    return None, f"shape {tuple(theirs.shape)} does not fit {name} {tuple(shape)}"
+    return None, misfit
 
 
 def resize_bias_table(table: Tensor, shape: torch.Size) -> Tensor:
