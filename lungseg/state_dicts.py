@@ -47,7 +47,7 @@ class Table:
     outside: tuple[str, ...] = ()
 
 
-def read_file(path: str | Path) -> Mapping[str, Any]:
+def read_file(path: str | Path) -> Any:
     """What a file of `save_checkpoint`, `torch.save` or safetensors holds, all on the CPU. Nothing in it is executed.
 
     Raises:
@@ -64,7 +64,7 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return read_safetensors(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # plain values: the flags of whoever trained it
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). Give the path of a checkpoint.") from None
     except ValueError:
@@ -75,9 +75,6 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
         raise ValueError(
             f"{path}: is not a checkpoint of tensors only, written by torch.save{holds}. Save its state_dict()."
         ) from None
-    if not isinstance(content, Mapping) or not any(candidates(content)):
-        raise ValueError(f"{path}: holds no tensors by name. Give a file with a state_dict.")
-    return content
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -101,6 +101,8 @@ def load_published(
     name, content = "load_published", source
     if isinstance(source, str | Path):
         name, content = str(source), read_file(source)
+    if not isinstance(content, Mapping) or not any(candidates(content)):
+        raise ValueError(f"{name}: holds no tensors by name. Give a state_dict, or a file with one.")
     try:
         check_network(model, content, arguments)
         layout, table, beside = find_reading(model, content)

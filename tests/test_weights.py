@@ -175,6 +175,16 @@ def test_a_file_that_is_no_state_dict_is_refused_in_words(tmp_path, write, messa
         load_published(tiny_network(), path)
 
 
+@pytest.mark.parametrize("source", [{}, {"epoch": 3, "model": {}}, [torch.zeros(1)], nn.Linear(1, 1)])
+def test_what_holds_no_tensors_by_name_is_refused_in_words(tmp_path, source):
+    with pytest.raises(ValueError, match="load_published: holds no tensors by name"):
+        load_published(tiny_network(), source)
+    if not isinstance(source, nn.Module):
+        torch.save(source, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=r"x\.pth: holds no tensors by name"):
+            load_published(tiny_network(), tmp_path / "x.pth")
+
+
 def test_the_grey_kernel_is_the_sum_over_colours(tiny):
     model = tiny_network(in_channels=2)
     load_published(model, tiny["state_dict"])
