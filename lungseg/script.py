@@ -161,9 +161,7 @@ class Run:
         new_run = command_from_best(
             this_script(), then, self.recipes, epochs - done, self.out, data=options.data, seed=options.seed
         )
-        then = with_more_epochs(
-            then, epochs, self.out, done=state["epochs"], stopped=state["stop"], new_run=new_run
-        )
+        then = with_more_epochs(then, epochs, self.out, done=state["epochs"], stopped=state["stop"], new_run=new_run)
         if self.processes.is_main:
             print(f"The run goes on to epoch {epochs}, as if it had been started so (schedule {then.schedule}).")
         return then

@@ -70,10 +70,7 @@ def by_reason(names: Mapping[str, str]) -> list[str]:
 
 
 def load_published(
-    model: nn.Module,
-    source: Mapping[str, Any] | str | Path,
-    *,
-    arguments: Mapping[str, Any] | None = None,
+    model: nn.Module, source: Mapping[str, Any] | str | Path, *, arguments: Mapping[str, Any] | None = None
 ) -> LoadReport:
     """Fill `model` with the weights of a checkpoint, ours or a published one, adapting what differs in a known way.
 
@@ -253,9 +250,7 @@ def resize_bias_table(table: Tensor, shape: torch.Size) -> Tensor:
     return grid[0, heads].flatten(1).T.contiguous()
 
 
-def check_complete(
-    layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport
-) -> None:
+def check_complete(layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport) -> None:
     """Raise unless a checkpoint of ours fills all of the network but its head, and has nothing else."""
     missing = [name for name in ours if name not in new and not name.startswith("head.")]
     unused = {key: why for key, why in report.skipped.items() if why != OUTSIDE and not key.startswith("head.")}
@@ -267,9 +262,7 @@ def check_complete(
         )
 
 
-def check_encoder(
-    layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport
-) -> None:
+def check_encoder(layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport) -> None:
     """Raise unless at least half of the encoder's numbers come from the checkpoint."""
     wanted = {k: v.numel() for k, v in ours.items() if k.startswith(layout.encoder)}
     found, total = sum(n for k, n in wanted.items() if k in new), sum(wanted.values())
