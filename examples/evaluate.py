@@ -32,7 +32,7 @@ from lungseg.evaluation import Predict, SliceScore, rows_of_table, score_all, sc
 from lungseg.files import check_free, whole_folder
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
-from lungseg.recipe import Parser, add_flags, changed
+from lungseg.recipe import Parser, add_flags, changed, given_path
 from lungseg.tables import POOLED, markdown_table, rows_of_slices, write_csv
 
 LEGEND = (
@@ -46,12 +46,12 @@ LEGEND = (
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of slices or of volumes, with targets")
+    add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
+    add("--data", type=given_path, required=True, metavar="DIR", help="folder of slices or of volumes, with targets")
     add("--split", choices=SPLITS, default="test", help="which part of it (default: %(default)s)")
     add(
         "--out",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="a new or empty folder (default: evaluation_SPLIT beside the checkpoint)",
     )

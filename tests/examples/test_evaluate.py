@@ -253,6 +253,7 @@ def refused(capsys, argv, sentence, out):
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--split", "holdout"], "invalid choice: 'holdout'"),
         (["--thresh", "0.4"], "unrecognized arguments"),
+        (["--data", ""], "the path is empty"),
     ],
 )
 def test_bad_flags_are_refused(checkpoint, folder, tmp_path, capsys, flags, sentence):
