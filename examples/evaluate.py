@@ -28,7 +28,9 @@ from lungseg.data.manifest import SPLITS, SliceRecord, held_kind
 from lungseg.data.volumes import VolumeDataset
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation import Predict, SliceScore, rows_of_table, score_all, scores_per_slice, spacing_of
+from lungseg.evaluation import (
+    Predict, SliceScore, known_spacings, rows_of_table, score_all, scores_per_slice, spacing_of, unit_remark
+)  # fmt: skip
 from lungseg.files import check_free, whole_folder
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
@@ -182,9 +184,11 @@ def evaluate(args: argparse.Namespace) -> float:
     name = type(predictor.network).__name__
     baselines, notes = make_baselines(args.data, data)
     methods = {name: lambda image, record: probs_of(predictor, image, record) > threshold} | baselines
-    scores = {method: score_all(data, predict, title=method) for method, predict in methods.items()}
+    known = known_spacings(data)
+    scores = {name: score_all(data, predict, title=name, in_mm=all(known)) for name, predict in methods.items()}
     rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(predictor, data)
+    notes += [unit_remark(data, known)] * (not all(known))
     report = report_of(args, threshold, rows, notes)
     with whole_folder(args.out) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8")
