@@ -1,4 +1,4 @@
-"""A folder of results is written completely or not at all, never over what somebody has, and nothing lands beside it."""
+"""A folder of results is written completely or not at all, over nobody's files, and nothing lands beside it."""
 
 import os
 import shutil
@@ -48,7 +48,7 @@ def path_below(folder: str | Path, name: str) -> Path:
             name of somebody's file.
 
     Raises:
-        ValueError: if it would not lie below `folder`: an empty or absolute name, "." or ".." in it, a link that leads out.
+        ValueError: if it would not lie below `folder`: an empty or absolute name, "." or ".." in it, a link out of it.
     """
     path = Path(folder, name)
     parts = name.split("/")
