@@ -28,6 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
+
 from lungseg.data.folder import SliceDataset, check_folder
 from lungseg.datasets import draw_slices, find_data
 from lungseg.distributed import start_processes
@@ -35,6 +38,7 @@ from lungseg.draw import prediction_sheet
 from lungseg.evaluation import (
     FEWEST_PATIENTS, SliceScore, bootstrap, known_spacings, rows_of_table, score_all, scores_per_slice, unit_remark
 )  # fmt: skip
+from lungseg.exits import leave, run_main
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import load_predictor
 from lungseg.recipe import option, parse_options
@@ -84,14 +88,12 @@ class Comparison:
 def main(argv: list[str] | None = None) -> dict[str, float] | int:
     """Return the mean Dice of each network, or an exit code: 2 for what the user can mend, 130 for Ctrl-C."""
     options = parse_options(Comparison(), argv, description=__doc__)
-    try:
-        return compare(options)
-    except (ValueError, OSError) as error:
-        print(f"compare.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        return 130
+    return run_main(
+        "compare.py",
+        lambda: compare(options),
+        stopped="The same command goes on from here.",
+        too_little_memory="Lower --img-size or --batch-size.",
+    )
 
 
 def compare(options: Comparison) -> dict[str, float]:
@@ -286,5 +288,4 @@ def differences(scores: dict[str, list[SliceScore]]) -> str:
 
 
 if __name__ == "__main__":
-    outcome = main()
-    sys.exit(outcome if isinstance(outcome, int) else 0)
+    leave(main())
