@@ -17,10 +17,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
+
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.baselines import LEVELS, best_threshold, fixed_map
 from lungseg.data.folder import SliceDataset
@@ -31,7 +33,8 @@ from lungseg.draw import prediction_sheet
 from lungseg.evaluation import (
     Predict, SliceScore, known_spacings, rows_of_table, score_all, scores_per_slice, spacing_of, unit_remark
 )  # fmt: skip
-from lungseg.files import check_free, whole_folder
+from lungseg.exits import leave, run_main
+from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.recipe import Parser, add_flags, changed, given_path
@@ -185,35 +188,30 @@ def evaluate(args: argparse.Namespace) -> float:
     baselines, notes = make_baselines(args.data, data)
     methods = {name: lambda image, record: probs_of(predictor, image, record) > threshold} | baselines
     known = known_spacings(data)
-    scores = {name: score_all(data, predict, title=name, in_mm=all(known)) for name, predict in methods.items()}
+    scores = {method: score_all(data, predict, title=method, in_mm=all(known)) for method, predict in methods.items()}
     rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(predictor, data)
-    notes += [unit_remark(data, known)] * (not all(known))
+    notes += filter(None, [unit_remark(data, known)])
     report = report_of(args, threshold, rows, notes)
     with whole_folder(args.out) as out:
-        (out / "evaluation.md").write_text(report + "\n", encoding="utf-8")
+        (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
         write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
         write_csv(out / "slices.csv", rows_of_slices(scores[name]))
-        draw_three(predictor, data, scores[name], threshold).save(out / "worst_median_best.png", optimize=True)
     print(f"{report}\n\nWritten to {args.out}.")
+    with or_warn("worst_median_best.png was not drawn"):  # last of all: it needs the network and its memory again
+        draw_three(predictor, data, scores[name], threshold).save(args.out / "worst_median_best.png", optimize=True)
     return rows[name][0]["dice"]
 
 
 def main(argv: list[str] | None = None) -> float | int:
     args = parse_arguments(argv)
-    try:
-        return evaluate(args)
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("evaluate.py: too little GPU memory. Lower --batch-size.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"evaluate.py: stopped; {args.out} was not written.", file=sys.stderr)
-        return 130
+
+    def stopped() -> str:
+        what = "holds the scores, but no picture" if (args.out / "evaluation.md").exists() else "was not written"
+        return f"{args.out} {what}."
+
+    return run_main("evaluate.py", lambda: evaluate(args), stopped=stopped, too_little_memory="Lower --batch-size.")
 
 
 if __name__ == "__main__":
-    outcome = main()
-    sys.exit(outcome if isinstance(outcome, int) else 0)
+    leave(main())

@@ -33,15 +33,18 @@ from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
+
 from lungseg.data.scans import Scan, kind_of, read_scans
 from lungseg.distributed import start_processes
 from lungseg.draw import overlay
-from lungseg.files import check_free, path_below, whole_folder
+from lungseg.exits import leave, run_main
+from lungseg.files import check_free, or_warn, path_below, whole_folder
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.recipe import Parser, add_flags, changed, given_path
 from lungseg.training import keep_freed_memory
@@ -121,8 +124,9 @@ def write_scan(
         Image.fromarray(pred[z] * np.uint8(255)).save(path_below(out, f"masks/{name}.png"))
         if len(names) == 1 or pred[z].any() or target[z].any():
             scale = max(1, OVERLAY_SIDE // max(pred[z].shape))  # so that the outlines of a small slice are thin
-            picture = overlay(grey[z], target[z], pred[z], scale=scale)
-            Image.fromarray(picture).save(path_below(out, f"overlays/{name}.png"))
+            with or_warn("overlays/ is not complete"):
+                picture = overlay(grey[z], target[z], pred[z], scale=scale)
+                Image.fromarray(picture).save(path_below(out, f"overlays/{name}.png"))
         if probs is not None:
             levels = np.rint(probs[z] * 65535).astype(np.uint16)
             Image.fromarray(levels).save(path_below(out, f"probabilities/{name}.png"))
@@ -181,19 +185,9 @@ def look_at(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDAr
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    try:
-        predict(args)
-    except (ValueError, OSError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("predict.py: too little GPU memory. Lower --batch-size.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"predict.py: stopped; {args.out} was not written.", file=sys.stderr)
-        return 130
-    return 0
+    stopped, remedy = f"{args.out} was not written.", "Lower --batch-size."
+    return run_main("predict.py", lambda: predict(args), stopped=stopped, too_little_memory=remedy) or 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,20 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # nothing is left there after the rename
+
+
+@contextmanager
+def or_warn(what: str) -> Iterator[None]:
+    """Go on with a warning if a picture fails inside the `with`: the scores beside it are worth more than hours.
+
+    Args:
+        what: begins the sentence, such as "worst_median_best.png was not drawn".
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(f"{what} ({reason}). Everything else is there.", stacklevel=1)  # said once, however often
 
 
 def path_below(folder: str | Path, name: str) -> Path:

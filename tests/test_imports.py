@@ -63,7 +63,7 @@ TABLE = {
     "training.py": {"torch", "tqdm", "metrics", "distributed"},
     "run.py": {"torch", "numpy", "checkpoint", "distributed", "recipe"},
     "datasets.py": {"torch", "data", "distributed", "run", "settings"},
-    "summary.py": {"torch", "PIL", "baselines", "draw", "metrics", "run", "training"},
+    "summary.py": {"torch", "PIL", "baselines", "draw", "files", "metrics", "run", "training"},
     "script.py": {
         "__version__",
         "torch",

@@ -4,6 +4,7 @@ import csv
 import gzip
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -480,6 +481,45 @@ def test_ctrl_c_leaves_nothing_behind(predict, checkpoint, tmp_path, capsys, mon
     assert run(predict, checkpoint, tmp_path / "out", source) == 130
     assert "was not written" in capsys.readouterr().err
     assert files_in(tmp_path) == ["scan.png"] and not list(tmp_path.glob(".*"))
+
+
+def fails(error):
+    def work(*args, **kwargs):
+        raise error
+
+    return work
+
+
+def test_overlays_that_fail_lose_no_mask(predict, checkpoint, tmp_path, monkeypatch):
+    _, hu, target = make_volume(tmp_path)
+    monkeypatch.setattr(predict, "overlay", fails(MemoryError()))
+    with pytest.warns(UserWarning, match="^overlays/ is not complete .MemoryError.. Everything else is there.$"):
+        assert run(predict, checkpoint, tmp_path / "out", volume_npz(tmp_path, hu, target)) == 0
+    assert files_in(tmp_path / "out") == [*(f"masks/scan/{z:03d}.png" for z in range(5)), "slices.csv",
+                                          "volumes/scan.npz"]  # fmt: skip
+
+
+def test_too_little_memory_is_one_sentence(predict, checkpoint, tmp_path, capsys, monkeypatch):
+    source = as_png(tmp_path, make_grey())
+    monkeypatch.setattr(predict, "look_at", fails(MemoryError()))
+    assert_refused(predict, checkpoint, tmp_path, capsys, source, words="too little memory. Lower --batch-size.")
+
+
+def test_a_name_in_bytes_that_are_no_utf8(predict, checkpoint, tmp_path):
+    source = as_png(tmp_path, make_grey()).rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    assert run(predict, checkpoint, tmp_path / "out", source) == 0
+    assert os.listdir(os.fsencode(tmp_path / "out/masks")) == [b"caf\xe9.png"]
+    assert table_of(tmp_path / "out")[0]["id"] == r"caf\udce9"
+
+
+@pytest.mark.parametrize("shell", ["| head -c 1", ">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_nobody_reads_is_no_error(shell, checkpoint, tmp_path):
+    source = as_png(tmp_path, make_grey())
+    words = [sys.executable, str(SCRIPT), str(checkpoint), str(source), "--out", "predictions"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(f"{shlex.join(words)} {shell}", shell=True, cwd=tmp_path, capture_output=True, env=environment)
+    assert done.returncode == 0 and done.stderr == b""
+    assert files_in(tmp_path / "predictions") == ["masks/scan.png", "overlays/scan.png", "slices.csv"]
 
 
 # ---- the command ------------------------------------------------------------------------------------------------
