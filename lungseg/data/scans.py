@@ -12,7 +12,7 @@ Trainings read `lungseg.data.folder` and `lungseg.data.volumes`, which insist on
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class Scan:
     target: NDArray | None = None  # the shape of hu, lesion where it is not 0; None = unknown
     spacing_mm: tuple[float, ...] | None = None  # of a pixel along each side of hu; None = unknown
     from_grey: bool = False  # hu was made from the grey levels of a PNG
+    geometry: dict[str, NDArray] = field(default_factory=dict)  # of a volume: where it lies, as its file says it
 
     def __post_init__(self) -> None:
         if self.target is not None and np.shape(self.target) != self.hu.shape:
@@ -136,7 +137,7 @@ def records_of(folder: Path, kind: str) -> list[SliceRecord]:
 def read_one_volume(path: Path, id_: str) -> Scan:
     volume = read_volume(path)
     spacing = volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None
-    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing)
+    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing, geometry=volume.geometry)
 
 
 def read_array(path: Path) -> Scan:

@@ -228,6 +228,45 @@ def test_volumes_are_predicted_slice_by_slice_or_whole(
     assert capsys.readouterr().out.startswith(f"{source}: something found in 2 of 5 slices, 65 pixels{area}\n")
 
 
+def saved_in_fortran_order(folder, arrays):
+    (folder / "scan").mkdir()
+    for name, array in arrays.items():
+        np.save(folder / "scan" / name, np.asfortranarray(array))
+    return folder / "scan"
+
+
+def saved_compressed(folder, arrays):
+    np.savez_compressed(folder / "scan.npz", **arrays)
+    return folder / "scan.npz"
+
+
+def saved_by_us(folder, arrays):
+    about = dict(arrays)
+    write_volume(folder / "scan.npz", about.pop("hu"), None, about.pop("spacing_mm"), **about)
+    return folder / "scan.npz"
+
+
+@pytest.mark.parametrize("form", [saved_in_fortran_order, saved_compressed, saved_by_us])
+def test_a_prediction_lies_on_the_grid_of_its_scan(form, predict, checkpoint, tmp_path):
+    """Voxel by voxel, in the order of axes and slices; and it says where that grid lies as the scan did."""
+    grey = make_grey((4, 9, 6))
+    rng = np.random.default_rng(1)
+    where = {
+        "spacing_mm": np.array([2.0, 0.7, 0.8]),
+        "affine": rng.normal(size=(4, 4)),
+        "origin_mm": rng.normal(size=3).astype(np.float32),
+        "direction": np.eye(3)[::-1],
+        "source_shape": np.array([8, 18, 12], np.int16),
+        "crop_start": np.array([0, 3, 2]),
+    }
+    source = form(tmp_path, {"hu": np.rint(grey_to_hu(grey)).astype(np.int16), **where})
+    assert run(predict, checkpoint, tmp_path / "out", source) == 0
+    with np.load(tmp_path / "out/volumes/scan.npz") as saved:
+        assert np.array_equal(saved["pred"], lesion_of(grey) // 255) and saved.keys() == {"pred", *where}
+        for name, array in where.items():
+            assert saved[name].dtype == array.dtype and np.array_equal(saved[name], array), name
+
+
 def test_a_network_for_volumes_refuses_a_slice(predict, checkpoint_3d, tmp_path, capsys):
     source = as_png(tmp_path, make_grey())
     assert_refused(predict, checkpoint_3d, tmp_path, capsys, source, words="trained on volumes, and this is a single")
