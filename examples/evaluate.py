@@ -167,7 +167,7 @@ def draw_three(
         probs = probs_of(predictor, image, data.records[i])
         if probs.ndim == 3:
             z = int((target + (probs > threshold)).sum(axis=(1, 2)).argmax())
-            image, target, probs = image[z], target[z], probs[z]  # (H, W) each
+            image, target, probs = (x[z].copy() for x in (image, target, probs))  # (H, W): a view keeps all of it
         rows.append((f"{name}\nDice {dice[i]:.3f}\n{scores[i].id}", image, target, probs))
     return prediction_sheet(rows, threshold=threshold, scale=max(1, 192 // max(rows[0][1].shape)))
 

@@ -17,8 +17,8 @@ In --out there will be
     masks/ID.png            0 and 255, as high and wide as the slice; of a volume masks/ID/000.png, 001.png, ...
     overlays/ID.png         prediction orange, target green; of a volume only the slices where there is either
     probabilities/ID.png    with --probabilities: 16-bit grey, probability = grey / 65535
-    volumes/ID.npz          of each volume: `pred`, 0 and 1, on the grid of its `hu` (D, H, W), and of its file, if there,
-                            `spacing_mm`, `affine`, `origin_mm`, `direction`, `source_shape`, `crop_start` as they are
+    volumes/ID.npz          of each volume: `pred` (D, H, W), 0 and 1, on the grid of its `hu`, and where that lies:
+                            `spacing_mm`, `affine`, `origin_mm`, ... as far as its file has them, as they are
     slices.csv              for each slice: its input, how many pixels were found, and how many mm2 if that is known
 
 Networks for slices take a volume slice by slice. An input larger than the slices of the training is covered with

@@ -305,12 +305,12 @@ def table_row(
 
     Returns:
         "stratum"; "unit", in which its sizes and distances are ("mm", "px" or, of slices of both kinds, "mm, px": then
-        each has its own); the numbers "slices", "patients" (those with a slice in the stratum; the intervals also draw those
-        who have only a lesion of it, in a slice of a larger one), "lesions", "lesions_found", "false_positives",
-        "empty_targets", "empty_predictions", "false_alarms" (as in `lungseg.metrics.summarise`); then for each
-        score NAME, NAME_low and NAME_high: the means over the slices that have it ("dice", "iou", "precision",
-        "recall", "rmse", "hd95_mm", "hd95_px"), "lesion_recall", "false_positives_per_slice", and the scores of all pixels
-        together ("pooled_dice", ...). NaN where there is none.
+        each has its own); the numbers "slices", "patients" (those with a slice in the stratum; the intervals also
+        draw those who have only a lesion of it, in a slice of a larger one), "lesions", "lesions_found",
+        "false_positives", "empty_targets", "empty_predictions", "false_alarms" (as in `lungseg.metrics.summarise`);
+        then for each score NAME, NAME_low and NAME_high: the means over the slices that have it ("dice", "iou",
+        "precision", "recall", "rmse", "hd95_mm", "hd95_px"), "lesion_recall", "false_positives_per_slice", and the
+        scores of all pixels together ("pooled_dice", ...). NaN where there is none.
     """
     columns = addends(scores, stratum)
     sums = {name: values.sum(keepdims=True) for name, values in columns.items()}  # (1,) each

@@ -92,7 +92,7 @@ def draw_predictions(slices: Dataset, test: Evaluation, model: nn.Module) -> Ima
         if pictures[1].ndim == 3:
             largest = pictures[1].sum(axis=(1, 2)).argmax()
             caption += f"\nits slice {largest}"
-            pictures = [volume[largest] for volume in pictures]
+            pictures = [volume[largest].copy() for volume in pictures]  # a view would keep the whole volume
         rows.append((caption, *pictures))
     model.train(was_training)
     return prediction_sheet(rows, scale=max(1, 192 // rows[0][1].shape[0]))

@@ -3,9 +3,9 @@
     <id>.npz                            hu (D, H, W), target (D, H, W) in {0, 1}, spacing_mm (3,)
     <id>/hu.npy, target.npy, ...        the same as a folder
 
-It may also hold where it lies in the patient, in whatever convention: affine (4, 4), origin_mm (3,), direction (3, 3);
-and where it lies in the scan that it was cut out of: source_shape (3,), crop_start (3,). Nothing is done with these, but
-a prediction carries them on.
+It may also hold where it lies in the patient, in whatever convention: affine (4, 4), origin_mm (3,), direction
+(3, 3); and where in the scan that it was cut out of: source_shape (3,), crop_start (3,). Nothing is done with these,
+but a prediction carries them on.
 
 A whole scan is some hundred MB, a training patch not one. So arrays are mapped: the operating system reads from
 the disk what is looked at, and nothing else.

@@ -356,3 +356,13 @@ def test_a_path_and_ids_in_bytes_that_are_no_utf8(bright, folder, tmp_path):
         main(["any.pt", "--data", str(odd), "--out", str(tmp_path / "out")])
     assert "data" in (tmp_path / "out/evaluation.md").read_text("utf-8")
     assert table(tmp_path / "out/slices.csv")
+
+
+def test_the_picture_of_a_volume_does_not_keep_the_volume(bright, volumes, tmp_path, monkeypatch):
+    """Three large ones at once would not fit into memory; a slice that is a view keeps all of its volume."""
+    shown = []
+    monkeypatch.setattr(evaluate, "prediction_sheet", lambda rows, **_: shown.extend(rows) or Image.new("L", (1, 1)))
+    main(["any.pt", "--data", str(volumes), "--out", str(tmp_path / "out")])
+    assert len(shown) == 3
+    for _, *pictures in shown:
+        assert all(p.shape == (SIDE, SIDE) and p.base is None for p in pictures)

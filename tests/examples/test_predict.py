@@ -555,8 +555,8 @@ def test_a_name_in_bytes_that_are_no_utf8(predict, checkpoint, tmp_path):
 def test_output_that_nobody_reads_is_no_error(shell, checkpoint, tmp_path):
     source = as_png(tmp_path, make_grey())
     words = [sys.executable, str(SCRIPT), str(checkpoint), str(source), "--out", "predictions"]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(f"{shlex.join(words)} {shell}", shell=True, cwd=tmp_path, capture_output=True, env=environment)
+    ascii = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(f"{shlex.join(words)} {shell}", shell=True, cwd=tmp_path, capture_output=True, env=ascii)
     assert done.returncode == 0 and done.stderr == b""
     assert files_in(tmp_path / "predictions") == ["masks/scan.png", "overlays/scan.png", "slices.csv"]
 
