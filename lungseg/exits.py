@@ -7,8 +7,10 @@
 """
 
 import errno
+import io
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -143,14 +145,25 @@ def give_up_broken_streams() -> bool:
     """Send what nobody can receive any more to /dev/null; else Python would try it again at its end, and complain."""
     broken = False
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
+        if reader_has_gone(stream):
             broken = True
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
     return broken
+
+
+def reader_has_gone(stream: Any) -> bool:
+    """Also of an unbuffered stream (PYTHONUNBUFFERED=1), where nothing is left to be written after the error."""
+    try:
+        stream.flush()
+        ends = select.poll()  # not on Windows
+        ends.register(stream.fileno(), 0)  # 0: errors are reported unasked
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in ends.poll(0))
+    except OSError as error:
+        return not isinstance(error, io.UnsupportedOperation)  # a stream without a number, in a notebook
+    except (AttributeError, ValueError):
+        return False
 
 
 def say(sentence: str) -> None:

@@ -1,6 +1,7 @@
 """Whatever ends a script that its user can mend: one line and an exit code; a mistake of ours: a traceback."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -206,3 +207,16 @@ def test_the_process_ends_with_the_code_or_with_success(outcome, code):
     finally:
         signal.signal(signal.SIGINT, before)
     assert stop.value.code == code
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_reader_that_has_gone_is_noticed_also_where_nothing_is_buffered(name, monkeypatch, capsys):
+    """As with PYTHONUNBUFFERED=1: after the error there is nothing left to write, so another flush raises none."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = io.TextIOWrapper(os.fdopen(writer, "wb", buffering=0), write_through=True)
+    monkeypatch.setattr(sys, name, stream)
+    assert ended(lambda: print("line", file=getattr(sys, name))) == 141
+    stream.close()
+    monkeypatch.undo()
+    assert capsys.readouterr() == ("", "")
