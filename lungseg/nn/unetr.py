@@ -119,14 +119,15 @@ def resize_positions(table: Tensor, grid: Sequence[int]) -> Tensor:
     """Interpolate a table of positions to another grid of tokens: (*old_grid, K) -> (*grid, K).
 
     Bicubic on images, trilinear on volumes, between the centres of the patches (ViT, section 3.2, last paragraph).
+    In float32 at least: torch has no bicubic interpolation of half precision on a CPU, and sums would be rounded.
     """
     if tuple(table.shape[:-1]) == tuple(grid):
         return table
     images = len(grid) == 2
     mode = "bicubic" if images else "trilinear"
-    table = table.movedim(-1, 0)[None]  # (1, K, *old_grid)
-    table = F.interpolate(table, size=tuple(grid), mode=mode, antialias=images)  # (1, K, *grid)
-    return table[0].movedim(0, -1)  # (*grid, K)
+    wide = table.to(torch.promote_types(table.dtype, torch.float32)).movedim(-1, 0)[None]  # (1, K, *old_grid)
+    wide = F.interpolate(wide, size=tuple(grid), mode=mode, antialias=images)  # (1, K, *grid)
+    return wide[0].movedim(0, -1).to(table.dtype)  # (*grid, K)
 
 
 def tokens_to_map(z: Tensor, grid: Sequence[int]) -> Tensor:

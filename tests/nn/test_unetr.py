@@ -96,6 +96,13 @@ def test_resizing_positions_keeps_a_linear_map_and_the_same_grid(shape, border):
     torch.testing.assert_close(resize_positions(table, grid)[inside], planes(grid)[inside], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(6, 8), (4, 5, 6)], ids=["bicubic", "trilinear"])
+def test_positions_in_half_precision_are_interpolated_in_float32_and_rounded_once(shape, dtype):
+    table, grid = torch.randn(*shape, 3).to(dtype), [2 * n + 1 for n in shape]
+    assert torch.equal(resize_positions(table, grid), resize_positions(table.float(), grid).to(dtype))
+
+
 def test_hidden_states_are_counted_from_one_and_the_decoder_reads_those_named():
     network = small_network(skip_layers=(1, 2, 4)).eval()
     image, read = torch.randn(1, 1, 32, 48), []
