@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lungseg.nn.layers import check_counts
 from lungseg.nn.windows import relative_position_index
 
 
@@ -75,6 +76,7 @@ class SelfAttention(nn.Module):
         fused: bool = True,
     ):
         super().__init__()
+        check_counts("SelfAttention", dim=dim, num_heads=num_heads)
         if dim % num_heads:
             raise ValueError(
                 f"SelfAttention: num_heads={num_heads} does not divide dim={dim}. "
@@ -129,6 +131,7 @@ class WindowAttention(nn.Module):
         fused: bool = True,
     ):
         super().__init__()
+        check_counts("WindowAttention", dim=dim, window_size=window_size, num_heads=num_heads)
         if dim % num_heads:
             raise ValueError(
                 f"WindowAttention: num_heads={num_heads} does not divide dim={dim}. "

@@ -348,9 +348,9 @@ def test_it_overfits_one_batch():
         ({"patch_size": 12}, "patch_size must be a power of two from 2 on, got 12. Take 8 or 16"),
         ({"patch_size": 1}, "power of two from 2 on, got 1"),
         ({"attn_scale": "log"}, 'attn_scale must be "sqrt" or "head_dim", got \'log\''),
-        ({"img_size": (32, 32, 32)}, r"img_size must be one number or 2, each at least 1, got \(32, 32, 32\)"),
+        ({"img_size": (32, 32, 32)}, r"img_size must be one integer or 2, each at least 1, got \(32, 32, 32\)"),
         ({"img_size": 0}, "each at least 1, got 0"),
-        ({"num_heads": 5}, "num_heads=5 does not divide dim=24"),
+        ({"num_heads": 5}, "num_heads=5 does not divide embed_dim=24"),
         (
             {"skip_layers": (3, 6, 9)},
             r"depth=4 need 3 skip_layers, ascending from 1 to 4, got \(3, 6, 9\). Evenly spread: \(1, 2, 3\)",
