@@ -149,9 +149,10 @@ def test_every_option_changes_the_state_or_the_output(name, option):
         torch.manual_seed(0)
         network = NETWORKS[name](**options)
         shapes.append({key: value.shape for key, value in network.state_dict().items()})
-        if shapes[0] == shapes[-1]:  # then they also start from the same weights, and drop the same
-            torch.manual_seed(1)
-            outputs.append(network(torch.randn(2, 1, 48, 48)))
+        size = [48] * options.get("spatial_dims", 2)
+        torch.manual_seed(1)  # with equal shapes they also start from the same weights, and drop the same
+        outputs.append(network(torch.randn(2, options.get("in_channels", 1), *size)))
+        assert outputs[-1].shape == (2, options.get("num_classes", 1), *size)
     assert shapes[0] != shapes[1] or not torch.equal(*outputs)
 
 
