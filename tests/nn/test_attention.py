@@ -76,6 +76,14 @@ def test_the_fused_function_equals_the_formula_in_value_and_gradient():
         torch.testing.assert_close(formula, fused)
 
 
+@pytest.mark.parametrize("function", [lambda *qkv, drop: attention(*qkv, drop=drop)[0], fused_attention])
+def test_the_function_and_its_twin_drop_weights_and_keep_the_mean(function):
+    q, k, v = (torch.randn(1, 1, 4, 4, dtype=torch.double).expand(20_000, -1, -1, -1) for _ in range(3))
+    many = function(q, k, v, drop=0.5)
+    assert not torch.equal(many[0], many[1])
+    torch.testing.assert_close(many.mean(0), function(q[:1], k[:1], v[:1], drop=0.0)[0], atol=0.05, rtol=0)
+
+
 def test_weights_sum_to_one_and_blocked_weights_are_exactly_zero():
     attn = WindowAttention(8, 4, 2).double().eval()
     mask = shifted_window_mask(7, 6, 4, 2)  # (4, 16, 16)
@@ -128,6 +136,17 @@ def test_a_checkpoint_holds_no_table_of_indices():
 def test_heads_that_do_not_divide_are_an_error():
     with pytest.raises(ValueError, match="num_heads=3 does not divide dim=8"):
         WindowAttention(8, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("build", "option"),
+    [(SelfAttention, "dim"), (SelfAttention, "num_heads")]
+    + [(WindowAttention, option) for option in ("dim", "window_size", "num_heads")],
+)
+def test_sizes_below_one_are_an_error(build, option):
+    sizes = {"dim": 8, "num_heads": 2} | ({"window_size": 4} if build is WindowAttention else {})
+    with pytest.raises(ValueError, match=f"{build.__name__}: {option} must be an integer of at least 1, got 0"):
+        build(**(sizes | {option: 0}))
 
 
 @pytest.mark.parametrize("tokens", [3, 25])
