@@ -170,6 +170,15 @@ def test_on_a_gpu_the_fused_path_equals_the_formula(dtype):
 
 
 @pytest.mark.gpu
+def test_on_a_gpu_the_fused_path_drops_weights_and_keeps_the_mean():
+    attn = WindowAttention(4, 2, 1, attn_drop=0.5).cuda()
+    x = torch.randn(1, 4, 4, device="cuda")
+    many = attn(x.expand(20_000, -1, -1))
+    assert not torch.equal(many[0], many[1])
+    torch.testing.assert_close(many.mean(0), attn.eval()(x)[0], atol=0.05, rtol=0)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_on_a_gpu_fused_self_attention_equals_the_formula(dtype):
     attn = SelfAttention(64, 2, scale=0.1).cuda()
