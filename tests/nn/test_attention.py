@@ -76,6 +76,14 @@ def test_the_fused_function_equals_the_formula_in_value_and_gradient():
         torch.testing.assert_close(formula, fused)
 
 
+@pytest.mark.parametrize("function", [lambda *qkv, drop: attention(*qkv, drop=drop)[0], fused_attention])
+def test_the_function_and_its_twin_drop_weights_and_keep_the_mean(function):
+    q, k, v = (torch.randn(1, 1, 4, 4, dtype=torch.double).expand(20_000, -1, -1, -1) for _ in range(3))
+    many = function(q, k, v, drop=0.5)
+    assert not torch.equal(many[0], many[1])
+    torch.testing.assert_close(many.mean(0), function(q[:1], k[:1], v[:1], drop=0.0)[0], atol=0.05, rtol=0)
+
+
 def test_weights_sum_to_one_and_blocked_weights_are_exactly_zero():
     attn = WindowAttention(8, 4, 2).double().eval()
     mask = shifted_window_mask(7, 6, 4, 2)  # (4, 16, 16)
@@ -130,6 +138,17 @@ def test_heads_that_do_not_divide_are_an_error():
         WindowAttention(8, 4, 3)
 
 
+@pytest.mark.parametrize(
+    ("build", "option"),
+    [(SelfAttention, "dim"), (SelfAttention, "num_heads")]
+    + [(WindowAttention, option) for option in ("dim", "window_size", "num_heads")],
+)
+def test_sizes_below_one_are_an_error(build, option):
+    sizes = {"dim": 8, "num_heads": 2} | ({"window_size": 4} if build is WindowAttention else {})
+    with pytest.raises(ValueError, match=f"{build.__name__}: {option} must be an integer of at least 1, got 0"):
+        build(**(sizes | {option: 0}))
+
+
 @pytest.mark.parametrize("tokens", [3, 25])
 def test_tokens_that_are_no_window_are_an_error(tokens):
     with pytest.raises(ValueError, match=f"{tokens} tokens are no square window"):
@@ -148,6 +167,15 @@ def test_on_a_gpu_the_fused_path_equals_the_formula(dtype):
         formula = attn(x, mask)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(fused.float(), formula.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_fused_path_drops_weights_and_keeps_the_mean():
+    attn = WindowAttention(4, 2, 1, attn_drop=0.5).cuda()
+    x = torch.randn(1, 4, 4, device="cuda")
+    many = attn(x.expand(20_000, -1, -1))
+    assert not torch.equal(many[0], many[1])
+    torch.testing.assert_close(many.mean(0), attn.eval()(x)[0], atol=0.05, rtol=0)
 
 
 @pytest.mark.gpu
