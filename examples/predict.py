@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from lungseg.data.plausible import Lesion, odd_grey, odd_hu
 from lungseg.data.scans import Scan, kind_of, read_scans
 from lungseg.distributed import start_processes
 from lungseg.draw import overlay
@@ -78,8 +79,11 @@ def check_arguments(args: argparse.Namespace) -> None:
 def oddities(scan: Scan, predictor: Predictor) -> dict[str, str]:
     """kind -> sentence, for what can be predicted but is hardly what was meant."""
     found = {}
-    if not scan.from_grey and scan.hu.min() >= 0 and scan.hu.max() <= 255:
-        found["hu"] = "the values lie between 0 and 255, unlike HU: air is -1000. Taken as HU all the same."
+    levels = (predictor.grey(scan.hu) * 255).astype(np.uint8) if scan.from_grey else None
+    if sentence := odd_hu(scan.hu) if levels is None else odd_grey(levels):
+        found["hu"] = f"{sentence} Taken as it is all the same."
+    if scan.target is not None and (sentence := Lesion(scan.target).odd):
+        found["target"] = sentence
     if sizes := predictor.unlike_pixels(scan.spacing_mm):
         found["spacing"] = f"a pixel is {sizes[0]} mm, and was {sizes[1]} mm in the training. Resample it."
     return found

@@ -10,6 +10,7 @@ Any PNG viewer shows it, any spreadsheet opens its table, and any other program 
 import io
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +23,18 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from lungseg.data.ct import hu_to_grey, resize_image, resize_target
-from lungseg.data.manifest import FRACTIONS, SliceRecord, members, parse_manifest, read_split, write_manifest
+from lungseg.data.manifest import (
+    FRACTIONS,
+    SliceRecord,
+    check_id,
+    check_record,
+    members,
+    parse_manifest,
+    read_split,
+    write_manifest,
+)
 from lungseg.data.phantoms import phantom_patient, phantom_windows
+from lungseg.data.plausible import Lesion, Tally, odd_grey, same_picture
 from lungseg.data.splits import check_disjoint, split_by_group
 
 CACHE_BYTES = 2**30  # decoded slices are kept in memory when the data set needs no more (in each worker process)
@@ -91,14 +102,22 @@ def read_grey_png(path: Path, bits: int) -> NDArray:
 
 
 def check_folder(folder: str | Path) -> list[str]:
-    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder."""
+    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder.
+
+    What is odd (`lungseg.data.plausible`) in more than half of it is wrong too; in less, it is a warning.
+    """
     folder = Path(folder)
     records, problems = parse_manifest(folder, "slices")
+    tally = Tally(folder, "slices")
     for record in tqdm(records, desc="check", unit="slice", disable=None):  # None: quiet when not on a terminal
         try:
-            read_slice(folder, record)
+            image, target = read_slice(folder, record)
         except ValueError as error:
             problems.append(str(error))
+            continue
+        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], Lesion(target))
+        tally.add_image(record.id, record.split, image)
+    problems += told(tally)
     if records or not problems:
         known = {record.id for record in records}
         for name in ("images", "masks"):
@@ -107,6 +126,14 @@ def check_folder(folder: str | Path) -> list[str]:
                 for path in members(folder / name)
                 if path.stem not in known
             ]
+    return problems
+
+
+def told(tally: Tally) -> list[str]:
+    """The problems of a tally; its warnings are given here."""
+    problems, warned = tally.verdict()
+    for sentence in warned:
+        warnings.warn(sentence, stacklevel=1)  # always this line, so that Python says each once
     return problems
 
 
@@ -126,6 +153,7 @@ class FolderWriter:
         self.folder = Path(folder).absolute()
         self.path = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")  # where the files are for now
         self.records: list[SliceRecord] = []
+        self._ids: dict[str, str] = {}  # those written, as `check_id` keeps them
 
     def __enter__(self) -> "FolderWriter":
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
@@ -137,6 +165,7 @@ class FolderWriter:
 
     def add(self, record: SliceRecord, image: NDArray, target: NDArray) -> None:
         """Write one pair: image (H, W) uint8 or uint16 as record.bits says, target (H, W) in {0, 1}."""
+        self._check(record)
         wanted = np.uint8 if record.bits == 8 else np.uint16
         if image.dtype != wanted or image.shape != target.shape or not np.isin(target, (0, 1)).all():
             raise ValueError(
@@ -146,6 +175,14 @@ class FolderWriter:
         Image.fromarray(image).save(self.path / "images" / f"{record.id}.png")
         Image.fromarray(target.astype(np.uint8) * 255).save(self.path / "masks" / f"{record.id}.png")
         self.records.append(record)
+
+    def _check(self, record: SliceRecord) -> None:
+        """Refuse, before anything is written, what a reader would refuse: an id such as "../x" leaves the folder."""
+        check_record(record)
+        before = len(self._ids)
+        check_id(record.id, self._ids)
+        if len(self._ids) == before:
+            raise ValueError(f"id {record.id!r} stands twice. Give every slice its own id.")
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         try:

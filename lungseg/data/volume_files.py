@@ -19,8 +19,12 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
+from lungseg.data.columns import recognise
+from lungseg.data.plausible import odd_hu
+
 TYPES = {"hu": "iuf", "target": "biuf", "spacing_mm": "iuf"}  # name -> the kinds of number (dtype.kind) it may hold
 SAVED_AS = {"hu": "int16", "target": "uint8", "spacing_mm": "float64"}  # what to save them as; more than enough
+GUARDED = ("target", "spacing_mm")  # optional, so one that is misspelled would be lost without a word
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # by version of the format
 LOCAL_HEADER = 30  # bytes before the name of a member of a zip archive
 
@@ -77,8 +81,9 @@ def read_labelled(path: Path) -> Volume:
 def open_arrays(path: Path) -> dict[str, NDArray]:
     """The arrays we know by name, mapped where that is possible."""
     if path.is_dir():
-        files = {name: path / f"{name}.npy" for name in TYPES}
-        return {name: map_file(file, name) for name, file in files.items() if file.exists()}
+        files = [file for file in sorted(path.iterdir()) if file.suffix.lower() == ".npy" and file.name[0] != "."]
+        names = recognise([file.stem for file in files], TYPES, guard=GUARDED)
+        return {name: map_file(file, name) for name, file in zip(names, files, strict=True) if name in TYPES}
     if path.suffix.lower() == ".npy":
         return {"hu": map_file(path, "hu")}
     if path.suffix.lower() != ".npz":
@@ -102,8 +107,9 @@ def map_npz(path: Path) -> dict[str, NDArray]:
     """
     arrays = {}
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
+        members = archive.infolist()
+        names = recognise([member.filename.removesuffix(".npy") for member in members], TYPES, guard=GUARDED)
+        for name, member in zip(names, members, strict=True):
             if name not in TYPES:
                 continue
             if member.compress_type != zipfile.ZIP_STORED:
@@ -183,8 +189,8 @@ def check_hu(hu: NDArray) -> None:
         raise ValueError("hu holds NaN or infinite values. Fill them with -1000, the HU of air.")
 
 
-def check_volume(path: Path) -> None:
-    """Read all of a volume; a ValueError for the first thing that would spoil a training."""
+def check_volume(path: Path) -> Volume:
+    """Read all of a volume, and return it; a ValueError for the first thing that would spoil a training."""
     volume = read_labelled(path)
     if path.is_file():
         try:
@@ -199,11 +205,9 @@ def check_volume(path: Path) -> None:
         check_hu(volume.hu)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if volume.hu.min() >= 0:
-        raise ValueError(
-            f"{path}: hu holds no value below 0, but air is -1000 HU. "
-            f"Apply the rescale slope and intercept of the scan first."
-        )
+    if sentence := odd_hu(volume.hu):
+        raise ValueError(f"{path}: {sentence}")
+    return volume
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from lungseg.data.ct import hu_to_unit
-from lungseg.data.folder import FolderWriter
+from lungseg.data.folder import FolderWriter, told
 from lungseg.data.manifest import FRACTIONS, SliceRecord, members, parse_manifest, read_split
 from lungseg.data.phantoms import phantom_volume
+from lungseg.data.plausible import Lesion, Tally
 from lungseg.data.splits import split_by_group
 from lungseg.data.volume_files import Volume, check_target, check_volume, read_labelled, write_volume
 
@@ -38,14 +39,21 @@ def volume_path(folder: str | Path, record: SliceRecord) -> Path:
 
 
 def check_volume_folder(folder: str | Path) -> list[str]:
-    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder. Reads it all."""
+    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder. Reads it all.
+
+    What is odd (`lungseg.data.plausible`) in more than half of it is wrong too; in less, it is a warning.
+    """
     folder = Path(folder)
     records, problems = parse_manifest(folder, "volumes")
+    tally = Tally(folder, "volumes")
     for record in tqdm(records, desc="check", unit="volume", disable=None):  # None: quiet when not on a terminal
         try:
-            check_volume(volume_path(folder, record))
+            volume = check_volume(volume_path(folder, record))
         except ValueError as error:
             problems.append(str(error))
+            continue
+        tally.add(record.id, [], Lesion(volume.target))
+    problems += told(tally)
     if records or not problems:
         known = {volume_path(folder, record) for record in records}
         problems += [
@@ -66,6 +74,7 @@ class VolumeWriter(FolderWriter):
 
     def add(self, record: SliceRecord, hu: NDArray, target: NDArray, spacing_mm: ArrayLike) -> None:
         """Write one volume; arguments as for `write_volume`."""
+        self._check(record)
         write_volume(self.path / "volumes" / f"{record.id}.npz", hu, target, spacing_mm)
         self.records.append(record)
 

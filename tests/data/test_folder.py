@@ -1,5 +1,6 @@
 """The folder of slices: what is written is what is read, and whatever is broken is named."""
 
+import os
 import pickle
 import re
 import shutil
@@ -190,7 +191,16 @@ DAMAGES = {
         "'a_0'",
         "has no group",
     ),
-    "semicolons": (lambda d: (d / TABLE).write_text("id;group\na;b\n"), TABLE, "has no column id"),
+    "bars": (lambda d: (d / TABLE).write_text("id|group\na|b\n"), TABLE, "has no column id"),
+    "near miss": (lambda d: edit_row(d / TABLE, "split,", "splits,"), TABLE, "no split, but there is 'splits'"),
+    "one column twice": (lambda d: edit_row(d / TABLE, "label", " Split"), TABLE, "'split' and 'Split' are one"),
+    "unit": (lambda d: edit_row(d / TABLE, "0.7", "0.7 mm"), "'a_0'", "spacing_mm '0.7 mm', .* without a unit"),
+    "decimal comma": (lambda d: edit_row(d / TABLE, "0.7", '"0,7"'), "'a_0'", "spacing_mm '0,7', .* point as in 0.7"),
+    "shifted": (lambda d: edit_row(d / TABLE, "solid", "solid, part"), TABLE, "line 2 has 9 cells and the header 8"),
+    "two ids in capitals": (lambda d: edit_row(d / TABLE, "a_1,", "A_0,"), "'A_0'", "are one file name on Windows"),
+    "two groups in capitals": (lambda d: edit_row(d / TABLE, "c_4,c", "c_4,A"), "'A'", "'a' is in train and 'A' in"),
+    "a pipe": (lambda d: ((d / TABLE).unlink(), os.mkfifo(d / TABLE)), TABLE, "it is a pipe"),
+    "another table": (lambda d: (d / TABLE).rename(d / "manifest.xlsx"), "manifest.xlsx", "but no manifest.csv"),
     "no rows": (lambda d: (d / TABLE).write_text("id,group,split\n"), TABLE, "lists no slice"),
     "not text": (
         lambda d: (d / TABLE).write_bytes(b"id,group\n\xff\xfe\x00"),
@@ -266,6 +276,26 @@ def test_a_writer_refuses_leaks_and_wrong_arrays(tmp_path):
             FolderWriter(tmp_path / "f") as out,
         ):
             out.add(SliceRecord("s", "g", "train"), *wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("id_", ["../evil", "a/b", "a\\b", "", "..", "a\0b", ".a", "S", "s", "x" * 201], ids=ascii)
+def test_a_writer_refuses_every_id_that_a_reader_refuses_before_it_writes(tmp_path, id_):
+    with pytest.raises(ValueError, match="plain file name|one file name on|longer than|stands twice"):
+        with FolderWriter(tmp_path / "deep/f") as out:
+            out.add(SliceRecord("s", "g", "train"), *pair(0))
+            before = sorted(tmp_path.rglob("*"))
+            try:
+                out.add(SliceRecord(id_, "g", "train"), *pair(1))
+            finally:
+                assert sorted(tmp_path.rglob("*")) == before
+    assert list(tmp_path.rglob("*")) == [tmp_path / "deep"]
+
+
+@pytest.mark.parametrize("wrong", [{"group": ""}, {"split": "dev"}, {"bits": 12}, {"spacing_mm": 0.0}])
+def test_a_writer_refuses_a_row_that_could_not_be_read(tmp_path, wrong):
+    with pytest.raises(ValueError, match="id 's' has"), FolderWriter(tmp_path / "f") as out:
+        out.add(SliceRecord(**{"id": "s", "group": "g", "split": "train"} | wrong), *pair(0))
     assert list(tmp_path.iterdir()) == []
 
 

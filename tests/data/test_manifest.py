@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lungseg.data.manifest import (
     COLUMNS,
     SliceRecord,
+    check_id,
     describe_folder,
     parse_manifest,
     read_manifest,
@@ -36,7 +37,7 @@ names = st.text(
 
 
 @given(
-    group=names,
+    group=names.map(lambda text: text.strip() or "g"),
     label=names.map(str.strip),
     spacing=st.one_of(st.just(float("nan")), st.floats(0.25, 2.0).map(lambda v: round(v, 4))),
     window=st.tuples(st.integers(-1500, -500), st.integers(0, 3000)),
@@ -60,6 +61,57 @@ def test_a_hand_made_manifest_may_leave_columns_out_and_have_others(small):
     assert (record.label, record.bits, record.hu_low, record.hu_high) == ("", 8, -1000, 400)
     assert np.isnan(record.spacing_mm)
     assert parse_manifest(small)[1] == []
+
+
+HEADERS = ["id,group, split", "id,group,Split", "ID, Group , SPLIT", "id\tgroup\tsplit", "\ufeffid;Group;split "]
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "Manifest.CSV"])
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_split_is_not_lost_to_a_space_or_a_capital(small, header, name):
+    expected = [(r.group, r.split) for r in read_manifest(small)]
+    rows = [(r.id, f" {r.group} ", f" {r.split.upper()}") for r in read_manifest(small)]
+    (small / "manifest.csv").unlink()
+    comma = next(c for c in ";\t," if c in header)
+    (small / name).write_text("\n".join([header, *(comma.join(row) for row in rows)]), encoding="utf-8")
+    assert [(r.group, r.split) for r in read_manifest(small)] == expected
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", "<NA>"])
+def test_what_programs_write_for_a_missing_text_is_no_label_and_no_patient(small, missing):
+    path = small / "manifest.csv"
+    path.write_text(path.read_text().replace("solid", missing, 1))
+    assert [r.label for r in read_manifest(small)] == ["", *["solid"] * 7]
+    path.write_text(path.read_text().replace("a_0,a", f"a_0,{missing}", 1))
+    with pytest.raises(ValueError, match="id 'a_0' has no group"):
+        read_manifest(small)
+
+
+@pytest.mark.parametrize("bits", ["8.0", "8", " 8. ", "8e0", ""])
+def test_whole_bits_may_have_a_decimal_point(small, bits):
+    path = small / "manifest.csv"
+    path.write_text(path.read_text().replace(",8\n", f",{bits}\n", 1))
+    assert repr(read_manifest(small)[0].bits) == "8"
+
+
+BAD_IDS = ["../evil", "a/b", "a\\b", "", ".", "..", "a\0b", ".hidden", " a", "a ", "a\nb", "x" * 201, "\udcff"]
+
+
+@pytest.mark.parametrize("id_", BAD_IDS, ids=ascii)
+def test_an_id_that_is_no_file_name_is_refused(id_):
+    with pytest.raises(ValueError, match="is not a plain file name|is longer than 200 bytes"):
+        check_id(id_, {})
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=20))
+def test_letters_and_digits_are_an_id_and_their_capitals_another_only_if_nothing_changes(id_):
+    taken = {}
+    check_id(id_, taken)
+    check_id(id_, taken)  # the same one: `overlaps` tells of it
+    for other in {id_.upper(), id_.lower()} - {id_}:
+        if other.casefold() == id_.casefold():
+            with pytest.raises(ValueError, match="are one file name on Windows and macOS"):
+                check_id(other, taken)
 
 
 def test_without_a_manifest_each_image_is_its_own_group_and_a_warning_says_so(small):

@@ -157,6 +157,19 @@ def test_a_missing_column_is_named(column, tmp_path):
     assert f"column '{column}' is missing; the table has '" in refusal(save(tmp_path / "t.pkl", broken))
 
 
+@pytest.mark.parametrize("form", [dict, "rows"])
+def test_names_of_columns_may_have_spaces_and_capitals(form, tmp_path):
+    good = table()
+    named = dict(zip([" Label1", "MASK ", "hu_array", "HU_Array_old "], good.values(), strict=True))
+    rows = [dict(zip(named, cells, strict=True)) for cells in zip(*named.values(), strict=True)]
+    read = read_table(save(tmp_path / "t.pkl", rows if form == "rows" else named), required=("mask", "hu_array_old"))
+    assert list(read) == list(good) and read["label1"] == good["label1"]
+    read = read_table(save(tmp_path / "t.pkl", {"HU": named["hu_array"], "n": [1, 2, 3]}), required=("hu",))
+    assert list(read) == ["hu", "n"]
+    with pytest.raises(ValueError, match="t.pkl: the names 'mask' and ' Mask' are one. Remove one of them"):
+        read_table(save(tmp_path / "t.pkl", good | {" Mask": good["mask"]}))
+
+
 def test_the_caller_says_which_columns_must_be_there(tmp_path):
     only = {name: cells for name, cells in table().items() if name in ("hu_array", "label1")}
     path = save(tmp_path / "t.pkl", only)

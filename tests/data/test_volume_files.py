@@ -96,6 +96,21 @@ def test_a_suffix_may_be_written_in_capitals(tmp_path):
     assert np.array_equal(read_volume(tmp_path / "SCAN.NPZ").hu, scan()[0])
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, save_folder])
+def test_names_of_arrays_may_be_written_in_capitals(tmp_path, save):
+    save(tmp_path / "scan.npz", **{"HU": HU, "Target": TARGET, "Spacing_MM": SPACING})
+    volume = read_volume(tmp_path / "scan.npz")
+    assert np.array_equal(volume.hu, HU) and np.array_equal(volume.target, TARGET) and volume.spacing_mm == SPACING
+
+
+@pytest.mark.parametrize("save", [np.savez, save_folder])
+@pytest.mark.parametrize("name", ["spacing", "spacing mm", "targets"])
+def test_an_array_whose_name_is_nearly_ours_is_not_lost_in_silence(tmp_path, save, name):
+    save(tmp_path / "scan.npz", **{"hu": HU, name: TARGET})
+    with pytest.raises(ValueError, match=f"scan.npz: there is no .*, but there is '{name}'. If that .* call it"):
+        read_volume(tmp_path / "scan.npz")
+
+
 # ---- only what is looked at is read ------------------------------------------------------------------------------
 
 

@@ -356,6 +356,14 @@ def test_a_folder_is_written_completely_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("id_", ["../evil", "a/b", "", "V"])
+def test_a_writer_refuses_every_id_that_a_reader_refuses(tmp_path, id_):
+    with pytest.raises(ValueError, match="plain file name|one file name on"), VolumeWriter(tmp_path / "f") as out:
+        for name in ("v", id_):
+            out.add(SliceRecord(name, "p", "train"), numbered((2, 2, 2)), np.zeros((2, 2, 2)), 1.0)
+    assert os.listdir(tmp_path) == []
+
+
 PHANTOMS = {"shape": (4, 24, 24), "spacing_mm": (8.0, 4.0, 4.0), "diameter_mm": (20.0, 25.0), "num_nodules": 1}
 
 
