@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from lungseg.data.columns import read_csv, text_of
+from lungseg.data.headers import read_csv, text_of
 from lungseg.data.ct import HU_WINDOW
 from lungseg.data.splits import affordable_fractions, overlaps, split_by_group
 

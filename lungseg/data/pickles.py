@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lungseg.data.columns import ColumnError, recognise
+from lungseg.data.headers import ColumnError, recognise
 from lungseg.data.dataframe import NAMES, array_of, bytes_of, dtype_of, frame_columns
 from lungseg.data.plausible import Lesion, Tally, odd_hu
 from lungseg.data.unpickler import Name, Record, RefusedError, unpickle

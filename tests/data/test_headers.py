@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg.data.columns import is_like, read_csv, recognise
+from lungseg.data.headers import is_like, read_csv, recognise
 from lungseg.data.manifest import COLUMNS
 
 SPACES = st.sampled_from(["", " ", "\t", "  ", "\u00a0"])
