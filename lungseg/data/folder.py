@@ -28,6 +28,7 @@ from lungseg.data.manifest import (
     SliceRecord,
     check_id,
     check_record,
+    find_member,
     members,
     parse_manifest,
     read_split,
@@ -36,6 +37,7 @@ from lungseg.data.manifest import (
 from lungseg.data.phantoms import phantom_patient, phantom_windows
 from lungseg.data.plausible import Lesion, Tally, odd_grey, same_picture
 from lungseg.data.splits import check_disjoint, split_by_group
+from lungseg.files import regular_file
 
 CACHE_BYTES = 2**30  # decoded slices are kept in memory when the data set needs no more (in each worker process)
 
@@ -49,8 +51,7 @@ def read_slice(folder: str | Path, record: SliceRecord) -> tuple[NDArray, NDArra
     Raises:
         ValueError: naming the file, what is wrong with it, and what to do.
     """
-    name = f"{record.id}.png"
-    image_path, target_path = Path(folder, "images", name), Path(folder, "masks", name)
+    image_path, target_path = (find_member(Path(folder, name), record.id) for name in ("images", "masks"))
     image = read_grey_png(image_path, record.bits)
     target = read_grey_png(target_path, 8)
     if image.shape != target.shape:
@@ -68,7 +69,7 @@ def read_slice(folder: str | Path, record: SliceRecord) -> tuple[NDArray, NDArra
 
 def slice_size(folder: str | Path, record: SliceRecord) -> tuple[int, int]:
     """(H, W) in pixels, from the first bytes of the file of a sound slice."""
-    with Image.open(Path(folder, "images", f"{record.id}.png")) as picture:
+    with Image.open(find_member(Path(folder, "images"), record.id)) as picture:
         return picture.height, picture.width
 
 
@@ -81,9 +82,9 @@ KINDS = {  # what Pillow calls the modes of a PNG, and we
 def read_grey_png(path: Path, bits: int) -> NDArray:
     """(H, W) uint8 or uint16; a ValueError unless the file is an undamaged grey PNG of that depth."""
     try:
-        data = io.BytesIO(path.read_bytes())
+        data = io.BytesIO(regular_file(path).read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing. Add it, or remove its partner and its manifest row.") from None
+        raise ValueError(f"{path} is missing{instead_of(path)}, or remove its partner and its manifest row.") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
     try:
@@ -99,6 +100,28 @@ def read_grey_png(path: Path, bits: int) -> NDArray:
         hint = " (or write bits = 16 in the manifest)" if kind == "16-bit" and path.parent.name == "images" else ""
         raise ValueError(f"{path} is a {kind} PNG, {bits}-bit grey is wanted. Convert it to {bits}-bit grey{hint}.")
     return np.asarray(picture).astype(np.uint8 if bits == 8 else np.uint16)  # (H, W)
+
+
+def grey_bits(path: Path) -> int:
+    """16 for a PNG of that depth, 8 for any other (`read_grey_png` says what is wrong with it); from its header."""
+    try:
+        with Image.open(regular_file(path), formats=("PNG",)) as picture:
+            return 16 if KINDS.get(picture.mode) == "16-bit" else 8
+    except Exception:  # Pillow reports damage in many ways
+        return 8
+
+
+def instead_of(path: Path) -> str:
+    """What to do about a file that is missing, after "it is missing": perhaps it is there under another name."""
+    others = [path.stem + end for end in (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".JPG", ".npy")]
+    if path.parent.name == "masks":
+        words = ("mask", "Mask", "label", "seg", "segmentation", "gt", "lesion")
+        others += [f"{path.stem}{sep}{word}.png" for word in words for sep in "_-"]
+        others += [f"{word}{sep}{path.stem}.png" for word in words for sep in "_-"]
+    found = next((name for name in others if (path.parent / name).exists()), None)
+    if found is None:
+        return ". Add it"
+    return f", but there is {found}. " + ("Rename it" if found.endswith(".png") else "Convert it to grey PNG")
 
 
 def check_folder(folder: str | Path) -> list[str]:
@@ -119,12 +142,12 @@ def check_folder(folder: str | Path) -> list[str]:
         tally.add_image(record.id, record.split, image)
     problems += told(tally)
     if records or not problems:
-        known = {record.id for record in records}
-        for name in ("images", "masks"):
+        for home in filter(Path.is_dir, (folder / "images", folder / "masks")):
+            known = {find_member(home, record.id) for record in records}
             problems += [
                 f"{path} has no row in the manifest. Add one, or remove the file."
-                for path in members(folder / name)
-                if path.stem not in known
+                for path in members(home)
+                if path not in known
             ]
     return problems
 

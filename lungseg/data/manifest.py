@@ -25,6 +25,7 @@ REMEDIES = {
     "volumes": "Put each volume there as <id>.npz (lungseg.data.volumes.write_volume).",
 }
 DIMS = {"slices": 2, "volumes": 3}
+LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
 MAX_ID_BYTES = 200  # the name of a file has 255, some of them for .npz and what a writer adds while it writes
 
 
@@ -85,7 +86,9 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[SliceRec
         way_out = f"For scripts that have it, give --spatial-dims {DIMS[held]}."
         return [], [f"{folder} is a folder of {held}, and {kind} are wanted. {way_out}"]
     if not home.is_dir():
-        return [], [f"{folder} holds no folder {home.name}/. {REMEDIES[kind]}"]
+        there = [p.name for p in visible(folder) if p.is_dir()][:5]
+        there = f" (it holds {'/, '.join(there)}/)" if there else ""
+        return [], [f"{folder} holds no folder {home.name}/{there}. {REMEDIES[kind]}"]
     path = manifest_path(folder)
     if not path.exists() and (others := [p.name for p in folder.iterdir() if p.name.lower().startswith("manifest")]):
         return [], [f"{folder} holds {others[0]} but no manifest.csv. Save it as comma-separated text of that name."]
@@ -96,8 +99,11 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[SliceRec
     except ValueError as error:
         return [], [f"{path}: {error}"]
     numbers, rows = [number for number, _ in lines], [row for _, row in lines]
+    if not rows and path.exists():
+        return [], [f"{path} lists no {kind[:-1]}. Put at least one there."]
     if not rows:
-        return [], [f"{path if path.exists() else home} lists no {kind[:-1]}. Put at least one there."]
+        others = other_files(home, "PNG (8-bit grey)" if kind == "slices" else ".npz")
+        return [], [f"{home} lists no {kind[:-1]}{others}. {'Convert them' if others else 'Put at least one there'}."]
     if "id" not in rows[0]:
         return [], [f"{path} has no column id (it has {', '.join(rows[0])}). Separate columns by commas."]
     if "group" not in rows[0]:
@@ -214,10 +220,35 @@ def held_kind(folder: Path) -> str:
 
 
 def members(home: Path) -> list[Path]:
-    """The PNGs of images/ or masks/; the .npz files and the folders of volumes/."""
+    """The PNGs of images/ or masks/; the .npz files and the folders of volumes/. Suffixes may be in capitals."""
     if home.name != HOMES["volumes"]:
-        return sorted(home.glob("*.png"))
-    return sorted(p for p in home.iterdir() if (p.suffix == ".npz" or p.is_dir()) and p.name[0] != ".")
+        return pictures(home)
+    return [p for p in visible(home) if p.suffix.lower() == ".npz" or p.is_dir()]
+
+
+def pictures(folder: Path) -> list[Path]:
+    return [p for p in visible(folder) if p.suffix.lower() == ".png"]
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, without what systems leave there: "._a.png" and __MACOSX of macOS, for instance."""
+    return sorted(p for p in folder.iterdir() if p.name[0] != "." and p.name.lower() not in LEFT_BY_SYSTEMS)
+
+
+def find_member(home: Path, id_: str) -> Path:
+    """The file of an id in images/, masks/ or volumes/, its suffix in small letters unless it is there in capitals."""
+    suffix = ".npz" if home.name == HOMES["volumes"] else ".png"
+    names = [id_ + s for s in (suffix, suffix.upper(), suffix.title())]
+    return next((home / name for name in names if (home / name).exists()), home / names[0])
+
+
+def other_files(folder: Path, suffix: str) -> str:
+    """What there is in the place of files of that suffix, as the end of a sentence; "" if there is nothing."""
+    found = Counter("".join(p.suffixes[-2:] if p.suffix == ".gz" else [p.suffix]) for p in visible(folder))
+    found = [(ending, n) for ending, n in found.most_common(3) if ending]
+    if not found:
+        return ""
+    return f"; only {suffix} is read, and there are {' and '.join(f'{n} {ending}' for ending, n in found)}"
 
 
 def id_of(path: Path) -> str:

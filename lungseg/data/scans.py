@@ -1,6 +1,6 @@
 """Whatever holds CT, to look at it: a file or folder of any kind we know gives its slices or volumes in HU.
 
-    slice.png           8-bit grey, in a HU window that the reader must be told
+    slice.png           8-bit or 16-bit grey, in a HU window that the reader must be told
     a folder            of slices or volumes as trainings read them (masks may be missing), or of such PNGs
     scan.npy            HU: one slice (H, W) or a volume (D, H, W)
     scan.npz            a volume as `hu` (D, H, W), with `target`, `spacing_mm` if known; or a folder of these .npy
@@ -19,8 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungseg.data.ct import grey_to_hu
-from lungseg.data.folder import read_grey_png, read_slice
-from lungseg.data.manifest import SliceRecord, read_manifest
+from lungseg.data.folder import grey_bits, read_grey_png, read_slice
+from lungseg.data.manifest import (
+    SliceRecord,
+    find_member,
+    manifest_path,
+    other_files,
+    pictures,
+    read_manifest,
+    visible,
+)
 from lungseg.data.pickles import read_table
 from lungseg.data.volume_files import read_volume
 from lungseg.data.volumes import volume_path
@@ -76,8 +84,7 @@ def read_scans(
     elif kind == "array":
         yield read_array(path)
     else:
-        for file in sorted(path.glob("*.png")) if kind == "pngs" else [path]:
-            yield Scan(file.stem, grey_to_hu(read_grey_png(file, 8), hu_window), from_grey=True)
+        yield from read_pngs(pictures(path) if kind == "pngs" else [path], hu_window)
 
 
 def kind_of(path: str | Path) -> str:
@@ -91,12 +98,16 @@ def kind_of(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
+        names = {p.name if p.is_dir() else p.name.lower() for p in visible(path)}
         for kind, there in (("slices", "images"), ("volumes", "volumes"), ("volume", "hu.npy")):
-            if (path / there).exists():
+            if there in names:
                 return kind
-        if any(path.glob("*.png")):
+        if pictures(path):
             return "pngs"
-        raise ValueError(f"{path} holds neither images/ nor volumes/ nor *.png. Give a folder of slices or volumes.")
+        others = other_files(path, "PNG (8-bit or 16-bit grey)")
+        raise ValueError(
+            f"{path} holds neither images/ nor volumes/ nor *.png{others}. Give a folder of slices or volumes."
+        )
     if not path.exists():
         raise ValueError(f"{path} does not exist. Give a slice, a volume, a table, or a folder of these.")
     for kind, ends in (("png", (".png",)), ("array", (".npy", ".npz")), ("table", (".pkl", ".pkl.gz"))):
@@ -108,13 +119,27 @@ def kind_of(path: str | Path) -> str:
 # ---- one kind each -----------------------------------------------------------------------------------------------
 
 
+def read_pngs(files: list[Path], hu_window: tuple[float, float]) -> Iterator[Scan]:
+    """PNGs of 8 or 16 bits, in the HU window and with the spacing of their folder's manifest where there is one."""
+    home = files[0].parent
+    known = {}
+    if home.name == "images" and manifest_path(home.parent).exists():
+        known = {find_member(home, record.id): record for record in records_of(home.parent, "slices")}
+    for file in files:
+        record = known.get(file)
+        window = hu_window if record is None else (record.hu_low, record.hu_high)
+        bits = grey_bits(file) if record is None else record.bits
+        spacing = None if record is None or not math.isfinite(record.spacing_mm) else (record.spacing_mm,) * 2
+        yield Scan(file.stem, grey_to_hu(read_grey_png(file, bits), window, bits), None, spacing, from_grey=True)
+
+
 def read_slices(folder: Path) -> Iterator[Scan]:
     """A folder of slices; targets where there are any."""
     for record in records_of(folder, "slices"):
-        if (folder / "masks" / f"{record.id}.png").exists():
+        if find_member(folder / "masks", record.id).exists():
             grey, target = read_slice(folder, record)
         else:
-            grey, target = read_grey_png(folder / "images" / f"{record.id}.png", record.bits), None
+            grey, target = read_grey_png(find_member(folder / "images", record.id), record.bits), None
         spacing = (record.spacing_mm,) * 2 if math.isfinite(record.spacing_mm) else None
         hu = grey_to_hu(grey, (record.hu_low, record.hu_high), record.bits)
         yield Scan(record.id, hu, target, spacing, from_grey=True)

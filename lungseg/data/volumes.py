@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lungseg.data.ct import hu_to_unit
 from lungseg.data.folder import FolderWriter, told
-from lungseg.data.manifest import FRACTIONS, SliceRecord, members, parse_manifest, read_split
+from lungseg.data.manifest import FRACTIONS, SliceRecord, find_member, members, parse_manifest, read_split
 from lungseg.data.phantoms import phantom_volume
 from lungseg.data.plausible import Lesion, Tally
 from lungseg.data.splits import split_by_group
@@ -35,7 +35,7 @@ TRIES = 20  # at a view that has room for the nodules
 def volume_path(folder: str | Path, record: SliceRecord) -> Path:
     """DIR/volumes/<id>.npz, or the folder DIR/volumes/<id> where that is there."""
     home = Path(folder, "volumes")
-    return home / record.id if (home / record.id).is_dir() else home / f"{record.id}.npz"
+    return home / record.id if (home / record.id).is_dir() else find_member(home, record.id)
 
 
 def check_volume_folder(folder: str | Path) -> list[str]:

@@ -95,6 +95,12 @@ def save(array, path, **options):
     Image.fromarray(array).save(path, **options)
 
 
+def rename(folder, pattern, name):
+    """Every file of a pattern, {} in its new name is the old one without suffix."""
+    for path in folder.glob(pattern):
+        path.rename(path.with_name(name.format(path.stem)))
+
+
 def flip_a_byte(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -235,6 +241,37 @@ def test_a_damaged_folder_cannot_be_trained_on(small, name):
         dataset = SliceDataset(small)
         for i in range(len(dataset)):
             dataset[i]
+
+
+def test_a_folder_as_systems_and_cameras_leave_it_is_read_all_the_same(small):
+    expected = [SliceDataset(small)[i] for i in range(8)]
+    rename(small / "images", "a_*.png", "{}.PNG")
+    rename(small / "masks", "*.png", "{}.PNG")
+    for name in ("images", "masks"):
+        (small / name / "__MACOSX").mkdir()
+        for junk in ("._a_0.png", ".DS_Store", "Thumbs.db", "__MACOSX/._a_0.png"):
+            (small / name / junk).write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert check_folder(small) == []
+    found = [SliceDataset(small)[i] for i in range(8)]
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(found, expected, strict=True))
+    assert slice_size(small, read_manifest(small)[0]) == (24, 24)
+    save(GREY, small / "images/x.PNG", format="PNG")
+    (problem,) = check_folder(small)
+    assert "x.PNG has no row in the manifest" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("{}_mask.png", "masks/a_0.png is missing, but there is a_0_mask.png. Rename it, or"),
+        ("seg-{}.png", "masks/a_0.png is missing, but there is seg-a_0.png. Rename it, or"),
+        ("{}.tif", "masks/a_0.png is missing, but there is a_0.tif. Convert it to grey PNG, or"),
+        ("{}_of_somebody.png", "masks/a_0.png is missing. Add it, or"),
+    ],
+)
+def test_masks_of_other_names_are_found_where_they_can_be_guessed(small, name, what):
+    rename(small / "masks", "*.png", name)
+    assert what in check_folder(small)[0]
 
 
 @given(length=st.integers(0, 10_000), name=st.sampled_from([IMAGE, MASK]))

@@ -12,6 +12,8 @@ from lungseg.data.manifest import (
     SliceRecord,
     check_id,
     describe_folder,
+    find_member,
+    members,
     parse_manifest,
     read_manifest,
     read_split,
@@ -165,7 +167,7 @@ def test_what_is_no_folder_of_that_kind_is_called_what_it_is(small):
     with pytest.raises(ValueError, match="manifest.csv is a file, a folder is wanted.$"):
         read_manifest(small / "manifest.csv", "slices")
     (small / "images").rename(small / "pictures")
-    with pytest.raises(ValueError, match="holds no folder images/. Give a folder"):
+    with pytest.raises(ValueError, match="holds no folder images/ .it holds pictures/.. Give a folder"):
         read_manifest(small, "slices")
 
 
@@ -186,6 +188,31 @@ def test_a_pixel_has_a_size_or_it_is_unknown(small, spacing, good):
         return
     with pytest.raises(ValueError, match="manifest.csv, line 2: id 'a_0' has spacing_mm .*, or leave it empty"):
         read_manifest(small)
+
+
+def test_what_there_is_instead_of_pngs_is_counted(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.JPG", "d.tif", "Thumbs.db", ".DS_Store", "._a.png"):
+        (tmp_path / "images" / name).touch()
+    with pytest.raises(ValueError, match=r"lists no slice; only PNG .* there are 2 .jpg and 1 .JPG and 1 .tif"):
+        read_manifest(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "volumes")
+    for path in (tmp_path / "volumes").glob("*.jpg"):
+        path.rename(path.with_suffix(".nii.gz"))
+    with pytest.raises(ValueError, match="lists no volume; only .npz is read, and there are 2 .nii.gz"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(("home", "suffix"), [("images", "PNG"), ("images", "Png"), ("volumes", "NPZ")])
+def test_suffixes_in_capitals_and_what_systems_leave(tmp_path, home, suffix):
+    (tmp_path / home / "__MACOSX").mkdir(parents=True)
+    junk = f"._a.{suffix}", f".b.{suffix.lower()}", ".DS_Store", "Thumbs.db"
+    for name in (f"a.{suffix}", f"b.{suffix.lower()}", *junk):
+        (tmp_path / home / name).touch()
+    with pytest.warns(UserWarning, match="belong to one patient"):
+        assert [r.id for r in read_manifest(tmp_path)] == ["a", "b"]
+    assert find_member(tmp_path / home, "a").name == f"a.{suffix}" and len(members(tmp_path / home)) == 2
+    assert find_member(tmp_path / home, "c").name == f"c.{suffix.lower()}"  # it is not there
 
 
 def test_without_a_manifest_the_files_and_folders_are_the_volumes(tmp_path):

@@ -75,7 +75,33 @@ def as_sixteen_bits_in_another_window(folder, grey):
     return folder / "data"
 
 
+def as_sixteen_bits_alone(folder, grey):
+    Image.fromarray(grey * np.uint16(257)).save(folder / "scan.png")
+    return folder / "scan.png"
+
+
+def as_one_of_its_folder(folder, grey):
+    return as_sixteen_bits_in_another_window(folder, grey) / "images/scan.png"
+
+
+def as_the_images_of_its_folder(folder, grey):
+    return as_sixteen_bits_in_another_window(folder, grey) / "images"
+
+
+def as_pngs_in_capitals_among_junk(folder, grey):
+    path = as_folder_of_pngs(folder, grey)
+    (path / "scan.png").rename(path / "scan.PNG")
+    (path / "__MACOSX").mkdir()
+    for name in ("._scan.PNG", "._scan.png", ".DS_Store", "Thumbs.db"):
+        (path / name).write_bytes(b"\0\5\x16\7")
+    return path
+
+
 FORMS = {
+    as_sixteen_bits_alone: "png",
+    as_one_of_its_folder: "png",
+    as_the_images_of_its_folder: "pngs",
+    as_pngs_in_capitals_among_junk: "pngs",
     as_png: "png",
     as_capital_png: "png",
     as_npy: "array",
@@ -264,6 +290,24 @@ def named(name, text="DICM"):
 def empty_folder(folder):
     (folder / "x").mkdir()
     return folder / "x"
+
+
+def test_a_folder_of_other_pictures_says_what_there_is(tmp_path):
+    for name in ("a.jpg", "b.jpg", "._c.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="nor [*].png; only PNG .* is read, and there are 2 .jpg. Give"):
+        kind_of(tmp_path)
+
+
+def test_a_png_of_a_folder_has_its_spacing(tmp_path):
+    with FolderWriter(tmp_path / "data") as out:
+        out.add(SliceRecord("a", "p", "test", spacing_mm=0.7), make_grey(), np.zeros((30, 41)))
+    assert scans_in(tmp_path / "data/images/a.png")[0].spacing_mm == (0.7, 0.7)
+
+
+def test_a_volume_of_arrays_may_be_written_in_capitals(tmp_path):
+    np.save(tmp_path / "HU.npy", np.zeros((2, 3, 4)))
+    assert kind_of(tmp_path) == "volume" and scans_in(tmp_path)[0].hu.shape == (2, 3, 4)
 
 
 @pytest.mark.parametrize(
