@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lungseg.files import regular_file
 from lungseg.layouts import LAYOUTS, Layout
 from lungseg.nn.unetr import resize_positions
 
@@ -89,7 +90,7 @@ def read_state_dict(source: Mapping[str, Tensor] | str | Path) -> dict[str, Tens
     """The tensors of a checkpoint by key, without wrapping ("model", "state_dict") and common prefixes."""
     if isinstance(source, str | Path):
         try:
-            source = torch.load(source, map_location="cpu", weights_only=True)
+            source = torch.load(regular_file(source), map_location="cpu", weights_only=True)
         except OSError as error:
             raise ValueError(f"{source}: cannot be read ({error.strerror}). Give the path of a checkpoint.") from None
         except Exception:  # torch raises many kinds here; none of them tells a user what to do

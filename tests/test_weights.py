@@ -1,5 +1,6 @@
 """Published checkpoints into our networks: every layout, every adaptation, and no silence."""
 
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
 from lungseg.nn.swin_unet import SwinUNet
-from lungseg.weights import load_published, resize_bias_table
+from lungseg.weights import load_published, read_state_dict, resize_bias_table
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures/swin_unet"
 
@@ -230,3 +231,9 @@ def test_a_smaller_resnet_is_refused():
     published = state_dict_of("../resnet_unet/torchvision_resnet50.keys.txt")
     with pytest.raises(ValueError, match=r"in this ResNet-50 \(torchvision\) checkpoint, less than half"):
         load_published(ResNet50UNet(widths=(8, 16, 32, 64)), published)
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(ValueError, match="pipe.pth: cannot be read .it is a pipe"):
+        read_state_dict(tmp_path / "pipe.pth")

@@ -42,6 +42,10 @@ from lungseg.files import regular_file
 CACHE_BYTES = 2**30  # decoded slices are kept in memory when the data set needs no more (in each worker process)
 
 
+MAX_PNG_BYTES = 2**28  # more than 16-bit slices of the most pixels that Pillow opens
+ORIENTATION = 0x0112  # the tag of EXIF; 1 = as stored
+
+
 # ---- reading and checking pictures -------------------------------------------------------------------------
 
 
@@ -80,22 +84,36 @@ KINDS = {  # what Pillow calls the modes of a PNG, and we
 
 
 def read_grey_png(path: Path, bits: int) -> NDArray:
-    """(H, W) uint8 or uint16; a ValueError unless the file is an undamaged grey PNG of that depth."""
+    """(H, W) uint8 or uint16; a ValueError unless the file is an undamaged grey PNG of that depth, shown as it is."""
     try:
-        data = io.BytesIO(regular_file(path).read_bytes())
+        if regular_file(path).stat().st_size > MAX_PNG_BYTES:
+            raise ValueError(f"{path} has more than {MAX_PNG_BYTES >> 20} MiB, too many for a slice. Export it again.")
+        data = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{path} is missing{instead_of(path)}, or remove its partner and its manifest row.") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
     try:
-        Image.open(data, formats=("PNG",)).verify()  # the checksum of every chunk, and the end marker
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.open(data, formats=("PNG",)).verify()  # the checksum of every chunk, and the end marker
         picture = Image.open(data, formats=("PNG",))
+        frames = getattr(picture, "n_frames", 1)
         picture.load()
+        turned = picture.getexif().get(ORIENTATION, 1) != 1
     except Image.UnidentifiedImageError:
         raise ValueError(f"{path} is not a PNG image. Export it again as PNG.") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"{path} claims more than {Image.MAX_IMAGE_PIXELS} pixels. Export one slice.") from None
+    except MemoryError:
+        raise ValueError(f"{path} needs more memory than there is. Make it smaller.") from None
     except Exception as error:  # Pillow reports damage as OSError, SyntaxError, struct.error, zlib.error, ...
         raise ValueError(f"{path} is damaged or cut short ({error}). Copy or export it again.") from None
     kind = KINDS.get(picture.mode, picture.mode)
+    if frames > 1:
+        raise ValueError(f"{path} is an animation of {frames} pictures. Export each as a PNG of its own.")
+    if turned:
+        raise ValueError(f"{path} asks viewers to turn or mirror it (EXIF orientation). Turn its pixels instead.")
     if kind != f"{bits}-bit":
         hint = " (or write bits = 16 in the manifest)" if kind == "16-bit" and path.parent.name == "images" else ""
         raise ValueError(f"{path} is a {kind} PNG, {bits}-bit grey is wanted. Convert it to {bits}-bit grey{hint}.")

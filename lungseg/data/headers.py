@@ -15,6 +15,7 @@ from pathlib import Path
 from lungseg.files import regular_file
 
 SEPARATORS = (",", ";", "\t")  # spreadsheets write the second where the comma is the decimal point
+MAX_BYTES = 2**26  # of a table: half a million rows
 LIKENESS = 0.8  # of two names, above which one may be the other mistyped; "splits" and "split" have 0.91
 MEANINGS = {  # words in the names of columns that mean one of ours
     "group": {"group", "groups", "patient", "patients", "patientid", "pid", "subject", "case", "series", "seriesuid"},
@@ -71,7 +72,9 @@ def read_csv(path: Path, known: Collection[str]) -> list[tuple[int, dict[str, st
         ValueError: if it is not such a table, or a row has more cells than the header.
         csv.Error, OSError: if it cannot be read at all.
     """
-    text = regular_file(path).read_text("utf-8-sig")  # -sig: spreadsheets put a byte-order mark in front
+    if regular_file(path).stat().st_size > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB, too many for such a table.")
+    text = path.read_text("utf-8-sig")  # -sig: spreadsheets put a byte-order mark in front
     separator = max(SEPARATORS, key=lambda s: len(set(known) & {n.strip().lower() for n in header_of(text, s)}))
     header = header_of(text, separator)
     names = recognise(header, known, guard=known if len(header) > 1 else ())  # one: separated by something else

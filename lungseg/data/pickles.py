@@ -19,6 +19,7 @@ from lungseg.data.dataframe import NAMES, array_of, bytes_of, dtype_of, frame_co
 from lungseg.data.plausible import Lesion, Tally, odd_hu
 from lungseg.data.splits import CELLS
 from lungseg.data.unpickler import Name, Record, RefusedError, unpickle
+from lungseg.files import regular_file
 
 MAX_CELLS = 1_000_000  # the published table has 2,832; a hostile file can use one list for a thousand columns
 TOO_MANY = f"the table has more than {MAX_CELLS} cells, which no table of slices needs"
@@ -72,7 +73,7 @@ def read_table(
 
 
 def unpickle_file(path: Path) -> Any:
-    with open(path, "rb") as file:
+    with open(regular_file(path), "rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         if size == 0:
@@ -228,8 +229,8 @@ def judge(name: str, images: list[np.ndarray], masks: list[np.ndarray | None], v
             (h, w), (first_h, first_w) = size, sizes[0]
             raise RefusedError(
                 f"{place(row, name)}: the image is {h} x {w} pixels, but that of row 0 is {first_h} x {first_w}; "
-                f"slices below {CELLS} pixels can be searched for near-duplicates only if all have one size: resize them, or "
-                f"make a table and a folder for each size"
+                f"slices below {CELLS} pixels can be searched for near-duplicates only if all have one size: resize "
+                f"them, or make a table and a folder for each size"
             )
     tally = Tally(f"column {short(name)}", "rows")
     for row, (image, mask) in enumerate(zip(images, masks, strict=True)):

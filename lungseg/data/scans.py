@@ -30,7 +30,8 @@ from lungseg.data.manifest import (
     visible,
 )
 from lungseg.data.pickles import read_table
-from lungseg.data.volume_files import read_volume
+from lungseg.data.plausible import slices_of
+from lungseg.data.volume_files import check_sums, map_file, read_volume
 from lungseg.data.volumes import volume_path
 
 
@@ -153,7 +154,9 @@ def records_of(folder: Path, kind: str) -> list[SliceRecord]:
 
 
 def read_one_volume(path: Path, id_: str) -> Scan:
+    """All of it will be looked at, so that a changed voxel is to be noticed, too."""
     volume = read_volume(path)
+    check_sums(path)
     spacing = volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None
     return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing)
 
@@ -161,8 +164,8 @@ def read_one_volume(path: Path, id_: str) -> Scan:
 def read_array(path: Path) -> Scan:
     """A .npz with a volume, or a .npy with a volume or a single slice."""
     try:
-        hu = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix.lower() == ".npy" else None
-    except (ValueError, OSError, EOFError):
+        hu = map_file(path, "hu") if path.suffix.lower() == ".npy" else None
+    except (ValueError, OSError):
         hu = None  # read_volume says what is wrong with the file
     if hu is None or hu.ndim == 3:
         return read_one_volume(path, path.stem)
@@ -192,6 +195,6 @@ def checked_hu(where: Path | str, hu: NDArray) -> NDArray:
         raise ValueError(f'{where}: HU are plain numbers, got {hu.dtype}. Save them with .astype("int16").')
     if hu.size == 0:
         raise ValueError(f"{where}: no HU are there, the shape is {hu.shape}. Export it again.")
-    if gaps := hu.size - np.count_nonzero(np.isfinite(hu)):
+    if gaps := sum(np.count_nonzero(~np.isfinite(part)) for part in slices_of(hu) if part.dtype.kind == "f"):
         raise ValueError(f"{where}: {gaps} of {hu.size} HU are NaN or infinite. Fill gaps with -1000, for air.")
     return hu

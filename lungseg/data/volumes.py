@@ -22,7 +22,7 @@ from lungseg.data.manifest import FRACTIONS, SliceRecord, find_member, members, 
 from lungseg.data.phantoms import phantom_volume
 from lungseg.data.plausible import Lesion, Tally
 from lungseg.data.splits import split_by_group
-from lungseg.data.volume_files import Volume, check_target, check_volume, read_labelled, write_volume
+from lungseg.data.volume_files import Volume, check_sums, check_target, check_volume, read_labelled, write_volume
 
 MAX_VOXELS = 2000  # remembered of each lesion: enough places for a patch, and 24 kB however large the lesion
 LUNG_MM = (45.0, 85.0), (-20.0, 20.0)  # a phantom's lung: so far to either side of its middle, and up or down
@@ -142,11 +142,15 @@ class VolumeDataset(Dataset):
     def __init__(self, folder: str | Path, split: str | None = None):
         self.folder = Path(folder)
         self.records = read_split(folder, split, "volumes")
+        self._whole: set[int] = set()  # what was read whole, and its checksums compared
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+        if index not in self._whole:  # the first time: mapped reading passes checksums by
+            check_sums(volume_path(self.folder, self.records[index]))
+            self._whole.add(index)
         image, target = map(torch.from_numpy, self._cut(index, self._open(index)))
         return image[None], target[None], self.records[index].id  # (1, D, H, W), (1, D, H, W)
 
@@ -168,6 +172,11 @@ class VolumeDataset(Dataset):
             return hu_to_unit(hu), target.astype(np.float32)
         except ValueError as error:
             raise ValueError(f"{volume_path(self.folder, self.records[number])}: {error}") from None
+        except MemoryError:
+            size = " x ".join(map(str, hu.shape))
+            raise ValueError(
+                f"{volume_path(self.folder, self.records[number])}: {size} voxels need more memory than there is."
+            ) from None
 
 
 class PatchDataset(VolumeDataset):

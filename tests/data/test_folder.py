@@ -111,10 +111,10 @@ def png_without_end(path):
     path.write_bytes(path.read_bytes()[:-12])
 
 
-def lying_header(path):
-    """A PNG that claims to be 60,000 x 60,000 pixels."""
+def lying_header(path, side):
+    """A PNG that claims to be side x side pixels."""
     data = path.read_bytes()
-    header = b"IHDR" + struct.pack(">II", 60000, 60000) + data[24:29]
+    header = b"IHDR" + struct.pack(">II", side, side) + data[24:29]
     path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
 
 
@@ -122,6 +122,17 @@ def edit_row(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+
+
+def animate(path):
+    first, second = Image.open(path), Image.fromarray(GREY)
+    first.save(path, save_all=True, append_images=[second])
+
+
+def turn(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.open(path).save(path, exif=exif)
 
 
 IMAGE, MASK, TABLE = "images/a_0.png", "masks/a_0.png", "manifest.csv"
@@ -168,7 +179,13 @@ DAMAGES = {
     ),
     "end cut off": (lambda d: png_without_end(d / IMAGE), IMAGE, "damaged or cut short"),
     "byte flipped": (lambda d: flip_a_byte(d / IMAGE), IMAGE, "damaged or cut short"),
-    "huge": (lambda d: lying_header(d / IMAGE), IMAGE, "damaged or cut short"),
+    "huge": (lambda d: lying_header(d / IMAGE, 60000), IMAGE, "claims more than [0-9]+ pixels"),
+    "large": (lambda d: lying_header(d / IMAGE, 10000), IMAGE, "claims more than [0-9]+ pixels"),
+    "long": (lambda d: os.truncate(d / IMAGE, 2**28 + 1), IMAGE, "has more than 256 MiB, too many for a slice"),
+    "a pipe as image": (lambda d: ((d / IMAGE).unlink(), os.mkfifo(d / IMAGE)), IMAGE, "it is a pipe"),
+    "endless": (lambda d: ((d / MASK).unlink(), (d / MASK).symlink_to("/dev/zero")), MASK, "it is a pipe, a device"),
+    "animated": (lambda d: animate(d / IMAGE), IMAGE, "is an animation of 2 pictures. Export each"),
+    "turned": (lambda d: turn(d / IMAGE), IMAGE, "asks viewers to turn or mirror it .EXIF orientation"),
     "not a png": (lambda d: (d / IMAGE).write_text("hello"), IMAGE, "is not a PNG image"),
     "empty file": (lambda d: (d / IMAGE).write_bytes(b""), IMAGE, "is not a PNG image"),
     "jpeg": (lambda d: save(GREY, d / IMAGE, format="JPEG"), IMAGE, "is not a PNG image"),
@@ -228,6 +245,15 @@ def test_each_damage_is_named_with_its_file_and_nothing_else_is_accused(small, n
     assert len(hits) == 1, problems
     innocent = [p for p in problems if not any(word in p for word in (where, "a_0", "a_1"))]
     assert not innocent, innocent
+
+
+def test_too_little_memory_for_a_picture_is_a_sentence(small, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", no_memory)
+    with pytest.raises(ValueError, match="a_0.png needs more memory than there is"):
+        read_slice(small, read_manifest(small)[0])
 
 
 @pytest.mark.parametrize("name", DAMAGES)

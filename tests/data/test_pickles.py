@@ -320,6 +320,26 @@ def test_a_table_of_too_many_cells_is_refused_before_they_are_looked_at(many, tm
 # Refusals: the file itself
 
 
+@pytest.mark.parametrize("form", ["list", "array"])
+def test_an_image_that_rows_share_is_looked_at_once(form, tmp_path, monkeypatch):
+    seen = []
+    look = lungseg.data.pickles.hu_problem
+    monkeypatch.setattr(lungseg.data.pickles, "hu_problem", lambda image: seen.append(image) or look(image))
+    ct, mask = np.arange(9.0).reshape(3, 3) - 1000, np.eye(3, dtype=np.int8)
+    shared = {"mask": [mask] * 500, "hu_array": [ct] * 500}
+    if form == "array":  # two columns are the same stack
+        stack = np.stack([ct] * 4)
+        shared = {"mask": np.stack([mask] * 4), "hu_array": stack, "hu_array_old": stack}
+    read_table(save(tmp_path / "t.pkl", shared), required=("mask", "hu_array"))
+    assert len(seen) == (1 if form == "list" else 4)
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "t.pkl")
+    with pytest.raises(ValueError, match="t.pkl: the file cannot be read: it is a pipe"):
+        read_table(tmp_path / "t.pkl")
+
+
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     assert "cannot be read: No such file" in refusal(tmp_path / "absent.pkl")
     assert "cannot be read" in refusal(tmp_path)

@@ -221,6 +221,96 @@ def test_a_bad_file_is_refused_in_one_sentence_with_its_name(tmp_path, name):
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
+def bomb(path, claimed=None):
+    """An .npz of some hundred kB whose compressed member unpacks to 64 MiB, behind a header of 4 x 20 x 20."""
+    data = npy_bytes(np.zeros((4, 20, 20), np.int16)) + bytes(2**26)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("hu.npy", data)
+    if claimed is not None:  # the size that the archive says of it, in its table and before the member
+        raw = path.read_bytes()
+        path.write_bytes(raw.replace(len(data).to_bytes(4, "little"), claimed.to_bytes(4, "little")))
+
+
+@pytest.mark.parametrize("claimed", [None, 1000, 2**31])
+def test_no_more_is_unpacked_than_the_header_says(tmp_path, claimed):
+    bomb(tmp_path / "scan.npz", claimed)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="scan.npz.*(hu is longer than its header|hu is cut short|is damaged)"):
+            read_volume(tmp_path / "scan.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_memory_is_set_aside_that_a_compressed_member_cannot_fill(tmp_path):
+    header = npy_bytes(np.zeros((1, 1, 1), np.int16)).replace(b"(1, 1, 1), }   ", b"(4096,4096,99), }")[: -2 - 2]
+    member("hu.npy", header + b"\n" * 9000, zipfile.ZIP_DEFLATED)(tmp_path / "scan.npz")
+    with pytest.raises(ValueError, match="scan.npz: hu (is cut short|does not begin)"):
+        read_volume(tmp_path / "scan.npz")
+
+
+@pytest.mark.parametrize("name", ["scan.npy", "scan.npz"])
+def test_a_header_of_gigabytes_is_not_read(tmp_path, name):
+    head = b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b"{" + b" " * 100
+    if name == "scan.npz":
+        member("hu.npy", head, zipfile.ZIP_DEFLATED)(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(head)
+        os.truncate(tmp_path / name, 2**33)  # a hole
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"{name}: hu does not begin as .npy data do"):
+            read_volume(tmp_path / name)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_archive_of_very_many_members_is_refused_before_they_are_listed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "scan.npz", "w") as archive:
+        for i in range(12000):
+            archive.writestr(f"{i:060d}", b"")
+    with pytest.raises(ValueError, match="scan.npz: its table of members is larger than 1 MiB, which no volume needs"):
+        read_volume(tmp_path / "scan.npz")
+
+
+@pytest.mark.parametrize("name", ["scan.npz", "scan.npy", "scan/hu.npy"])
+def test_a_pipe_is_not_opened(tmp_path, name):
+    (tmp_path / "scan").mkdir()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="scan.* cannot be read .it is a pipe"):
+        read_volume(tmp_path / name.removesuffix("/hu.npy"))
+
+
+def test_too_little_memory_is_a_sentence(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "scan.npz", hu=HU, target=TARGET)
+
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "empty", no_memory)
+        with pytest.raises(ValueError, match="scan.npz needs more memory than there is. Save it with np.savez"):
+            read_volume(tmp_path / "scan.npz")
+    monkeypatch.setattr("lungseg.data.volume_files.odd_hu", no_memory)
+    with pytest.raises(ValueError, match="scan.npz needs more memory than there is"):
+        check_volume(tmp_path / "scan.npz")
+
+
+def test_a_volume_larger_than_the_memory_allowed_is_checked(tmp_path):
+    hu = np.full((64, 128, 128), -700, np.int16)  # 2 MiB
+    hu[9, 9, 9], target = 40, (hu > 0).astype(np.uint8)
+    write_volume(tmp_path / "scan.npz", hu, target, 1.0)
+    del hu, target
+    tracemalloc.start()
+    try:
+        check_volume(tmp_path / "scan.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2**20 + 2**19  # of which 1 MiB is a buffer for checksums
+    finally:
+        tracemalloc.stop()
+
+
 def test_another_kind_of_file_is_refused(tmp_path):
     (tmp_path / "scan.nii.gz").touch()
     with pytest.raises(ValueError, match=r"scan.nii.gz: a volume is an .npz file, an .npy file or a folder"):

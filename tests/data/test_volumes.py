@@ -333,6 +333,21 @@ def test_wrong_values_are_not_trained_on_even_if_nobody_checked_the_folder(small
         kind(small, "train", **options)[0]
 
 
+def test_a_changed_voxel_is_noticed_where_whole_volumes_are_read(small):
+    flip_a_byte(small / FILE)
+    with pytest.raises(ValueError, match="v0.npz is damaged .the checksum of hu.npy"):
+        VolumeDataset(small)[0]
+
+
+def test_too_little_memory_for_a_volume_is_a_sentence_with_its_name(small, monkeypatch):
+    def no_memory(hu):
+        raise MemoryError
+
+    monkeypatch.setattr(volumes, "hu_to_unit", no_memory)
+    with pytest.raises(ValueError, match="v0.npz: 6 x 7 x 8 voxels need more memory than there is"):
+        VolumeDataset(small)[0]
+
+
 def test_slices_and_volumes_are_not_mixed_up(small, tmp_path):
     with pytest.raises(ValueError, match=r"scans is a folder of volumes, and slices are wanted"):
         SliceDataset(small)
