@@ -109,7 +109,7 @@ def test_the_pixels_of_volumes_are_unknown_if_any_side_is(tmp_path):
             for i, split in enumerate(("train", "val")):
                 target = np.zeros((4, 8, 16), np.uint8)
                 target[2, 4, 4] = 1
-                out.add(SliceRecord(f"v{i}", f"p{i}", split), target.astype(np.int16) - 800, target, spacing)
+                out.add(SliceRecord(f"v{i}", f"p{i}", split), target.astype(np.int16) - 800 - i, target, spacing)
         assert opened(SOLID, tmp_path, tmp_path / name).input["spacing_mm"] is None
 
 

@@ -78,7 +78,8 @@ def read_csv(path: Path, known: Collection[str]) -> list[tuple[int, dict[str, st
     separator = max(SEPARATORS, key=lambda s: len(set(known) & {n.strip().lower() for n in header_of(text, s)}))
     header = header_of(text, separator)
     names = recognise(header, known, guard=known if len(header) > 1 else ())  # one: separated by something else
-    lines, rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True), []
+    how = {"delimiter": separator, "skipinitialspace": True, "strict": True}  # strict: a lone quote would swallow rows
+    lines, rows = csv.reader(io.StringIO(text, newline=""), **how), []
     next(lines, None)
     for line in lines:
         cells = [cell.strip() for cell in line]

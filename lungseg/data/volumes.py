@@ -53,6 +53,7 @@ def check_volume_folder(folder: str | Path) -> list[str]:
             problems.append(str(error))
             continue
         tally.add(record.id, [], Lesion(volume.target))
+        tally.add_image(record.id, record.split, volume.hu)
     problems += told(tally)
     if records or not problems:
         known = {volume_path(folder, record) for record in records}

@@ -222,6 +222,7 @@ DAMAGES = {
     "shifted": (lambda d: edit_row(d / TABLE, "solid", "solid, part"), TABLE, "line 2 has 9 cells and the header 8"),
     "two ids in capitals": (lambda d: edit_row(d / TABLE, "a_1,", "A_0,"), "'A_0'", "are one file name on Windows"),
     "two groups in capitals": (lambda d: edit_row(d / TABLE, "c_4,c", "c_4,A"), "'A'", "'a' is in train and 'A' in"),
+    "lone quote": (lambda d: edit_row(d / TABLE, "solid", '"solid'), TABLE, "cannot be read as a table"),
     "a pipe": (lambda d: ((d / TABLE).unlink(), os.mkfifo(d / TABLE)), TABLE, "it is a pipe"),
     "another table": (lambda d: (d / TABLE).rename(d / "manifest.xlsx"), "manifest.xlsx", "but no manifest.csv"),
     "no rows": (lambda d: (d / TABLE).write_text("id,group,split\n"), TABLE, "lists no slice"),

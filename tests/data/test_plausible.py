@@ -212,6 +212,17 @@ def test_one_image_under_many_ids_is_told_and_in_two_splits_refused(tmp_path):
     assert "has the same image as s0 in train and s3 in val (1 such pairs), so the scores would measure" in problem
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_one_volume_in_two_splits_is_refused(tmp_path, dtype):
+    with VolumeWriter(tmp_path / "f") as out:
+        for i, split in enumerate(SPLITS):
+            image, target = pair(0 if i == 6 else i)
+            hu = np.stack([image] * 3).astype(dtype if i else np.int16) * 5 - 1000
+            out.add(SliceRecord(f"v{i}", f"p{i}", split), hu, np.stack([target] * 3), 1.0)
+    (problem,) = check_volume_folder(tmp_path / "f")
+    assert "has the same image as v0 in train and v6 in test (1 such pairs)" in problem
+
+
 def test_exchanged_masks_of_volumes_are_refused(tmp_path):
     for name, exchanged in (("good", 0), ("bad", 1)):
         with VolumeWriter(tmp_path / name) as out:
