@@ -7,8 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from lungseg.layouts import LAYOUTS, kernel_of_linear, positions_on_a_grid, rename_swin, rename_timm_swin, rename_unetr
+from lungseg.layouts import (
+    LAYOUTS,
+    encoder_of,
+    kernel_of_linear,
+    positions_on_a_grid,
+    rename_swin,
+    rename_timm_swin,
+    rename_unetr,
+)
+from lungseg.nn.resnet_unet import ResNet50UNet
+from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
+from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR, resize_positions
 from lungseg.weights import load_published
 
@@ -42,6 +53,29 @@ def vit():
 def test_names_are_distinct_within_a_network():
     names = [(layout.network, layout.name) for layout in LAYOUTS]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("network", "rest"),
+    [
+        (SwinUNet(embed_dim=8, depths=(1, 1), num_heads=(1, 2)),
+         {"expanding", "fuse", "decoder", "norm_up", "final_expanding", "head"}),
+        (UNETR(img_size=32, embed_dim=8, num_heads=1, depth=4, feature_size=2),
+         {"skips", "image_block", "decoder", "head"}),
+        (ResNet50UNet(widths=(2,) * 4, depths=(1,) * 4), {"decoder", "head"}),
+        (UNet(channels=(4, 8)), {"pool", "up", "decoder", "head"}),
+        (RRCUNet(channels=(4,)), {"pool", "up", "decoder", "head"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_the_encoder_of_each_network_is_all_but_its_way_back_up(network, rest):
+    names = {name for name, _ in [*network.named_children(), *network.named_parameters(recurse=False)]}
+    assert set(encoder_of(network)) == names - rest
+
+
+def test_a_foreign_network_has_no_encoder_that_we_know():
+    with pytest.raises(ValueError, match="Linear has no encoder"):
+        encoder_of(nn.Linear(1, 1))
 
 
 # Swin
@@ -193,7 +227,7 @@ def test_a_full_size_vit_fills_the_encoder():
         assert torch.equal(ours[name], published[key])
 
 
-def test_our_blocks_with_a_vits_weights_classify_as_the_vit_did(vit):
+def test_our_blocks_with_a_vits_weights_classify_as_the_vit_did(vit, assert_published):
     """Every tensor of the encoder at once: put the class token back by hand, and ask its classifier."""
     model, weights = small_network(3), vit["state_dict"]
     report = load_published(model, weights)
@@ -201,14 +235,17 @@ def test_our_blocks_with_a_vits_weights_classify_as_the_vit_did(vit):
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-6  # timm's; UNETR has 1e-5
-    with torch.no_grad():
-        tokens = model.hidden_states(vit["input"])[0]  # (B, 9, K), positions added
-        first = (weights["cls_token"] + weights["pos_embed"][:, :1]).expand(len(tokens), -1, -1)
-        z = torch.cat([first, tokens], dim=1)
-        for block in model.blocks:
-            z = block(z)
-        logits = model.norm(z)[:, 0] @ weights["head.weight"].T + weights["head.bias"]
-    torch.testing.assert_close(logits, vit["output"], rtol=1e-5, atol=1e-5)
+    logits = {}
+    for dtype in (torch.float32, torch.float64):
+        model, weights = model.to(dtype), {key: value.to(dtype) for key, value in weights.items()}
+        with torch.no_grad():
+            tokens = model.hidden_states(vit["input"].to(dtype))[0]  # (B, 9, K), positions added
+            first = (weights["cls_token"] + weights["pos_embed"][:, :1]).expand(len(tokens), -1, -1)
+            z = torch.cat([first, tokens], dim=1)
+            for block in model.blocks:
+                z = block(z)
+            logits[dtype] = model.norm(z)[:, 0] @ weights["head.weight"].T + weights["head.bias"]
+    assert_published(logits[torch.float64], logits[torch.float32], vit["output"])
 
 
 def test_a_grey_image_gives_the_vits_tokens_of_three_equal_channels(vit):

@@ -21,7 +21,6 @@ MEANINGS = {  # words in the names of columns that mean one of ours
     "group": {"group", "groups", "patient", "patients", "patientid", "pid", "subject", "case", "series", "seriesuid"},
     "split": {"split", "splits", "set", "subset", "fold", "partition"},
 }
-MISSING = {"", "nan", "<na>", "#n/a"}  # how programs write a text that is not there
 
 
 class ColumnError(ValueError):
@@ -92,11 +91,6 @@ def read_csv(path: Path, known: Collection[str]) -> list[tuple[int, dict[str, st
             cells += [""] * (len(names) - len(cells))
             rows.append((lines.line_num, {name: cell for name, cell in zip(names, cells, strict=False) if name}))
     return rows
-
-
-def text_of(cell: str) -> str:
-    """The cell, or "" for what programs write where there is no text."""
-    return "" if cell.lower() in MISSING else cell
 
 
 def header_of(text: str, separator: str) -> list[str]:

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from lungseg.data.headers import ColumnError, recognise, text_of
 from lungseg.data.dataframe import NAMES, array_of, bytes_of, dtype_of, frame_columns
+from lungseg.data.headers import ColumnError, recognise
 from lungseg.data.plausible import Lesion, Tally, odd_hu
-from lungseg.data.splits import CELLS
 from lungseg.data.unpickler import Name, Record, RefusedError, unpickle
 from lungseg.files import regular_file
 
@@ -44,7 +43,7 @@ def read_table(
     Returns:
         column -> cells, in the order of the rows in the file, whatever their index says. An image is an array
         (H, W), read-only, of the type it has in the file; the images of one row have one size. Other cells
-        are str, int, float, bool or None: a text that is missing is None, whatever the file has for it.
+        are str, int, float, bool or None.
 
     Raises:
         ValueError: one sentence with the file, and the row (counted from 0) and column where there is one.
@@ -57,7 +56,7 @@ def read_table(
         names = recognise([name for name, _ in columns], {"label1", "mask", *required})
         for name, (_, column) in zip(names, columns, strict=True):
             cells = cells_of(column, name, MAX_CELLS // (len(table) + 1))
-            table[name] = without_nan([cell_of(cell, row, name) for row, cell in enumerate(cells)], name)
+            table[name] = [cell_of(cell, row, name) for row, cell in enumerate(cells)]
         check_table(table, required, judged)
         return table
     except (RefusedError, ColumnError) as error:
@@ -138,14 +137,6 @@ def cell_of(value: Any, row: int, name: str) -> Any:
     raise RefusedError(f"{place(row, name)}: wanted an image (H, W) of numbers, a text or a number, got {found}")
 
 
-def without_nan(cells: list, name: str) -> list:
-    """The same, but None for NaN in a column of texts, where it means that there is none; and for a label "nan"."""
-    if name != "label1" and not any(type(cell) is str for cell in cells):
-        return cells
-    cells = [None if type(cell) is float and cell != cell else cell for cell in cells]
-    return [None if name == "label1" and type(c) is str and c and not text_of(c) else c for c in cells]
-
-
 # What a table of slices must be
 
 
@@ -219,19 +210,7 @@ def hu_problem(image: np.ndarray) -> str | None:
 
 
 def judge(name: str, images: list[np.ndarray], masks: list[np.ndarray | None], values: Values) -> None:
-    """Refuse a column of HU, and its masks, where most rows are hardly what was meant; warn of a few.
-
-    Also slices that cannot be told to be near-duplicates or not: below CELLS pixels, of different sizes.
-    """
-    sizes = [image.shape for image in images]
-    for row, size in enumerate(sizes):
-        if min(*size, *sizes[0]) < CELLS and size != sizes[0]:
-            (h, w), (first_h, first_w) = size, sizes[0]
-            raise RefusedError(
-                f"{place(row, name)}: the image is {h} x {w} pixels, but that of row 0 is {first_h} x {first_w}; "
-                f"slices below {CELLS} pixels can be searched for near-duplicates only if all have one size: resize "
-                f"them, or make a table and a folder for each size"
-            )
+    """Refuse a column of HU, and its masks, where most rows are hardly what was meant; warn of a few."""
     tally = Tally(f"column {short(name)}", "rows")
     for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
         tally.add(f"row {row}", [values.once(odd_hu, image)], None if mask is None else values.once(Lesion, mask))

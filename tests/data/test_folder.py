@@ -219,7 +219,7 @@ DAMAGES = {
     "one column twice": (lambda d: edit_row(d / TABLE, "label", " Split"), TABLE, "'split' and 'Split' are one"),
     "unit": (lambda d: edit_row(d / TABLE, "0.7", "0.7 mm"), "'a_0'", "spacing_mm '0.7 mm', .* without a unit"),
     "decimal comma": (lambda d: edit_row(d / TABLE, "0.7", '"0,7"'), "'a_0'", "spacing_mm '0,7', .* point as in 0.7"),
-    "shifted": (lambda d: edit_row(d / TABLE, "solid", "solid, part"), TABLE, "line 2 has 9 cells and the header 8"),
+    "shifted": (lambda d: edit_row(d / TABLE, "solid", "a, b, c, d"), TABLE, "line 2 has 13 cells and the header 10"),
     "two ids in capitals": (lambda d: edit_row(d / TABLE, "a_1,", "A_0,"), "'A_0'", "are one file name on Windows"),
     "two groups in capitals": (lambda d: edit_row(d / TABLE, "c_4,c", "c_4,A"), "'A'", "'a' is in train and 'A' in"),
     "lone quote": (lambda d: edit_row(d / TABLE, "solid", '"solid'), TABLE, "cannot be read as a table"),

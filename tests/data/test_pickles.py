@@ -235,33 +235,6 @@ def test_rows_may_differ_in_size_from_each_other(tmp_path):
     assert [image.shape for image in read_table(save(tmp_path / "t.pkl", mixed))["mask"]] == [(2, 3), (5, 4)]
 
 
-def test_small_slices_of_two_sizes_are_named_where_likeness_is_asked_for(tmp_path):
-    sizes = [(130, 129), (130, 129), (41, 130)]
-    ct = [np.random.default_rng(0).normal(-800, 50, size) for size in sizes]
-    columns = {"mask": [(image > -700).astype(np.int8) for image in ct], "hu_array": ct}
-    path = save(tmp_path / "t.pkl", columns)
-    with pytest.raises(ValueError, match=r"t.pkl: row 2 .*'hu_array': the image is 41 x 130 pixels.* resize them"):
-        read_table(path, required=("mask", "hu_array"))
-    assert len(read_table(path, required=("hu_array",), judged=False)["mask"]) == 3
-    columns["hu_array"][2] = np.random.default_rng(0).normal(-800, 50, (200, 300))
-    columns["mask"][2] = np.zeros((200, 300), np.int8)
-    assert len(read_table(save(path, columns), required=("mask", "hu_array"))["mask"]) == 3
-
-
-@pytest.mark.parametrize("missing", [None, np.nan, float("nan"), "nan", "NaN", "<NA>", np.float64("nan")], ids=repr)
-def test_a_missing_label_is_none(missing, tmp_path):
-    labels = ["LR2", missing, "none"]
-    assert read_table(save(tmp_path / "t.pkl", table() | {"label1": labels}))["label1"] == ["LR2", None, "none"]
-    numbers = read_table(save(tmp_path / "t.pkl", table() | {"label1": [1.0, missing, 3.0]}))["label1"]
-    assert numbers == [1.0, None, 3.0]
-
-
-def test_in_other_columns_nan_is_a_number_among_numbers_and_nothing_among_texts(tmp_path):
-    more = {"patient": ["a", np.nan, "nan"], "spacing_mm": [0.7, np.nan, 0.8]}
-    read = read_table(save(tmp_path / "t.pkl", table() | more))
-    assert read["patient"] == ["a", None, "nan"] and np.isnan(read["spacing_mm"][1])
-
-
 def test_columns_of_different_length_are_refused(tmp_path):
     broken = table()
     broken["hu_array"].pop()

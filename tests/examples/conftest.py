@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lungseg.checkpoint import load_checkpoint
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord
 
@@ -52,3 +54,20 @@ def log_of():
         return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def starts_from():
+    """Train for an epoch that learns nothing from another run's best weights; return what it ended with."""
+
+    def check(main, argv, best, out):
+        still = ["--epochs", "1", "--lr", "1e-12", "--weight-decay", "0", "--warmup-epochs", "0"]
+        assert isinstance(main([*argv, *still, "--weights", str(best), "--out", str(out)]), float)
+        before, after = (load_checkpoint(path)["model"] for path in (best, out / "last.pt"))
+        assert before.keys() == after.keys()
+        for name in before:
+            if "running" not in name and "num_batches" not in name:  # batch norms count on
+                assert torch.allclose(before[name], after[name], atol=1e-6), name  # the head's bias too: no prior
+        return after
+
+    return check

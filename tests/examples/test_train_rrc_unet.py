@@ -56,3 +56,7 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_rrc_unet):
     for recipe in train_rrc_unet.RECIPES.values():
         with torch.device("meta"):
             RRCUNet(**train_rrc_unet.network_arguments(recipe))
+
+
+def test_ones_own_weights_are_a_start(reference, train_rrc_unet, tmp_path, starts_from):
+    starts_from(train_rrc_unet.main, TINY, reference[0] / "best.pt", tmp_path / "run")

@@ -149,7 +149,7 @@ OTHER = {
     "window_size": 3, "drop_path_rate": 0.0, "prior_bias": True, "loss": "bce", "optimizer": "adam", "lr": 0.02,
     "weight_decay": 0.5, "warmup_epochs": 2.0, "schedule": "constant", "grad_clip": 0.01, "batch_size": 3,
     "accumulate": 2, "epochs": 2, "patience": 1, "min_epochs": 3, "monitor": "loss",
-    "momentum": 0.5, "plateau_patience": 1, "min_lr": 5e-8,
+    "momentum": 0.5, "plateau_patience": 1, "min_lr": 5e-8, "freeze_encoder": 2, "amp": "bf16",
 }  # fmt: skip
 NEVER_BETTER = ["--lr", "1e-7", "--monitor", "iou"]  # a network that does not change is best after its first epoch
 PLATEAU = [*NEVER_BETTER, "--schedule", "plateau", "--warmup-epochs", "0", "--min-lr", "0"]
@@ -157,7 +157,7 @@ BASE = {  # what must be so for the field to matter
     "patience": NEVER_BETTER, "min_epochs": [*NEVER_BETTER, "--patience", "1"], "momentum": ["--optimizer", "sgd"],
     "plateau_patience": PLATEAU, "min_lr": [*PLATEAU, "--plateau-patience", "1"],
 }  # fmt: skip
-ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "amp", "weights"}  # phantoms, a GPU, a file
+ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights"}  # phantoms, a file
 
 
 def test_the_list_of_changed_fields_is_complete():
@@ -453,6 +453,29 @@ def test_published_weights_are_a_start(folder, reference, tmp_path, capsys):
     assert "cannot be read" in refused(
         capsys, ["--data", folder, "--out", tmp_path / "x", *TINY, "--weights", "none.pth"]
     )
+
+
+def test_ones_own_weights_are_a_start(folder, reference, tmp_path, starts_from):
+    """The reference has no bias in its head (--no-prior-bias); a network with one starts at what it computes, 0."""
+    argv = ["--data", str(folder), *TINY]
+    starts_from(main, argv, reference[0] / "best.pt", tmp_path / "run")
+    still = ["--epochs", "1", "--lr", "1e-12", "--prior-bias", "--weights", str(reference[0] / "best.pt")]
+    assert isinstance(main([*argv, *still, "--out", str(tmp_path / "bias")]), float)
+    assert load_checkpoint(tmp_path / "bias/last.pt")["model"]["head.bias"].abs().item() < 1e-6
+
+
+def test_a_run_of_an_older_version_is_resumed(folder, reference, tmp_path):
+    """It knew nothing of the fields that were added since; with their defaults it is the same run."""
+    out = tmp_path / "run"
+    shutil.copytree(reference[0], out)
+    state = load_checkpoint(out / "last.prev.pt")
+    for part in ("recipe", "run"):
+        del state[part]["weights"], state[part]["freeze_encoder"]
+        state[part]["amp"] = "bf16"  # the default, with which a CPU took float32
+    save_checkpoint(out / "last.pt", state)
+    os.remove(out / "last.prev.pt")
+    assert main(["--out", str(out), "--resume"]) == reference[1]
+    assert_same_run(reference[0], out)
 
 
 @pytest.mark.parametrize(
