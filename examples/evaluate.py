@@ -17,10 +17,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
+
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.baselines import LEVELS, best_threshold, fixed_map
 from lungseg.data.folder import SliceDataset
@@ -28,11 +30,14 @@ from lungseg.data.manifest import SPLITS, SliceRecord, held_kind
 from lungseg.data.volumes import VolumeDataset
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation import Predict, SliceScore, rows_of_table, score_all, scores_per_slice, spacing_of
-from lungseg.files import check_free, whole_folder
+from lungseg.evaluation import (
+    Predict, SliceScore, known_spacings, rows_of_table, score_all, scores_per_slice, spacing_of, unit_remark
+)  # fmt: skip
+from lungseg.exits import leave, run_main
+from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
-from lungseg.recipe import Parser, add_flags, changed
+from lungseg.recipe import Parser, add_flags, changed, given_path
 from lungseg.tables import POOLED, markdown_table, rows_of_slices, write_csv
 
 LEGEND = (
@@ -46,12 +51,12 @@ LEGEND = (
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of slices or of volumes, with targets")
+    add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
+    add("--data", type=given_path, required=True, metavar="DIR", help="folder of slices or of volumes, with targets")
     add("--split", choices=SPLITS, default="test", help="which part of it (default: %(default)s)")
     add(
         "--out",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="a new or empty folder (default: evaluation_SPLIT beside the checkpoint)",
     )
@@ -163,7 +168,7 @@ def draw_three(
         probs, _ = probs_of(predictor, image, data.records[i], spacing_of(data, i))
         if probs.ndim == 3:
             z = int((target + (probs > threshold)).sum(axis=(1, 2)).argmax())
-            image, target, probs = image[z], target[z], probs[z]  # (H, W) each
+            image, target, probs = (x[z].copy() for x in (image, target, probs))  # (H, W): a view keeps all of it
         rows.append((f"{name}\nDice {dice[i]:.3f}\n{scores[i].id}", image, target, probs))
     return prediction_sheet(rows, threshold=threshold, scale=max(1, 192 // max(rows[0][1].shape)))
 
@@ -191,35 +196,31 @@ def evaluate(args: argparse.Namespace) -> float:
             resampled[record.id] = sentence
         return probs > threshold
 
-    methods = {name: find} | baselines
-    scores = {method: score_all(data, predict, title=method) for method, predict in methods.items()}
+    methods, known = {name: find} | baselines, known_spacings(data)
+    scores = {method: score_all(data, predict, title=method, in_mm=all(known)) for method, predict in methods.items()}
     rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(resampled, len(data))
+    notes += filter(None, [unit_remark(data, known)])
     report = report_of(args, threshold, rows, notes)
     with whole_folder(args.out) as out:
-        (out / "evaluation.md").write_text(report + "\n", encoding="utf-8")
+        (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
         write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
         write_csv(out / "slices.csv", rows_of_slices(scores[name]))
-        draw_three(predictor, data, scores[name], threshold).save(out / "worst_median_best.png", optimize=True)
     print(f"{report}\n\nWritten to {args.out}.")
+    with or_warn("worst_median_best.png was not drawn"):  # last of all: it needs the network and its memory again
+        draw_three(predictor, data, scores[name], threshold).save(args.out / "worst_median_best.png", optimize=True)
     return rows[name][0]["dice"]
 
 
 def main(argv: list[str] | None = None) -> float | int:
     args = parse_arguments(argv)
-    try:
-        return evaluate(args)
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("evaluate.py: too little GPU memory. Lower --batch-size.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"evaluate.py: stopped; {args.out} was not written.", file=sys.stderr)
-        return 130
+
+    def stopped() -> str:
+        what = "holds the scores, but no picture" if (args.out / "evaluation.md").exists() else "was not written"
+        return f"{args.out} {what}."
+
+    return run_main("evaluate.py", lambda: evaluate(args), stopped=stopped, too_little_memory="Lower --batch-size.")
 
 
 if __name__ == "__main__":
-    outcome = main()
-    sys.exit(outcome if isinstance(outcome, int) else 0)
+    leave(main())

@@ -3,8 +3,10 @@
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lungseg.files import check_free, regular_file, whole_folder
+from lungseg.files import check_free, or_warn, path_below, regular_file, whole_folder
 
 
 def everything_in(folder):
@@ -84,3 +86,75 @@ def test_a_pipe_or_a_device_may_not(tmp_path, make):
         regular_file(tmp_path / "x")
     with pytest.raises(FileNotFoundError):
         regular_file(tmp_path / "missing")
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    with whole_folder(tmp_path / "out") as out:
+        (out / "a.txt").write_text("one")
+    assert everything_in(tmp_path) == ["disk", "disk/a.txt", "out"] and (tmp_path / "out/a.txt").read_text() == "one"
+
+
+@pytest.mark.parametrize(("error", "reason"), [
+    (OSError(28, "No space left on device"), "[Errno 28] No space left on device"), (MemoryError(), "MemoryError"),
+    (RuntimeError("two\nlines"), "two lines"),
+])  # fmt: skip
+def test_a_picture_that_fails_is_one_sentence_and_the_work_goes_on(error, reason):
+    with pytest.warns(UserWarning) as said, or_warn("a.png was not drawn"):
+        raise error
+    assert [str(w.message) for w in said] == [f"a.png was not drawn ({reason}). Everything else is there."]
+
+
+def test_ctrl_c_and_what_is_no_error_pass_by():
+    with or_warn("a.png was not drawn"):
+        pass
+    with pytest.raises(KeyboardInterrupt), or_warn("a.png was not drawn"):
+        raise KeyboardInterrupt
+
+
+# ---- names of files that others chose ---------------------------------------------------------------------------
+
+
+names = st.one_of(
+    st.text(max_size=8),
+    st.lists(st.sampled_from(["", ".", "..", "a", "..a", "link", "file", "\\", "~", "\0"]), max_size=4).map("/".join),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a link that leads out of it, a link that does not, and a file, which is no folder."""
+    folder = tmp_path_factory.mktemp("below") / "out"
+    (folder / "inside").mkdir(parents=True)
+    (folder / "link").symlink_to("../..")
+    (folder / "within").symlink_to("inside")
+    (folder / "file").write_text("")
+    return folder
+
+
+@given(names)
+def test_a_path_lies_below_its_folder_or_is_refused(folder, name):
+    before = set(folder.parent.rglob("*"))
+    try:
+        path = path_below(folder, name)
+    except (ValueError, OSError):
+        assert set(folder.parent.rglob("*")) == before  # nothing was made
+        return
+    real, above = os.path.realpath(path), os.path.realpath(folder)
+    assert os.path.commonpath([real, above]) == above != real
+    assert path.parent.is_dir() and ".." not in name.split("/") and not name.startswith("/")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/a", "a/../../b", "a//b", "a/", "a\0b", "link/a", "./a", "../out/a"])
+def test_what_leads_elsewhere_is_refused_in_one_sentence(folder, name):
+    before = everything_in(folder.parent)
+    with pytest.raises(ValueError, match="would not lie below") as error:
+        path_below(folder, name)
+    assert "\n" not in str(error.value) and everything_in(folder.parent) == before
+
+
+def test_folders_on_the_way_are_made(folder):
+    assert path_below(folder, "masks/scan/000.png") == folder / "masks/scan/000.png"
+    assert (folder / "masks/scan").is_dir() and not (folder / "masks/scan/000.png").exists()
+    assert path_below(folder, "within/b") == folder / "within/b"

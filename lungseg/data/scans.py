@@ -12,7 +12,7 @@ Trainings read `lungseg.data.folder` and `lungseg.data.volumes`, which insist on
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ class Scan:
     spacing_mm: tuple[float, ...] | None = None  # of a pixel along each side of hu; None = unknown
     from_grey: bool = False  # hu was made from the grey levels of a PNG
     source_size: tuple[int, int] | None = None  # (H, W) of the slice it was made from, its own if it is one
+    geometry: dict[str, NDArray] = field(default_factory=dict)  # of a volume: where it lies, as its file says it
 
     def __post_init__(self) -> None:
         if self.target is not None and np.shape(self.target) != self.hu.shape:
@@ -81,7 +82,7 @@ def read_scans(
         for record in records_of(path, "volumes"):
             yield read_one_volume(volume_path(path, record), record.id)
     elif kind == "volume":
-        yield read_one_volume(path, path.name)
+        yield read_one_volume(path, own_name(path))
     elif kind == "table":
         yield from read_rows(path, rows, column)
     elif kind == "array":
@@ -117,6 +118,12 @@ def kind_of(path: str | Path) -> str:
         if path.name.lower().endswith(ends):
             return kind
     raise ValueError(f"{path} ends neither in .png, .npy, .npz, .pkl nor .pkl.gz. Convert it to one of these.")
+
+
+def own_name(folder: str | Path) -> str:
+    """The last part of its path; of "." and "..", which have none, that of the folder they stand for."""
+    path = Path(folder)
+    return path.name if path.name not in ("", "..") else path.resolve().name or "root"
 
 
 # ---- one kind each -----------------------------------------------------------------------------------------------
@@ -162,7 +169,8 @@ def read_one_volume(path: Path, id_: str) -> Scan:
     volume = read_volume(path)
     check_sums(path)
     spacing = volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None
-    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing, source_size=volume.hu.shape[1:])
+    about = {"source_size": volume.hu.shape[1:], "geometry": volume.geometry}
+    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing, **about)
 
 
 def read_array(path: Path) -> Scan:

@@ -7,7 +7,8 @@ https://arxiv.org/abs/2103.14030), Figure 3. With equal weights the output equal
 Where their code departs from their figure we follow the code, because published weights were trained with it:
 each skip leaves *before* a stage's blocks (so the finest skip is the patch embedding itself), and a map that
 fits into one window is attended to as a whole, without a shift. One case differs from it: a map with only one side
-below the window (an image much longer than wide). Their window shrinks to the shorter side; ours pads that side.
+that fits into a window (an image much longer than wide). Their window shrinks to the shorter side and stays where it
+is, so that nothing travels along the longer; ours pads the shorter side and is shifted along the longer.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from lungseg.nn.attention import WindowAttention
-from lungseg.nn.layers import MLP, DropPath, check_channels, trunc_normal_init
+from lungseg.nn.layers import (
+    MLP,
+    DropPath,
+    check_counts,
+    check_image,
+    check_mlp_ratio,
+    check_rates,
+    check_stages,
+    trunc_normal_init,
+)
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging
 from lungseg.nn.windows import cyclic_shift, pad_to_multiple, shifted_window_mask, window_partition, window_reverse
 
@@ -28,7 +38,8 @@ class SwinBlock(nn.Module):
         dim: channels C of a token.
         num_heads: attention heads; must divide dim.
         window_size: side of a window in tokens.
-        shift_size: how far the grid of windows is shifted, in tokens, 0 <= shift_size < window_size.
+        shift_size: how far the grid of windows is shifted, in tokens, 0 <= shift_size < window_size. An axis along
+            which the map fits into one window is not shifted.
         mlp_ratio: hidden channels of the MLP, as a multiple of dim.
         qkv_bias, attn_drop, drop: of the attention (`WindowAttention`) and the MLP.
         drop_path: probability of leaving out each of the two branches, per image, in training.
@@ -63,19 +74,19 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def window_attention(self, x: Tensor) -> Tensor:
-        """Attention inside windows that lie `shift_size` tokens off the regular grid."""
+        """Attention inside windows that lie `shift_size` tokens off the regular grid, where a side has several."""
         _, H, W, _ = x.shape
-        ws, s = self.window_size, self.shift_size
-        if min(H, W) <= ws:  # one row or column of windows: nothing to exchange by a shift
-            ws, s = min(ws, max(H, W)), 0  # ... and no need for a window larger than the map
+        # Shift only along an axis that has windows to exchange with: one window that holds it all sees it all.
+        down, across = (self.shift_size if side > self.window_size else 0 for side in (H, W))
+        ws = min(self.window_size, max(H, W))  # no need for a window larger than the map
         x = pad_to_multiple(x, ws)  # (B, H', W', C); pad first, roll after
         _, padded_height, padded_width, _ = x.shape
         attn_mask = None
-        if s or (padded_height, padded_width) != (H, W):
-            attn_mask = shifted_window_mask(H, W, ws, s, device=x.device)  # (nW, N, N)
-        windows = window_partition(cyclic_shift(x, s), ws).flatten(1, 2)  # (B*nW, N, C)
+        if down or across or (padded_height, padded_width) != (H, W):
+            attn_mask = shifted_window_mask(H, W, ws, (down, across), device=x.device)  # (nW, N, N)
+        windows = window_partition(cyclic_shift(x, (down, across)), ws).flatten(1, 2)  # (B*nW, N, C)
         windows = self.attn(windows, attn_mask).unflatten(1, (ws, ws))  # (B*nW, ws, ws, C)
-        x = cyclic_shift(window_reverse(windows, padded_height, padded_width), -s)  # (B, H', W', C)
+        x = cyclic_shift(window_reverse(windows, padded_height, padded_width), (-down, -across))  # (B, H', W', C)
         return x[:, :H, :W]  # drop what pad_to_multiple added
 
 
@@ -101,8 +112,9 @@ class SwinUNet(nn.Module):
             logit of the lesion's prevalence instead of from 50 %.
 
     Raises:
-        ValueError: for depths and num_heads of different lengths, heads that do not divide the channels, or
-            (in forward) an image that is not (B, in_channels, H, W).
+        ValueError: for counts below 1, rates outside [0, 1), depths and num_heads of different lengths, heads that
+            do not divide the channels, or (in forward) an image that is not (B, in_channels, H, W) or whose dtype
+            is not that of the weights.
     """
 
     def __init__(
@@ -123,6 +135,11 @@ class SwinUNet(nn.Module):
         head_bias: bool = False,
     ):
         super().__init__()
+        counts = {"in_channels": in_channels, "num_classes": num_classes, "embed_dim": embed_dim}
+        check_counts("SwinUNet", **counts, window_size=window_size, patch_size=patch_size)
+        check_stages("SwinUNet", depths=depths, num_heads=num_heads)
+        check_rates("SwinUNet", drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        check_mlp_ratio("SwinUNet", embed_dim, mlp_ratio)
         if len(depths) != len(num_heads):
             raise ValueError(
                 f"SwinUNet: depths={tuple(depths)} and num_heads={tuple(num_heads)} must name the same "
@@ -130,6 +147,12 @@ class SwinUNet(nn.Module):
             )
         self.in_channels = in_channels
         dims = [embed_dim * 2**i for i in range(len(depths))]
+        for i, (dim, heads) in enumerate(zip(dims, num_heads, strict=True)):
+            if dim % heads:
+                raise ValueError(
+                    f"SwinUNet: each of num_heads={tuple(num_heads)} must divide the channels of its stage, but "
+                    f"{heads} does not divide the {dim} channels of stage {i}, embed_dim={embed_dim} times 2^{i}."
+                )
         first_block = [sum(depths[:i]) for i in range(len(depths))]
         deepest_block = max(sum(depths) - 1, 1)
 
@@ -167,7 +190,7 @@ class SwinUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W), any H and W of at least 1 pixel."""
-        check_channels("SwinUNet", image, self.in_channels)
+        check_image("SwinUNet", image, self.in_channels, self.patch_embed.proj.weight.dtype)
         _, _, H, W = image.shape
         x = self.pos_drop(self.patch_embed(image))  # (B, H/4, W/4, C) with patch_size 4
         skips = []

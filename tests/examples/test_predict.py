@@ -2,7 +2,9 @@
 
 import csv
 import gzip
+import os
 import pickle
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -17,6 +21,7 @@ from lungseg.checkpoint import load_checkpoint, save_checkpoint
 from lungseg.data.ct import grey_to_hu
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord
+from lungseg.data.scans import Scan
 from lungseg.data.volumes import write_volume
 from lungseg.draw import PRED, TARGET
 from lungseg.nn.unet import UNet
@@ -223,6 +228,45 @@ def test_volumes_are_predicted_slice_by_slice_or_whole(
     assert capsys.readouterr().out.startswith(f"{source}: something found in 2 of 5 slices, 65 pixels{area}\n")
 
 
+def saved_in_fortran_order(folder, arrays):
+    (folder / "scan").mkdir()
+    for name, array in arrays.items():
+        np.save(folder / "scan" / name, np.asfortranarray(array))
+    return folder / "scan"
+
+
+def saved_compressed(folder, arrays):
+    np.savez_compressed(folder / "scan.npz", **arrays)
+    return folder / "scan.npz"
+
+
+def saved_by_us(folder, arrays):
+    about = dict(arrays)
+    write_volume(folder / "scan.npz", about.pop("hu"), None, about.pop("spacing_mm"), **about)
+    return folder / "scan.npz"
+
+
+@pytest.mark.parametrize("form", [saved_in_fortran_order, saved_compressed, saved_by_us])
+def test_a_prediction_lies_on_the_grid_of_its_scan(form, predict, checkpoint, tmp_path):
+    """Voxel by voxel, in the order of axes and slices; and it says where that grid lies as the scan did."""
+    grey = make_grey((4, 9, 6))
+    rng = np.random.default_rng(1)
+    where = {
+        "spacing_mm": np.array([2.0, 0.7, 0.8]),
+        "affine": rng.normal(size=(4, 4)),
+        "origin_mm": rng.normal(size=3).astype(np.float32),
+        "direction": np.eye(3)[::-1],
+        "source_shape": np.array([8, 18, 12], np.int16),
+        "crop_start": np.array([0, 3, 2]),
+    }
+    source = form(tmp_path, {"hu": np.rint(grey_to_hu(grey)).astype(np.int16), **where})
+    assert run(predict, checkpoint, tmp_path / "out", source) == 0
+    with np.load(tmp_path / "out/volumes/scan.npz") as saved:
+        assert np.array_equal(saved["pred"], lesion_of(grey) // 255) and saved.keys() == {"pred", *where}
+        for name, array in where.items():
+            assert saved[name].dtype == array.dtype and np.array_equal(saved[name], array), name
+
+
 def test_a_network_for_volumes_refuses_a_slice(predict, checkpoint_3d, tmp_path, capsys):
     source = as_png(tmp_path, make_grey())
     assert_refused(predict, checkpoint_3d, tmp_path, capsys, source, words="trained on volumes, and this is a single")
@@ -270,6 +314,77 @@ def test_inputs_of_one_name_are_kept_apart(predict, checkpoint, tmp_path):
     assert [row["input"] for row in rows[:4]] == [str(s) for s in sources]
     for name, seed in (("scan", 1), ("scan_2", 2), ("scan_3", 3)):
         assert np.array_equal(read_png(out / f"masks/{name}.png"), lesion_of(make_grey(seed=seed)))
+
+
+def everything_in(folder):
+    return {p: os.readlink(p) if p.is_symlink() else p.is_file() and p.read_bytes() for p in Path(folder).rglob("*")}
+
+
+@pytest.mark.parametrize(("start", "given"), [
+    ("scan", "."), ("scan", "./"), ("scan/deep", ".."), ("scan/deep", "../"), ("scan/deep", "../deep/.."),
+    ("", "scan/"), ("", "scan/deep/.."),
+])  # fmt: skip
+def test_a_folder_lends_its_own_name_however_it_is_given(start, given, predict, checkpoint, tmp_path, monkeypatch):
+    _, hu, _ = make_volume(tmp_path)
+    (tmp_path / "here/scan/deep").mkdir(parents=True)
+    np.save(tmp_path / "here/scan/hu.npy", hu)
+    before = everything_in(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here" / start)
+    out = tmp_path / "there/out"
+    assert run(predict, checkpoint, out, given) == 0
+    assert everything_in(tmp_path / "here") == before and sorted(os.listdir(tmp_path / "there")) == ["out"]
+    assert files_in(out / "masks") == [f"scan/{z:03d}.png" for z in range(5)]
+    assert files_in(out / "volumes") == ["scan.npz"] and table_of(out)[0]["id"] == "scan/000"
+
+
+odd_ids = st.one_of(
+    st.text(max_size=5),
+    st.lists(st.sampled_from(["", ".", "..", "/", "\\", "a", "A", "a.png", "\0", "\n", "~", "\udcff"]), max_size=4).map(
+        "".join
+    ),
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(odd=st.lists(st.tuples(odd_ids, st.booleans()), min_size=1, max_size=4))
+def test_whatever_a_scan_is_called_all_its_files_lie_below_out(predict, odd, monkeypatch, tmp_path_factory):
+    """Ids come from names of files and folders, manifests and tables."""
+    place = tmp_path_factory.mktemp("odd")
+    hu = np.full((2, 5, 4), -1000, np.int16)
+    scans = [Scan(id_, hu if deep else hu[0]) for id_, deep in odd]
+    monkeypatch.setattr(predict, "read_scans", lambda *_, **__: iter(scans))
+    monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: Silent())
+    assert run(predict, "any.pt", place / "a/out", as_png(place, hu[0].astype(np.uint8))) == 0
+    assert sorted(os.listdir(place)) == ["a", "scan.png"] and os.listdir(place / "a") == ["out"]
+    count = {True: 2, False: 1}
+    assert len(files_in(place / "a/out/masks")) == sum(count[deep] for _, deep in odd)
+    assert len(files_in(place / "a/out/volumes")) == sum(deep for _, deep in odd)
+    ids = [row["id"].casefold() for row in table_of(place / "a/out")]
+    assert len(set(ids)) == len(ids)  # also where the disk takes A and a for one name
+
+
+class Silent:
+    """Finds nothing, at once."""
+
+    spatial_dims, input = 2, {"hu_window": (-1000.0, 400.0), "spacing_mm": None}
+
+    def grey(self, hu):
+        return np.zeros(hu.shape, np.float32)
+
+    def probs(self, grey, scale):
+        return grey
+
+    def scale_for(self, *_):
+        return None, None
+
+
+@pytest.mark.parametrize("argv", [["", "--out", "out"], ["a.png", "--out", ""]])
+def test_an_empty_name_is_no_folder(argv, predict, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    as_png(tmp_path, make_grey())  # "" would be the current folder, which holds it
+    with pytest.raises(SystemExit, match="2"):
+        predict.main([str(checkpoint), *argv])
+    assert "is empty" in capsys.readouterr().err and os.listdir() == ["scan.png"]
 
 
 # ---- warnings ---------------------------------------------------------------------------------------------------
@@ -494,6 +609,45 @@ def test_ctrl_c_leaves_nothing_behind(predict, checkpoint, tmp_path, capsys, mon
     assert run(predict, checkpoint, tmp_path / "out", source) == 130
     assert "was not written" in capsys.readouterr().err
     assert files_in(tmp_path) == ["scan.png"] and not list(tmp_path.glob(".*"))
+
+
+def fails(error):
+    def work(*args, **kwargs):
+        raise error
+
+    return work
+
+
+def test_overlays_that_fail_lose_no_mask(predict, checkpoint, tmp_path, monkeypatch):
+    _, hu, target = make_volume(tmp_path)
+    monkeypatch.setattr(predict, "overlay", fails(MemoryError()))
+    with pytest.warns(UserWarning, match="^overlays/ is not complete .MemoryError.. Everything else is there.$"):
+        assert run(predict, checkpoint, tmp_path / "out", volume_npz(tmp_path, hu, target)) == 0
+    assert files_in(tmp_path / "out") == [*(f"masks/scan/{z:03d}.png" for z in range(5)), "slices.csv",
+                                          "volumes/scan.npz"]  # fmt: skip
+
+
+def test_too_little_memory_is_one_sentence(predict, checkpoint, tmp_path, capsys, monkeypatch):
+    source = as_png(tmp_path, make_grey())
+    monkeypatch.setattr(predict, "look_at", fails(MemoryError()))
+    assert_refused(predict, checkpoint, tmp_path, capsys, source, words="too little memory. Lower --batch-size.")
+
+
+def test_a_name_in_bytes_that_are_no_utf8(predict, checkpoint, tmp_path):
+    source = as_png(tmp_path, make_grey()).rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    assert run(predict, checkpoint, tmp_path / "out", source) == 0
+    assert os.listdir(os.fsencode(tmp_path / "out/masks")) == [b"caf\xe9.png"]
+    assert table_of(tmp_path / "out")[0]["id"] == r"caf\udce9"
+
+
+@pytest.mark.parametrize("shell", ["| head -c 1", ">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_nobody_reads_is_no_error(shell, checkpoint, tmp_path):
+    source = as_png(tmp_path, make_grey())
+    words = [sys.executable, str(SCRIPT), str(checkpoint), str(source), "--out", "predictions"]
+    ascii = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(f"{shlex.join(words)} {shell}", shell=True, cwd=tmp_path, capture_output=True, env=ascii)
+    assert done.returncode == 0 and done.stderr == b""
+    assert files_in(tmp_path / "predictions") == ["masks/scan.png", "overlays/scan.png", "slices.csv"]
 
 
 # ---- the command ------------------------------------------------------------------------------------------------
