@@ -1,4 +1,4 @@
-"""A folder of results is there as a whole or not at all."""
+"""A folder of results is there as a whole or not at all; what is no file is not opened."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg.files import check_free, or_warn, path_below, whole_folder
+from lungseg.files import check_free, or_warn, path_below, regular_file, whole_folder
 
 
 def everything_in(folder):
@@ -70,6 +70,22 @@ def test_what_is_not_empty_is_refused_in_one_sentence(tmp_path):
         with pytest.raises(ValueError) as error:
             check_free(taken)
         assert str(error.value) == f"{taken} is not empty. Choose another folder with --out."
+
+
+def test_a_file_or_a_link_to_one_may_be_opened(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        assert regular_file(str(tmp_path / name)) == tmp_path / name
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_pipe_or_a_device_may_not(tmp_path, make):
+    make(tmp_path / "x")
+    with pytest.raises(OSError, match="it is a pipe, a device or a socket, not a regular file"):
+        regular_file(tmp_path / "x")
+    with pytest.raises(FileNotFoundError):
+        regular_file(tmp_path / "missing")
 
 
 def test_a_link_to_an_empty_folder_is_filled(tmp_path):

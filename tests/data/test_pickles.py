@@ -157,6 +157,19 @@ def test_a_missing_column_is_named(column, tmp_path):
     assert f"column '{column}' is missing; the table has '" in refusal(save(tmp_path / "t.pkl", broken))
 
 
+@pytest.mark.parametrize("form", [dict, "rows"])
+def test_names_of_columns_may_have_spaces_and_capitals(form, tmp_path):
+    good = table()
+    named = dict(zip([" Label1", "MASK ", "hu_array", "HU_Array_old "], good.values(), strict=True))
+    rows = [dict(zip(named, cells, strict=True)) for cells in zip(*named.values(), strict=True)]
+    read = read_table(save(tmp_path / "t.pkl", rows if form == "rows" else named), required=("mask", "hu_array_old"))
+    assert list(read) == list(good) and read["label1"] == good["label1"]
+    read = read_table(save(tmp_path / "t.pkl", {"HU": named["hu_array"], "n": [1, 2, 3]}), required=("hu",))
+    assert list(read) == ["hu", "n"]
+    with pytest.raises(ValueError, match="t.pkl: the names 'mask' and ' Mask' are one. Remove one of them"):
+        read_table(save(tmp_path / "t.pkl", good | {" Mask": good["mask"]}))
+
+
 def test_the_caller_says_which_columns_must_be_there(tmp_path):
     only = {name: cells for name, cells in table().items() if name in ("hu_array", "label1")}
     path = save(tmp_path / "t.pkl", only)
@@ -278,6 +291,26 @@ def test_a_table_of_too_many_cells_is_refused_before_they_are_looked_at(many, tm
 
 
 # Refusals: the file itself
+
+
+@pytest.mark.parametrize("form", ["list", "array"])
+def test_an_image_that_rows_share_is_looked_at_once(form, tmp_path, monkeypatch):
+    seen = []
+    look = lungseg.data.pickles.hu_problem
+    monkeypatch.setattr(lungseg.data.pickles, "hu_problem", lambda image: seen.append(image) or look(image))
+    ct, mask = np.arange(9.0).reshape(3, 3) - 1000, np.eye(3, dtype=np.int8)
+    shared = {"mask": [mask] * 500, "hu_array": [ct] * 500}
+    if form == "array":  # two columns are the same stack
+        stack = np.stack([ct] * 4)
+        shared = {"mask": np.stack([mask] * 4), "hu_array": stack, "hu_array_old": stack}
+    read_table(save(tmp_path / "t.pkl", shared), required=("mask", "hu_array"))
+    assert len(seen) == (1 if form == "list" else 4)
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "t.pkl")
+    with pytest.raises(ValueError, match="t.pkl: the file cannot be read: it is a pipe"):
+        read_table(tmp_path / "t.pkl")
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
