@@ -20,7 +20,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from lungseg import __version__
-from lungseg.baselines import lesion_fraction
+from lungseg.baselines import lesion_fractions
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
 from lungseg.datasets import Data, open_data
 from lungseg.distributed import Processes, start_processes
@@ -155,8 +155,8 @@ class Run:
     def prepare(self, model: nn.Module) -> None:
         """The prior of the network's last layer, which is called `head`, unless we go on; then to the device."""
         if self.recipe.prior_bias and not self.saved:
-            p = lesion_fraction(self.data.train_set)
-            nn.init.constant_(model.head.bias, math.log(p / (1 - p)))  # whose sigmoid is p
+            odds = [p / (1 - p) for p in lesion_fractions(self.data.train_set)]  # of each class
+            model.head.bias.data.copy_(torch.tensor([math.log(o) for o in odds]))  # whose sigmoid is p
         model.to(self.device)
         if self.options.compile:
             model.compile()

@@ -35,6 +35,7 @@ TABLE = {
     "data/nodules.py": {"numpy", "data.raster"},
     "data/painting.py": {"numpy", "data.raster", "data.anatomy"},
     "data/phantoms.py": {"numpy", "scipy", "data.raster", "data.anatomy", "data.nodules", "data.painting"},
+    "data/classes.py": {"numpy"},
     "data/manifest.py": {"data.ct", "data.splits"},
     "data/folder.py": {"torch", "numpy", "PIL", "tqdm", "data"},
     "data/volume_files.py": {"numpy"},
@@ -62,7 +63,7 @@ TABLE = {
     "training.py": {"torch", "tqdm", "metrics", "distributed"},
     "run.py": {"torch", "numpy", "checkpoint", "distributed", "recipe"},
     "datasets.py": {"torch", "data", "distributed", "run", "settings"},
-    "summary.py": {"torch", "PIL", "baselines", "draw", "metrics", "run", "training"},
+    "summary.py": {"torch", "PIL", "baselines", "data.classes", "draw", "metrics", "run", "training"},
     "script.py": {
         "__version__",
         "torch",
@@ -78,7 +79,7 @@ TABLE = {
         "training",
         "weights",
     },
-    "draw.py": {"numpy", "PIL"},
+    "draw.py": {"numpy", "PIL", "data.classes"},
     "checks/*.py": {"hypothesis", "numpy", "torch", "checks"},
 }
 
