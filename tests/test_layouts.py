@@ -193,7 +193,7 @@ def test_a_full_size_vit_fills_the_encoder():
         assert torch.equal(ours[name], published[key])
 
 
-def test_our_blocks_with_a_vits_weights_classify_as_the_vit_did(vit):
+def test_our_blocks_with_a_vits_weights_classify_as_the_vit_did(vit, assert_published):
     """Every tensor of the encoder at once: put the class token back by hand, and ask its classifier."""
     model, weights = small_network(3), vit["state_dict"]
     report = load_published(model, weights)
@@ -201,14 +201,17 @@ def test_our_blocks_with_a_vits_weights_classify_as_the_vit_did(vit):
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-6  # timm's; UNETR has 1e-5
-    with torch.no_grad():
-        tokens = model.hidden_states(vit["input"])[0]  # (B, 9, K), positions added
-        first = (weights["cls_token"] + weights["pos_embed"][:, :1]).expand(len(tokens), -1, -1)
-        z = torch.cat([first, tokens], dim=1)
-        for block in model.blocks:
-            z = block(z)
-        logits = model.norm(z)[:, 0] @ weights["head.weight"].T + weights["head.bias"]
-    torch.testing.assert_close(logits, vit["output"], rtol=1e-5, atol=1e-5)
+    logits = {}
+    for dtype in (torch.float32, torch.float64):
+        model, weights = model.to(dtype), {key: value.to(dtype) for key, value in weights.items()}
+        with torch.no_grad():
+            tokens = model.hidden_states(vit["input"].to(dtype))[0]  # (B, 9, K), positions added
+            first = (weights["cls_token"] + weights["pos_embed"][:, :1]).expand(len(tokens), -1, -1)
+            z = torch.cat([first, tokens], dim=1)
+            for block in model.blocks:
+                z = block(z)
+            logits[dtype] = model.norm(z)[:, 0] @ weights["head.weight"].T + weights["head.bias"]
+    assert_published(logits[torch.float64], logits[torch.float32], vit["output"])
 
 
 def test_a_grey_image_gives_the_vits_tokens_of_three_equal_channels(vit):

@@ -98,13 +98,13 @@ def test_one_window_without_bias_is_ordinary_multihead_attention():
     torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
 
 
-def test_equal_to_timm_with_and_without_a_mask():
+def test_equal_to_timm_with_and_without_a_mask(in_both_precisions, assert_published):
     """Reference: timm's WindowAttention, whose mask adds -100; the difference is below rounding in float32."""
     saved = torch.load(FIXTURE, weights_only=True)
     ours = WindowAttention(dim=8, window_size=7, num_heads=2).eval()
     ours.load_state_dict(saved["state_dict"])
-    torch.testing.assert_close(ours(saved["x"]), saved["out_nomask"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(ours(saved["x"], saved["mask"] == 0), saved["out"], rtol=0, atol=1e-6)
+    assert_published(*in_both_precisions(ours, saved["x"]), saved["out_nomask"])
+    assert_published(*in_both_precisions(ours, saved["x"], saved["mask"] == 0), saved["out"])
 
 
 def test_a_smaller_window_uses_the_centre_of_the_bias_table():

@@ -141,12 +141,11 @@ def published(name):
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused attention", "formula"])
 @pytest.mark.parametrize("name", TINY)
-def test_equal_weights_give_the_published_output(name, fused):
+def test_equal_weights_give_the_published_output(name, fused, in_both_precisions, assert_published):
     saved, ours, _ = published(name)
     for block in ours.blocks:
         block.attn.fused = fused
-    with torch.no_grad():
-        torch.testing.assert_close(ours(saved["input"]), saved["output"], rtol=1e-5, atol=1e-5)
+    assert_published(*in_both_precisions(ours, saved["input"]), saved["output"])
 
 
 @pytest.mark.parametrize("name", TINY)
