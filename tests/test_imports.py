@@ -38,7 +38,7 @@ TABLE = {
     "data/classes.py": {"numpy"},
     "data/manifest.py": {"data.ct", "data.splits"},
     "data/folder.py": {"torch", "numpy", "PIL", "tqdm", "data"},
-    "data/volume_files.py": {"numpy"},
+    "data/volume_files.py": {"numpy", "data.classes"},
     "data/volumes.py": {"torch", "numpy", "scipy", "tqdm", "data"},
     "data/scans.py": {"numpy", "data"},
     "data/splits.py": {"numpy", "scipy"},

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
+
+from lungseg.data.classes import HINT, check_labels, some_of
 
 TYPES = {"hu": "iuf", "target": "biuf", "spacing_mm": "iuf"}  # name -> the kinds of number (dtype.kind) it may hold
 SAVED_AS = {"hu": "int16", "target": "uint8", "spacing_mm": "float64"}  # what to save them as; more than enough
@@ -30,7 +33,7 @@ class Volume:
     """One scan. The arrays of an uncompressed file are mapped: read-only, and read where they are looked at."""
 
     hu: NDArray  # (D, H, W), whole or real numbers
-    target: NDArray | None  # (D, H, W) in {0, 1}; None = no lesion map is there
+    target: NDArray | None  # (D, H, W) in {0, 1}, or labels 0..K of lesion classes; None = no lesion map is there
     spacing_mm: tuple[float, float, float]  # between slices, rows, columns; nan = unknown
 
 
@@ -169,12 +172,18 @@ def three_spacings(spacing: ArrayLike) -> tuple[float, float, float]:
     return tuple(np.broadcast_to(values, 3).tolist())
 
 
-def check_target(target: NDArray) -> None:
-    """A ValueError unless all values are 0 and 1."""
-    if not ((target == 0) | (target == 1)).all():
-        values = np.unique(target)
-        shown = ", ".join(f"{v:g}" for v in values[:5].tolist()) + (", ..." if len(values) > 5 else "")
-        raise ValueError(f"target holds the values {shown}, only 0 and 1 are wanted. Binarise it.")
+def check_target(target: NDArray, classes: Sequence[str] = ()) -> None:
+    """A ValueError unless all values are 0 and 1, or 0..K of K > 1 lesion classes."""
+    binary = len(classes) < 2
+    if ((target == 0) | (target == 1) if binary else np.isin(target, range(len(classes) + 1))).all():
+        return
+    values = np.unique(target).tolist()
+    if binary:
+        raise ValueError(f"target holds the values {some_of(values)}, only 0 and 1 are wanted. Binarise it. {HINT}")
+    try:
+        check_labels(values, classes)
+    except ValueError as error:
+        raise ValueError(f"target {error}") from None
 
 
 def check_hu(hu: NDArray) -> None:
@@ -183,7 +192,7 @@ def check_hu(hu: NDArray) -> None:
         raise ValueError("hu holds NaN or infinite values. Fill them with -1000, the HU of air.")
 
 
-def check_volume(path: Path) -> None:
+def check_volume(path: Path, classes: Sequence[str] = ()) -> None:
     """Read all of a volume; a ValueError for the first thing that would spoil a training."""
     volume = read_labelled(path)
     if path.is_file():
@@ -195,7 +204,7 @@ def check_volume(path: Path) -> None:
         if damaged:
             raise ValueError(f"{path} is damaged (the checksum of {damaged} is wrong). Copy or export it again.")
     try:
-        check_target(volume.target)
+        check_target(volume.target, classes)
         check_hu(volume.hu)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -209,7 +218,13 @@ def check_volume(path: Path) -> None:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-def write_volume(path: str | Path, hu: NDArray, target: NDArray | None, spacing_mm: ArrayLike) -> None:
+def write_volume(
+    path: str | Path,
+    hu: NDArray,
+    target: NDArray | None,
+    spacing_mm: ArrayLike,
+    classes: Sequence[str] = (),
+) -> None:
     """Write an .npz that can be mapped (uncompressed), completely or not at all.
 
     The file takes its name in one rename at the end, so who has an older one of that name mapped keeps reading that.
@@ -219,6 +234,7 @@ def write_volume(path: str | Path, hu: NDArray, target: NDArray | None, spacing_
         hu: (D, H, W) Hounsfield units; int16 holds all of them.
         target: (D, H, W) in {0, 1}, stored as uint8; or None.
         spacing_mm: between slices, rows, columns; or one number for all three.
+        classes: names of the lesion classes, if there are several: then the target holds labels 0..K.
 
     Raises:
         ValueError: as `read_volume` would refuse it, or for values that do not belong there.
@@ -229,7 +245,7 @@ def write_volume(path: str | Path, hu: NDArray, target: NDArray | None, spacing_
         raise ValueError(f"write_volume: got {path} and HU of {arrays['hu'].dtype}. Give an .npz name and numbers.")
     if target is not None:
         arrays["target"] = np.asarray(target)
-        check_target(arrays["target"])
+        check_target(arrays["target"], classes)
         arrays["target"] = arrays["target"].astype(np.uint8)
     check_hu(arrays["hu"])
     check_shapes(arrays["hu"], arrays.get("target"))
