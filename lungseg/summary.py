@@ -69,7 +69,9 @@ def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
         return [(e["epoch"], math.nan if read(e) is None else read(e)) for e in epochs]
 
     losses = {"training": curve(lambda e: e["train_loss"]), "validation": curve(lambda e: e["val"]["loss"])}
-    scores = {name: curve(lambda e, name=name: e["val"][name]) for name in ("dice", "iou", "recall")}
+    of_classes = [name for name in (epochs[0]["val"] if epochs else ()) if name.startswith("dice of ")]
+    names = ("dice", *of_classes) if of_classes else ("dice", "iou", "recall")
+    scores = {name: curve(lambda e, name=name: e["val"][name]) for name in names}
     return contact_sheet(
         [
             [line_chart(losses, title="loss per image", x_label="epoch", y_label="loss")],

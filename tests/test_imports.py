@@ -69,6 +69,7 @@ TABLE = {
         "torch",
         "baselines",
         "checkpoint",
+        "data.classes",
         "datasets",
         "distributed",
         "early_stopping",

@@ -90,3 +90,7 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_resnet):
     for recipe in train_resnet.RECIPES.values():
         with torch.device("meta"):
             ResNet50UNet(**train_resnet.network_arguments(recipe))
+
+
+def test_the_data_decide_how_many_classes_the_network_has(train_resnet, learns_two_classes):
+    learns_two_classes(train_resnet.main, *TINY)

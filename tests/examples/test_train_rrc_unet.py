@@ -56,3 +56,7 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_rrc_unet):
     for recipe in train_rrc_unet.RECIPES.values():
         with torch.device("meta"):
             RRCUNet(**train_rrc_unet.network_arguments(recipe))
+
+
+def test_the_data_decide_how_many_classes_the_network_has(train_rrc_unet, learns_two_classes):
+    learns_two_classes(train_rrc_unet.main, "--spatial-dims", "2", "--img-size", "16", *TINY)

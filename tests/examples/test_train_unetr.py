@@ -98,3 +98,7 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_unetr):
     for recipe in train_unetr.RECIPES.values():
         with torch.device("meta"):
             UNETR(**train_unetr.network_arguments(recipe))
+
+
+def test_the_data_decide_how_many_classes_the_network_has(train_unetr, learns_two_classes):
+    learns_two_classes(train_unetr.main, *TINY)
