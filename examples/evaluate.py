@@ -69,13 +69,18 @@ def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
     return VolumeDataset(folder, split) if held_kind(folder) == "volumes" else SliceDataset(folder, split)
 
 
-def probs_of(predictor: Predictor, image: NDArray, record: SliceRecord) -> NDArray:
-    """Probabilities of one image, whatever HU window its file is in."""
+def probs_of(
+    predictor: Predictor, image: NDArray, record: SliceRecord, spacing_mm: float | tuple[float, ...]
+) -> tuple[NDArray, str | None]:
+    """Probabilities of one image, whatever HU window its file is in and whatever its pixels; and if it was resampled."""
     low, high = record.hu_low, record.hu_high
     if (low, high) != tuple(predictor.input["hu_window"]):
         image = predictor.grey(low + (high - low) * image)
+    spacing = np.broadcast_to(spacing_mm, image.ndim)  # of a slice one number for both sides
+    source = record.source_size if image.ndim == 2 else image.shape[1:]  # volumes are not shrunk
     try:
-        return predictor.probs(image)
+        scale, resampled = predictor.scale_for(image.shape, spacing, source)
+        return predictor.probs(image, scale), resampled
     except ValueError as error:
         raise ValueError(f"{record.id}: {error}") from None
 
@@ -119,16 +124,12 @@ def remarks(split: str, network: dict, background: dict) -> list[str]:
     return [f"{flattering[split]}, so their scores flatter."] + found if split in flattering else found
 
 
-def pixel_remark(predictor: Predictor, data: SliceDataset | VolumeDataset) -> list[str]:
-    """A network knows lesions in pixels: in much larger or smaller ones it looks for other lesions."""
-    spacings = [np.broadcast_to(spacing_of(data, i), (3,)) for i in range(len(data))]  # mm; a slice has one for all
-    sizes = predictor.unlike_pixels(np.median(spacings, axis=0))  # of (n, 3); NaN if any is unknown
-    if sizes is None:
+def pixel_remark(resampled: dict[str, str], num: int) -> list[str]:
+    """A network knows lesions in pixels: `resampled` holds what was done to those of `num` images that have others."""
+    if not resampled:
         return []
-    return [
-        f"Pixels of {sizes[0]} mm, but the network was trained on {sizes[1]} mm: it looks for lesions of other sizes. "
-        f"Resample them."
-    ]
+    id_, sentence = next(iter(resampled.items()))
+    return [f"{len(resampled)} of {num} have pixels unlike those of the training. {id_}: {sentence}"]
 
 
 def report_of(args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], notes: list[str]) -> str:
@@ -159,7 +160,7 @@ def draw_three(
     rows = []
     for name, i in worst_median_best(dice):
         image, target = (x[0].numpy() for x in data[i][:2])
-        probs = probs_of(predictor, image, data.records[i])
+        probs, _ = probs_of(predictor, image, data.records[i], spacing_of(data, i))
         if probs.ndim == 3:
             z = int((target + (probs > threshold)).sum(axis=(1, 2)).argmax())
             image, target, probs = image[z], target[z], probs[z]  # (H, W) each
@@ -181,10 +182,19 @@ def evaluate(args: argparse.Namespace) -> float:
     data, threshold = open_split(args.data, args.split), options.threshold
     name = type(predictor.network).__name__
     baselines, notes = make_baselines(args.data, data)
-    methods = {name: lambda image, record: probs_of(predictor, image, record) > threshold} | baselines
+    spacings = {record.id: spacing_of(data, i) for i, record in enumerate(data.records)}
+    resampled = {}  # id -> sentence
+
+    def find(image: NDArray, record: SliceRecord) -> NDArray:
+        probs, sentence = probs_of(predictor, image, record, spacings[record.id])
+        if sentence:
+            resampled[record.id] = sentence
+        return probs > threshold
+
+    methods = {name: find} | baselines
     scores = {method: score_all(data, predict, title=method) for method, predict in methods.items()}
     rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
-    notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(predictor, data)
+    notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(resampled, len(data))
     report = report_of(args, threshold, rows, notes)
     with whole_folder(args.out) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8")

@@ -20,14 +20,16 @@ In --out there will be
     volumes/ID.npz          of each volume: `pred` (D, H, W), 0 and 1, and `spacing_mm` if it is known
     slices.csv              for each slice: its input, how many pixels were found, and how many mm2 if that is known
 
-Networks for slices take a volume slice by slice. An input larger than the slices of the training is covered with
-overlapping windows; it must have pixels of about the same size in mm. This is no medical device.
+Networks for slices take a volume slice by slice. An input is shrunk as the slices of the training were (or brought to
+their pixels in mm, where those are known and differ much), and covered with overlapping windows if it is larger. This
+is no medical device.
 """
 
 import argparse
 import csv
 import math
 import sys
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 
@@ -63,6 +65,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="of tables: the column with HU, as in prepare_data.py (default: %(default)s)",
     )
+    add(
+        "--spacing-mm",
+        type=float,
+        metavar="MM",
+        help="side of a pixel in inputs that do not say it, such as PNGs and .npy (default: unknown)",
+    )
     add_flags(parser, PredictOptions())
     return parser.parse_args(argv)
 
@@ -72,16 +80,26 @@ def check_arguments(args: argparse.Namespace) -> None:
     kinds = [kind_of(path) for path in args.inputs]
     if args.rows is not None and "table" not in kinds:
         raise ValueError("--rows chooses rows of a table, and no INPUT is one (.pkl or .pkl.gz).")
+    if args.spacing_mm is not None and not 0 < args.spacing_mm < math.inf:  # NaN is not
+        raise ValueError(f"--spacing-mm must be a number above 0, got {args.spacing_mm}.")
     check_free(args.out)
 
 
-def oddities(scan: Scan, predictor: Predictor) -> dict[str, str]:
+def with_spacing(scan: Scan, spacing_mm: float | None) -> Scan:
+    """The scan, with the pixel size that the user states where it has none of its own."""
+    if spacing_mm is None or scan.spacing_mm is not None:
+        return scan
+    between_slices = [math.nan] * (scan.hu.ndim - 2)
+    return replace(scan, spacing_mm=(*between_slices, spacing_mm, spacing_mm))
+
+
+def oddities(scan: Scan, resampled: str | None) -> dict[str, str]:
     """kind -> sentence, for what can be predicted but is hardly what was meant."""
     found = {}
     if not scan.from_grey and scan.hu.min() >= 0 and scan.hu.max() <= 255:
         found["hu"] = "the values lie between 0 and 255, unlike HU: air is -1000. Taken as HU all the same."
-    if sizes := predictor.unlike_pixels(scan.spacing_mm):
-        found["spacing"] = f"a pixel is {sizes[0]} mm, and was {sizes[1]} mm in the training. Resample it."
+    if resampled:
+        found["spacing"] = resampled
     return found
 
 
@@ -155,11 +173,12 @@ def predict(args: argparse.Namespace) -> None:
             rows, told = [], set()
             scans = read_scans(path, predictor.input["hu_window"], rows=args.rows, column=args.column)
             for scan in tqdm(scans, desc=path.name, unit="scan", disable=None):
-                for kind, sentence in oddities(scan, predictor).items():
+                scan = with_spacing(scan, args.spacing_mm)
+                grey, probs, resampled = look_at(path, scan, predictor)
+                for kind, sentence in oddities(scan, resampled).items():
                     if kind not in told:  # once for an input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         told.add(kind)
-                grey, probs = look_at(path, scan, predictor)
                 pred = (probs > options.threshold).astype(np.uint8)
                 rows += write_scan(out, free_id(scan.id, used), scan, grey, pred, probs if args.probabilities else None)
             table += [[name, path, n, "" if math.isnan(mm2) else f"{mm2:.2f}"] for name, n, mm2 in rows]
@@ -169,11 +188,12 @@ def predict(args: argparse.Namespace) -> None:
     print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
 
 
-def look_at(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray]:
-    """Grey values and probabilities, each (H, W) or (D, H, W); an error names the scan."""
+def look_at(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray, str | None]:
+    """Grey values and probabilities, each (H, W) or (D, H, W), and what was resampled; an error names the scan."""
     grey = predictor.grey(scan.hu)
     try:
-        return grey, predictor.probs(grey)
+        scale, resampled = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)
+        return grey, predictor.probs(grey, scale), resampled
     except ValueError as error:
         raise ValueError(f"{path}, {scan.id}: {error}") from None
 

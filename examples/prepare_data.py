@@ -38,6 +38,7 @@ class Slice:
     target: NDArray[np.uint8]  # (size, size) in {0, 1}
     pattern: NDArray[np.float32]  # to find its like: lungseg.data.splits.fine_structure
     vanished: bool  # the lesion of the table is smaller than half a pixel of the new size
+    source_size: tuple[int, int]  # (H, W) in the table
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -128,7 +129,7 @@ def convert(id_: str, label: str, hu: NDArray, mask: NDArray, size: int, bits: i
     lesion = (np.asarray(mask) > 0).astype(np.uint8)
     target = resize_target(lesion, (size, size))
     vanished = bool(lesion.any() and not target.any())
-    return Slice(id_, label, image, target, fine_structure(clipped), vanished)
+    return Slice(id_, label, image, target, fine_structure(clipped), vanished, hu.shape)
 
 
 # ---- groups and splits -------------------------------------------------------------------------------------
@@ -240,7 +241,9 @@ def prepare(args: argparse.Namespace) -> None:
         groups = link_patterns([s.pattern for s in slices], threshold=args.threshold)
         splits, notes = choose_splits(groups, len(test), args)
         records = [
-            SliceRecord(s.id, group, split, s.label, bits=args.bits)
+            SliceRecord(
+                s.id, group, split, s.label, bits=args.bits, source_height=s.source_size[0], source_width=s.source_size[1]
+            )
             for s, group, split in zip(slices, groups, splits, strict=True)
         ]
         if args.augment and args.augment <= splits.count("train"):

@@ -166,25 +166,40 @@ def read_slices(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Datase
     size = recipe.img_size
     train = SliceDataset(folder, "train", size=size, augment=AUGMENTATIONS[recipe.augment], seed=seed)
     plain, val, test = (SliceDataset(folder, split, size=size) for split in ("train", "val", last_split(folder)))
-    input_ = {
-        "size": [size, size],
-        "scale": [size / side for side in commonest_size(folder, train.records)],
-        "hu_window": list(windows[0]),
-        "spacing_mm": median_spacing([r.spacing_mm for r in train.records]),
-    }
+    input_ = {"size": [size, size], "hu_window": list(windows[0]), **scales(folder, train.records, size)}
     return train, plain, val, test, input_
 
 
-def commonest_size(folder: Path, records: list[SliceRecord]) -> tuple[int, int]:
-    """(H, W) of most of the slices, in pixels, from the headers of their files; a warning if there are others."""
-    sizes = Counter(slice_size(folder, record) for record in records)
-    if len(sizes) > 1:
+def scales(folder: Path, records: list[SliceRecord], size: int) -> dict[str, Any]:
+    """The entries of `input` that `lungseg.scale` explains, but for the size, from the headers of the files.
+
+    A warning if the slices, or those they were made from, have several sizes: then prediction stretches too.
+    """
+    files = [slice_size(folder, record) for record in records]
+    sources = [record.source_size or file for record, file in zip(records, files, strict=True)]
+    file, source = commonest(files), commonest(sources)
+    stretched = len(set(files)) > 1 or len(set(sources)) > 1
+    if stretched:
         warnings.warn(
-            f"{folder} has slices of {len(sizes)} sizes, all stretched to img_size: prediction uses the scale of "
-            f"the commonest.",
+            f"{folder} has slices of {max(len(set(files)), len(set(sources)))} sizes, all stretched to img_size: "
+            f"prediction stretches whole slices likewise.",
             stacklevel=1,  # always this line, so that Python says it once
         )
-    return sizes.most_common(1)[0][0]
+    recorded = any(record.source_size for record in records) and len(set(files)) == 1
+    spacing = median_spacing([r.spacing_mm for r in records])
+    if len(set(files)) > 1 and spacing is not None:  # of a file of the commonest size, were it stretched like most
+        mm = [[r.spacing_mm * n for n in sides] for r, sides in zip(records, files, strict=True)]  # sides of slices
+        spacing = [median_spacing(list(sides)) / n for sides, n in zip(zip(*mm, strict=True), file, strict=True)]
+    return {
+        "scale": [size / side for side in file],
+        "source_scale": [size / side for side in source] if recorded else None,
+        "stretched": stretched,
+        "spacing_mm": spacing,
+    }
+
+
+def commonest(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    return Counter(sizes).most_common(1)[0][0]
 
 
 def read_volumes(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Dataset, Dataset, Dataset, Dataset, dict]:

@@ -1,11 +1,13 @@
 """From a checkpoint to lesion probabilities: build the network again, and bring any slice or volume to it and back.
 
-A network knows lesions in pixels, not in millimetres. So an input is first scaled as the slices of its training were,
-then covered with windows of the size it was trained on, and the logits are scaled back to the input's own pixels.
+A network knows lesions in pixels, not in millimetres. So an input is first scaled as the slices of its training were
+(`lungseg.scale`), then covered with windows of the size it was trained on, and the logits are scaled back to the
+input's own pixels.
 """
 
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +28,9 @@ from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
 from lungseg.recipe import option
+from lungseg.scale import Scale, scale_for, scale_of_files, sides_of, sizes_on_the_way
 
 NETWORKS = {network.__name__: network for network in (SwinUNet, UNETR, ResNet50UNet, UNet, RRCUNet)}
-MOST_RATIO = 1.5  # between the pixels of an image and of the training, in mm, before we call them unlike
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ def load_predictor(
 def check_input(network: nn.Module, input: dict[str, Any]) -> None:
     """Raise a ValueError unless the "input" of a checkpoint is sound and the network takes such images."""
     size, scale, spacing, (low, high) = input["size"], input["scale"], input["spacing_mm"], input["hu_window"]
-    lengths = [*size, *scale, *(mm for mm in np.ravel(spacing) if mm is not None)]  # None, of any axis, is unknown
-    sound = all(math.isfinite(n) and n > 0 for n in lengths) and len(size) == len(scale) and low < high
+    sources = input.get("source_scale") or scale  # older checkpoints do not know it
+    lengths = [*size, *scale, *sources, *(mm for mm in np.ravel(spacing) if mm is not None)]  # None is unknown
+    sound = all(math.isfinite(n) and n > 0 for n in lengths) and len(size) == len(scale) == len(sources) and low < high
     if not sound or len(size) not in (2, 3):
         raise ValueError(f'its "input" makes no sense: {input}. Use another checkpoint.')
     pixel = torch.zeros(1, 1, *[1] * len(size))  # (1, 1, 1, 1[, 1]): every network of ours takes it
@@ -136,8 +139,8 @@ class Predictor:
 
     Args:
         network: (B, 1, *spatial) grey images in [0, 1] -> logits (B, 1, *spatial), in evaluation mode.
-        input: what it was trained on, the "input" of a checkpoint: `size` in pixels along each side, `scale` in
-            training pixels per pixel of the data's files, `hu_window` (low, high), and `spacing_mm`, or None.
+        input: what it was trained on, the "input" of a checkpoint: `hu_window` (low, high), and the entries that
+            `lungseg.scale` explains.
         overlap, batch_size: of its windows, as in `lungseg.inference.sliding_window`.
 
     Attributes:
@@ -152,32 +155,18 @@ class Predictor:
         """HU of any shape -> the grey values in [0, 1] of the training (`lungseg.data.ct.hu_to_unit`)."""
         return hu_to_unit(hu, self.input["hu_window"])
 
-    def unlike_pixels(self, spacing_mm: ArrayLike | None) -> tuple[str, str] | None:
-        """How large a pixel is in an image and was in the training, where that differs too much to expect good results.
+    def scale_for(
+        self, shape: Sequence[int], spacing_mm: ArrayLike | None = None, source_size: tuple[int, int] | None = None
+    ) -> tuple[Scale, str | None]:
+        """The scale at which an image looks as in the training, for `probs`: see `lungseg.scale.scale_for`."""
+        return scale_for(self.input, shape, spacing_mm, source_size)
 
-        Args:
-            spacing_mm: of a pixel along each side of the image. NaN or None is unknown. To a network for slices the
-                distance between the slices of a volume does not matter.
-
-        Returns:
-            Such as ("1.4 x 1.4", "0.7 x 0.7"), in mm, if along any side one is more than MOST_RATIO of the other; else,
-            or if one is unknown, None.
-        """
-        if spacing_mm is None or self.input["spacing_mm"] is None:
-            return None
-        dims = self.spatial_dims
-        known = np.array(self.input["spacing_mm"], dtype=float)  # NaN where it is None
-        here, trained = np.array(spacing_mm)[-dims:], np.broadcast_to(known, dims)  # (dims,) each
-        if not np.abs(np.log(here / trained)).max() > math.log(MOST_RATIO):  # NaN is not
-            return None
-        return tuple(" x ".join(f"{mm:.3g}" for mm in lengths) for lengths in (here, trained))
-
-    def probs(self, grey: NDArray) -> NDArray[np.float32]:
+    def probs(self, grey: NDArray, scale: Scale | None = None) -> NDArray[np.float32]:
         """The probability of lesion at each pixel, in the shape of `grey`.
 
         Args:
-            grey: (H, W) or (D, H, W), floating point in [0, 1]. Its pixels should be about as large in mm as those of
-                the files the network was trained on. A network for slices takes a volume slice by slice.
+            grey: (H, W) or (D, H, W), floating point in [0, 1]. A network for slices takes a volume slice by slice.
+            scale: from `scale_for`. None is right for images with the pixels of the files the network was trained on.
 
         Raises:
             ValueError: for other values, or for a single slice and a network for volumes.
@@ -191,19 +180,19 @@ class Predictor:
                 f"grey values must lie in [0, 1], got {grey.min():g} to {grey.max():g}. "
                 f"Use Predictor.grey for HU, and divide grey levels by the largest."
             )
-        if grey.ndim < self.spatial_dims:
-            raise ValueError("the network was trained on volumes, and this is a single slice. Give it a volume.")
+        scale = scale or scale_of_files(self.input, sides_of(self.input, grey.shape))
         if grey.ndim == self.spatial_dims:
-            return self._probs(grey[None])[0]
+            return self._probs(grey[None], scale)[0]
         parts = [grey[z : z + self.batch_size] for z in range(0, len(grey), self.batch_size)]
         bar = tqdm(parts, desc="slices", leave=False, disable=None)  # None: quiet when not on a terminal
-        return np.concatenate([self._probs(slices) for slices in bar])  # (D, H, W)
+        return np.concatenate([self._probs(slices, scale) for slices in bar])  # (D, H, W)
 
-    def _probs(self, images: NDArray) -> NDArray[np.float32]:
+    def _probs(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
         """(B, *spatial) -> (B, *spatial), all B at once."""
-        spatial, scale = images.shape[1:], self.input["scale"]
-        scaled = tuple(max(1, round(n * factor)) for n, factor in zip(spatial, scale, strict=True))
-        x = torch.from_numpy(np.stack([resize(image.astype(np.float32), scaled) for image in images]))
+        spatial, resized = images.shape[1:], images.astype(np.float32)
+        for size in sizes_on_the_way(self.input, spatial, scale):
+            resized = np.stack([resize(image, size) for image in resized])  # (B, *size)
+        x, scaled = torch.from_numpy(resized), resized.shape[1:]
         logits = sliding_window(
             self.network, x[:, None], self.input["size"], overlap=self.overlap, batch_size=self.batch_size
         )  # (B, 1, *scaled)

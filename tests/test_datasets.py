@@ -98,7 +98,9 @@ def test_volumes_are_learned_in_windows_and_judged_whole(tmp_path):
 def test_a_checkpoint_is_told_what_the_network_saw(tmp_path):
     folder = small_folder(tmp_path / "data", ["train", "train", "train", "val"], size=8)
     data = opened(replace(FEW, img_size=4), tmp_path, folder)
-    assert data.input == {"size": [4, 4], "scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0], "spacing_mm": 1.5}
+    one_grid = {"source_scale": None, "stretched": False}
+    about = {"size": [4, 4], "scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0], "spacing_mm": 1.5}
+    assert data.input == about | one_grid
     assert median_spacing([float("nan"), 1.0, float("nan"), 3.0]) == 2.0 and median_spacing([float("nan")]) is None
 
 
@@ -124,6 +126,41 @@ def test_slices_of_two_hu_windows_are_refused(tmp_path, row):
         writer.writerows(rows)
     with pytest.raises(ValueError, match="window -1000 to 400 and others in -160 to 240, .* with one window"):
         opened(FEW, tmp_path, folder)
+
+
+def folder_of(folder, sizes, sources, spacings):
+    """Training slices, and one for validation."""
+    with FolderWriter(folder) as out:
+        for i, (size, (height, width), mm) in enumerate(zip(sizes, sources, spacings, strict=True)):
+            about = {"spacing_mm": mm, "source_height": height, "source_width": width}
+            split = "val" if i == len(sizes) - 1 else "train"
+            out.add(SliceRecord(f"s{i}", f"p{i}", split, **about), np.zeros(size, np.uint8), np.zeros(size, np.uint8))
+    return folder
+
+
+def test_how_much_the_slices_were_shrunk_before_is_told_too(tmp_path):
+    folder = folder_of(tmp_path / "data", [(8, 8)] * 3, [(16, 32)] * 3, [1.4] * 3)
+    about = opened(replace(FEW, img_size=4), tmp_path, folder).input
+    assert about["scale"] == [0.5, 0.5] and about["source_scale"] == [4 / 16, 4 / 32]
+    assert about["stretched"] is False and about["spacing_mm"] == 1.4
+
+
+def test_slices_made_from_several_sizes_were_stretched(tmp_path):
+    sources = [(16, 16), (12, 16), (16, 16), (99, 99)]  # what validation has makes no difference
+    folder = folder_of(tmp_path / "data", [(8, 8)] * 4, sources, [np.nan] * 4)
+    with pytest.warns(UserWarning, match="has slices of 2 sizes, all stretched to img_size: prediction stretches"):
+        about = opened(replace(FEW, img_size=4), tmp_path, folder).input
+    assert about["stretched"] is True and about["source_scale"] == [4 / 16, 4 / 16] and about["spacing_mm"] is None
+
+
+def test_files_of_several_sizes_have_training_pixels_of_a_median_size(tmp_path):
+    """Each slice is 16 mm wide, in 8 pixels or in 16: a training pixel is 4 mm in all of them."""
+    sizes = [(8, 8), (16, 16), (8, 8), (8, 8)]
+    folder = folder_of(tmp_path / "data", sizes, [(0, 0)] * 4, [2.0, 1.0, 2.0, 2.0])
+    with pytest.warns(UserWarning, match="has slices of 2 sizes"):
+        about = opened(replace(FEW, img_size=4), tmp_path, folder).input
+    assert about["stretched"] is True and about["source_scale"] is None
+    assert np.array(about["spacing_mm"]) / about["scale"] == pytest.approx([4, 4])
 
 
 def test_the_scale_is_that_of_the_commonest_size_and_a_warning_says_so(tmp_path):

@@ -16,7 +16,7 @@ from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
-from lungseg.predictor import MOST_RATIO, NETWORKS, PredictOptions, Predictor, build_network, load_predictor
+from lungseg.predictor import NETWORKS, PredictOptions, Predictor, build_network, load_predictor
 
 SLICES = {"size": [16, 16], "scale": [1.0, 1.0], "hu_window": [-1000.0, 400.0], "spacing_mm": 0.7}
 VOLUMES = SLICES | {"size": [4, 8, 8], "scale": [1.0, 1.0, 1.0], "spacing_mm": [2.0, 0.7, 0.7]}
@@ -108,6 +108,9 @@ def test_a_network_can_be_built_without_a_file():
         ({"input": SLICES | {"size": [0, 16]}}, '"input" makes no sense'),
         ({"input": SLICES | {"scale": [1.0, float("nan")]}}, '"input" makes no sense'),
         ({"input": SLICES | {"scale": [1.0, 1.0, 1.0]}}, '"input" makes no sense'),
+        ({"input": SLICES | {"source_scale": [1.0]}}, '"input" makes no sense'),
+        ({"input": SLICES | {"source_scale": [1.0, -1.0]}}, '"input" makes no sense'),
+        ({"input": SLICES | {"source_scale": "half"}}, "entries are not those"),
         ({"input": SLICES | {"hu_window": [400.0, -1000.0]}}, '"input" makes no sense'),
         ({"input": SLICES | {"spacing_mm": -0.7}}, '"input" makes no sense'),
         ({"input": SLICES | {"spacing_mm": "small"}}, "entries are not those"),
@@ -287,26 +290,31 @@ def test_options_that_cannot_work_are_refused_in_the_words_of_their_flag(name, g
             PredictOptions(**{name: value})
 
 
-@given(trained=st.floats(0.1, 5), ratio=st.floats(0.1, 10), side=st.integers(0, 1))
-def test_pixels_are_unlike_if_along_any_side_one_is_far_more_than_the_other(trained, ratio, side):
-    spacing = [trained, trained]
-    spacing[side] *= ratio
-    wanted = not 1 / MOST_RATIO <= ratio <= MOST_RATIO
-    if abs(abs(np.log(ratio)) - np.log(MOST_RATIO)) > 1e-9:  # at the border rounding decides
-        assert (watch(spacing_mm=trained).unlike_pixels(spacing) is not None) == wanted
-
-
 @pytest.mark.parametrize("spacing", [None, [None, None, None], [None, 0.7, 0.7]])
 def test_a_network_of_volumes_of_unknown_spacing_can_be_used(spacing, tmp_path):
     path = save(tmp_path / "best.pt", RRCUNet, input=VOLUMES | {"spacing_mm": spacing})
-    assert load_predictor(path).unlike_pixels((9.0, 0.7, 0.7)) is None
+    assert load_predictor(path).scale_for((9, 9, 9), (9.0, 0.7, 0.7)) == ((1.0, 1.0, 1.0), None)
 
 
-def test_the_sizes_of_unlike_pixels_are_told_if_both_are_known():
-    slices, volumes = watch(), Predictor(Watch(), VOLUMES)
-    assert slices.unlike_pixels((1.4, 1.4)) == ("1.4 x 1.4", "0.7 x 0.7")
-    assert slices.unlike_pixels((9.0, 0.7, 0.7)) is None  # the distance of slices does not matter to it
-    assert volumes.unlike_pixels((9.0, 0.7, 0.7)) == ("9 x 0.7 x 0.7", "2 x 0.7 x 0.7")
-    for unknown in (None, (np.nan, np.nan), (np.nan, 5.0)):
-        assert slices.unlike_pixels(unknown) is None
-    assert watch(spacing_mm=None).unlike_pixels((1.4, 1.4)) is None
+# ---- from the slices of a scanner to those of the training ------------------------------------------------------
+
+SHRUNK = SLICES | {"size": [20, 20], "scale": [0.8, 0.8], "source_scale": [0.4, 0.4], "stretched": False}
+
+
+def test_the_two_steps_of_the_preparation_are_repeated(tmp_path):
+    """A slice of 50 x 50 was written with 25 x 25 pixels, and read at 20 x 20."""
+    hu = np.random.default_rng(0).uniform(-1000, 400, (50, 50))
+    predictor = Predictor(Watch(), SHRUNK)
+    file = resize_image(predictor.grey(hu), (25, 25))
+    scale, said = predictor.scale_for((50, 50), source_size=(50, 50))
+    predictor.probs(predictor.grey(hu), scale)
+    predictor.probs(file)
+    of_slice, of_file = predictor.network.seen
+    assert of_slice.shape == (1, 1, 20, 20) and torch.equal(of_slice, of_file) and said is None
+
+
+def test_a_slice_of_any_size_is_stretched_if_those_of_the_training_were():
+    predictor = Predictor(Watch(), SLICES | {"scale": [0.5, 0.5], "source_scale": None, "stretched": True})
+    for shape in [(32, 32), (50, 23), (16, 16), (3, 9, 70)]:
+        probs = predictor.probs(grey_of(shape))
+        assert probs.shape == shape and predictor.network.seen[-1].shape[2:] == (16, 16)

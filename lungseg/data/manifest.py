@@ -1,8 +1,9 @@
 """The manifest of a folder of slices or volumes: which belongs to which patient, and to which split.
 
-    id, group, split, label, spacing_mm, hu_low, hu_high, bits      one row per slice or volume
+    id, group, split, label, spacing_mm, hu_low, hu_high, bits, source_height, source_width
 
-`group` is the patient, or a cluster of near-duplicates; it never stands in two splits. Only `id` is required.
+One row per slice or volume. `group` is the patient, or a cluster of near-duplicates; it never stands in two splits.
+Only `id` is required.
 """
 
 import csv
@@ -33,14 +34,23 @@ class SliceRecord:
     group: str  # patient, or cluster of near-duplicates: never in two splits
     split: str  # train, val or test
     label: str = ""
-    spacing_mm: float = float("nan")  # side of a pixel; nan = unknown
+    spacing_mm: float = float("nan")  # side of a pixel of the file; nan = unknown
     # Of PNGs only: a volume holds HU.
     hu_low: float = HU_WINDOW[0]  # HU of grey 0
     hu_high: float = HU_WINDOW[1]  # HU of the largest grey level
     bits: int = 8  # 8, or 16 for images of 65,536 grey levels
+    # Pixels of the slice that the file was resized from; 0 = not resized, or not known to be.
+    source_height: int = 0
+    source_width: int = 0
+
+    @property
+    def source_size(self) -> tuple[int, int] | None:
+        """(H, W) of the slice that the file was made from; None = not told."""
+        return (self.source_height, self.source_width) if self.source_height else None
 
 
 COLUMNS = [f.name for f in fields(SliceRecord)]
+NUMBERS = {f.name: f.type for f in fields(SliceRecord) if f.type in (float, int)}
 
 
 def read_manifest(folder: str | Path, kind: str | None = None) -> list[SliceRecord]:
@@ -127,7 +137,7 @@ def parse_row(row: dict[str, str]) -> SliceRecord:
     if split not in SPLITS:
         raise ValueError(f"id {id_!r} has the split {split!r}. Use one of {', '.join(SPLITS)}.")
     numbers = {}
-    for name, kind in (("spacing_mm", float), ("hu_low", float), ("hu_high", float), ("bits", int)):
+    for name, kind in NUMBERS.items():
         if row.get(name):  # empty = the default
             try:
                 numbers[name] = kind(row[name])
@@ -141,6 +151,10 @@ def parse_row(row: dict[str, str]) -> SliceRecord:
     if not -math.inf < record.hu_low < record.hu_high < math.inf:  # nan fails
         low, high = f"{record.hu_low:g}", f"{record.hu_high:g}"
         raise ValueError(f"id {id_!r} has hu_low {low} and hu_high {high}. Write two numbers, the lower one first.")
+    height, width = record.source_height, record.source_width
+    if min(height, width) < 0 or (height == 0) != (width == 0):
+        sides = f"source_height {height} and source_width {width}"
+        raise ValueError(f"id {id_!r} has {sides}. Write both in pixels, or leave both empty.")
     return record
 
 
@@ -150,7 +164,9 @@ def write_manifest(path: Path, records: list[SliceRecord]) -> None:
         writer.writerow(COLUMNS)
         for record in records:
             cells = [getattr(record, name) for name in COLUMNS]
-            writer.writerow(["" if c != c else f"{c:g}" if isinstance(c, float) else c for c in cells])  # nan != nan
+            empty = [c != c or (c == 0 and name.startswith("source_")) for c, name in zip(cells, COLUMNS, strict=True)]
+            cells = [f"{c:g}" if isinstance(c, float) else c for c in cells]
+            writer.writerow(["" if e else c for c, e in zip(cells, empty, strict=True)])  # nan != nan
 
 
 def describe_folder(folder: str | Path) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lungseg.data.columns import SPACING_COLUMNS, find_column, spacing_of
 from lungseg.data.ct import grey_to_hu
 from lungseg.data.folder import read_grey_png, read_slice
 from lungseg.data.manifest import SliceRecord, read_manifest
@@ -35,6 +36,7 @@ class Scan:
     target: NDArray | None = None  # the shape of hu, lesion where it is not 0; None = unknown
     spacing_mm: tuple[float, ...] | None = None  # of a pixel along each side of hu; None = unknown
     from_grey: bool = False  # hu was made from the grey levels of a PNG
+    source_size: tuple[int, int] | None = None  # (H, W) of the slice it was made from, its own if it is one
 
     def __post_init__(self) -> None:
         if self.target is not None and np.shape(self.target) != self.hu.shape:
@@ -117,7 +119,7 @@ def read_slices(folder: Path) -> Iterator[Scan]:
             grey, target = read_grey_png(folder / "images" / f"{record.id}.png", record.bits), None
         spacing = (record.spacing_mm,) * 2 if math.isfinite(record.spacing_mm) else None
         hu = grey_to_hu(grey, (record.hu_low, record.hu_high), record.bits)
-        yield Scan(record.id, hu, target, spacing, from_grey=True)
+        yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size)
 
 
 def records_of(folder: Path, kind: str) -> list[SliceRecord]:
@@ -130,7 +132,7 @@ def records_of(folder: Path, kind: str) -> list[SliceRecord]:
 def read_one_volume(path: Path, id_: str) -> Scan:
     volume = read_volume(path)
     spacing = volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None
-    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing)
+    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing, source_size=volume.hu.shape[1:])
 
 
 def read_array(path: Path) -> Scan:
@@ -143,7 +145,7 @@ def read_array(path: Path) -> Scan:
         return read_one_volume(path, path.stem)
     if hu.ndim != 2:
         raise ValueError(f"{path} has shape {hu.shape}, (H, W) of a slice or (D, H, W) of a volume is wanted.")
-    return Scan(path.stem, checked_hu(path, hu))
+    return Scan(path.stem, checked_hu(path, hu), source_size=hu.shape)
 
 
 def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[Scan]:
@@ -157,8 +159,16 @@ def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[S
             raise ValueError(f"{path} has rows 0 to {len(hus) - 1}, and row {row} is asked for. Count from 0.")
         if not isinstance(hus[row], np.ndarray):
             raise ValueError(f"{path}: column {column!r} holds no HU, but {hus[row]!r:.40}. Choose another column.")
+    spacings = table.get(find_column(table, SPACING_COLUMNS), [math.nan] * len(hus))
     for row in rows:
-        yield Scan(f"{path.name.split('.')[0]}_row{row:04d}", checked_hu(f"{path}, row {row}", hus[row]), targets[row])
+        where, hu = f"{path}, row {row}", hus[row]
+        try:
+            spacing = spacing_of(spacings[row])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        known = None if math.isnan(spacing) else (spacing, spacing)
+        id_ = f"{path.name.split('.')[0]}_row{row:04d}"
+        yield Scan(id_, checked_hu(where, hu), targets[row], known, source_size=hu.shape)
 
 
 def checked_hu(where: Path | str, hu: NDArray) -> NDArray:

@@ -40,15 +40,17 @@ names = st.text(
     label=names.map(str.strip),
     spacing=st.one_of(st.just(float("nan")), st.floats(0.25, 2.0).map(lambda v: round(v, 4))),
     window=st.tuples(st.integers(-1500, -500), st.integers(0, 3000)),
+    source=st.just((0, 0)) | st.tuples(st.integers(1, 999), st.integers(1, 999)),
 )
 @settings(max_examples=40)
-def test_the_manifest_keeps_every_field(tmp_path_factory, group, label, spacing, window):
+def test_the_manifest_keeps_every_field(tmp_path_factory, group, label, spacing, window, source):
     folder = tmp_path_factory.mktemp("kept")
     (folder / "images").mkdir()
-    record = SliceRecord("s", group, "val", label, spacing, float(window[0]), float(window[1]))
+    record = SliceRecord("s", group, "val", label, spacing, float(window[0]), float(window[1]), 8, *source)
     write_manifest(folder / "manifest.csv", [record])
     (back,) = read_manifest(folder)
     assert repr(back) == repr(record)  # repr, because nan != nan
+    assert back.source_size == (source if source[0] else None)
 
 
 def test_a_hand_made_manifest_may_leave_columns_out_and_have_others(small):
@@ -153,6 +155,9 @@ def test_without_a_manifest_the_files_and_folders_are_the_volumes(tmp_path):
         ("a_0,a,train", "a_0,a,test", "group 'a' is in test and in train"),
         ("a_0,a,train", "a_1,a,train", "id 'a_1' stands twice"),
         ("a_0,a,train,solid,0.7", "a_0,a,train,solid,wide", "spacing_mm 'wide', which is not a number"),
+        ("400,8,,", "400,8,512,", "source_height 512 and source_width 0. Write both"),
+        ("400,8,,", "400,8,-1,-1", "source_height -1 and source_width -1. Write both"),
+        ("400,8,,", "400,8,wide,512", "source_height 'wide', which is not a number"),
         ("id,group", "name,group", "has no column id"),
     ],
 )

@@ -124,6 +124,33 @@ def test_slices_come_in_the_order_of_their_manifest_with_spacing_and_target(tmp_
         assert np.array_equal(scan.target, greys[scan.id] > 200)
 
 
+def test_a_scan_knows_the_slice_it_was_made_from(tmp_path):
+    """Arrays, volumes and tables are sources; a folder says it; a lone PNG does not."""
+    grey = make_grey()
+    with FolderWriter(tmp_path / "shrunk") as out:
+        out.add(SliceRecord("a", "a", "test", source_height=512, source_width=500), grey, np.zeros_like(grey))
+        out.add(SliceRecord("b", "b", "test"), grey, np.zeros_like(grey))
+    assert [scan.source_size for scan in scans_in(tmp_path / "shrunk")] == [(512, 500), None]
+    assert scans_in(as_png(tmp_path, grey))[0].source_size is None
+    assert scans_in(as_npy(tmp_path, grey))[0].source_size == (30, 41)
+    np.save(tmp_path / "volume.npy", np.full((2, 5, 6), -700, np.int16))
+    assert scans_in(tmp_path / "volume.npy")[0].source_size == (5, 6)
+
+
+def test_a_table_may_say_how_large_its_pixels_are(tmp_path):
+    rows = [{"mask": np.zeros((5, 6), np.int8), "hu_array_old": np.full((5, 6), -700.0)} for _ in range(3)]
+    for row, cell in zip(rows, (0.7, None, "0.8\\0.8"), strict=True):
+        row["Pixel Spacing"] = cell
+    (tmp_path / "t.pkl").write_bytes(pickle.dumps(rows))
+    scans = scans_in(tmp_path / "t.pkl")
+    assert [scan.spacing_mm for scan in scans] == [(0.7, 0.7), None, (0.8, 0.8)]
+    assert {scan.source_size for scan in scans} == {(5, 6)}
+    rows[1]["Pixel Spacing"] = "wide"
+    (tmp_path / "t.pkl").write_bytes(pickle.dumps(rows))
+    with pytest.raises(ValueError, match=r"t.pkl, row 1: expected the side of a pixel in mm, .* got 'wide'"):
+        scans_in(tmp_path / "t.pkl")
+
+
 # ---- volumes -----------------------------------------------------------------------------------------------------
 
 

@@ -292,7 +292,7 @@ def test_a_bright_picture_is_not_mistaken(predict, checkpoint, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(("spacing", "warned"), [(0.7, False), (1.0, False), (1.1, True), (0.5, False), (0.4, True)])
-def test_pixels_of_another_size_are_predicted_with_a_warning(spacing, warned, predict, checkpoint, tmp_path, capsys):
+def test_pixels_of_another_size_are_resampled_and_a_line_says_so(spacing, warned, predict, checkpoint, tmp_path, capsys):
     with FolderWriter(tmp_path / "data") as out:
         for name in "ab":  # one warning for both
             out.add(SliceRecord(name, "a", "test", spacing_mm=spacing), make_grey(), np.zeros((30, 41)))
@@ -311,6 +311,63 @@ def test_the_distance_of_slices_matters_to_a_network_for_volumes_only(
     assert "warning" not in capsys.readouterr().err
     assert run(predict, checkpoint_3d, tmp_path / "out3", tmp_path / "scan.npz") == 0
     assert ("warning" in capsys.readouterr().err) == warned
+
+
+SHRUNK = {"size": [12, 12], "source_scale": [0.5, 0.5], "stretched": False}  # from 24 x 24, read at the files' size
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The sizes of what any U-Net is shown."""
+    sizes, forward = [], UNet.forward
+
+    def noted(self, image):
+        sizes.append(tuple(image.shape[2:]))
+        return forward(self, image)
+
+    monkeypatch.setattr(UNet, "forward", noted)
+    return sizes
+
+
+@pytest.mark.parametrize("form", [as_npy, lambda folder, grey: volume_npz(folder, as_hu(grey[None]), None)])
+def test_what_has_the_pixels_of_the_scanner_is_shrunk_as_the_training_was(form, predict, tmp_path, seen, capsys):
+    checkpoint = save_network(tmp_path / "shrunk.pt", **SHRUNK, spacing_mm=None)
+    source = form(tmp_path, make_grey((24, 24)))
+    seen.clear()
+    assert run(predict, checkpoint, tmp_path / "out", source) == 0
+    assert set(seen[1:]) == {(12, 12)} and "warning" not in capsys.readouterr().err  # the first is the check on loading
+
+
+def as_hu(grey):
+    return np.rint(grey_to_hu(grey)).astype(np.int16)
+
+
+@pytest.mark.parametrize("side", [12, 24])
+def test_a_loose_png_is_known_by_its_size(side, predict, tmp_path, seen):
+    checkpoint = save_network(tmp_path / "shrunk.pt", **SHRUNK)
+    assert run(predict, checkpoint, tmp_path / "out", as_png(tmp_path, make_grey((side, side)))) == 0
+    assert set(seen[1:]) == {(12, 12)}
+
+
+def test_a_png_of_another_size_is_refused_until_its_pixels_are_known(predict, tmp_path, seen, capsys):
+    checkpoint = save_network(tmp_path / "shrunk.pt", **SHRUNK)
+    source = as_png(tmp_path, make_grey((30, 30)))
+    words = "its 30 x 30 pixels are those neither of the training's files (12 x 12) nor of the slices these were made"
+    assert_refused(predict, checkpoint, tmp_path, capsys, source, words=words)
+    assert_refused(predict, checkpoint, tmp_path, capsys, source, words="scan: its 30 x 30")
+    seen.clear()
+    assert run(predict, checkpoint, tmp_path / "out", source, "--spacing-mm", "0.35") == 0
+    assert set(seen[1:]) == {(12, 12)} and read_png(tmp_path / "out/masks/scan.png").shape == (30, 30)  # windows of 15
+    assert table_of(tmp_path / "out")[0]["predicted_mm2"] != "" and capsys.readouterr().err == ""
+    for bad in ("0", "-1", "nan", "inf"):
+        assert_refused(predict, checkpoint, tmp_path, capsys, source, "--spacing-mm", bad, words="--spacing-mm must be")
+
+
+def test_a_stated_pixel_size_does_not_overrule_that_of_the_file(predict, checkpoint, tmp_path, capsys):
+    with FolderWriter(tmp_path / "data") as out:
+        out.add(SliceRecord("a", "a", "test", spacing_mm=0.7), make_grey(), np.zeros((30, 41)))
+    assert run(predict, checkpoint, tmp_path / "out", tmp_path / "data", "--spacing-mm", "7") == 0
+    assert capsys.readouterr().err == ""
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------------
