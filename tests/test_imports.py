@@ -16,7 +16,7 @@ TABLE = {
     "nn/windows.py": {"torch"},
     "nn/layers.py": {"torch"},
     "nn/patches.py": {"torch", "nn.layers", "nn.windows"},
-    "nn/attention.py": {"torch", "nn.windows"},
+    "nn/attention.py": {"torch", "nn.layers", "nn.windows"},
     "nn/swin_unet.py": {"torch", "nn.windows", "nn.layers", "nn.patches", "nn.attention"},
     "nn/unetr.py": {"torch", "nn.layers", "nn.patches", "nn.attention"},
     "nn/resnet_unet.py": {"torch", "nn.layers"},

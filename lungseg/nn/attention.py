@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lungseg.nn.layers import check_counts
 from lungseg.nn.windows import relative_position_index
 
 
@@ -75,6 +76,7 @@ class SelfAttention(nn.Module):
         fused: bool = True,
     ):
         super().__init__()
+        check_counts("SelfAttention", dim=dim, num_heads=num_heads)
         if dim % num_heads:
             raise ValueError(
                 f"SelfAttention: num_heads={num_heads} does not divide dim={dim}. "
@@ -129,6 +131,7 @@ class WindowAttention(nn.Module):
         fused: bool = True,
     ):
         super().__init__()
+        check_counts("WindowAttention", dim=dim, window_size=window_size, num_heads=num_heads)
         if dim % num_heads:
             raise ValueError(
                 f"WindowAttention: num_heads={num_heads} does not divide dim={dim}. "
@@ -140,18 +143,18 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        # Not persistent: it follows from window_size, so a checkpoint need not carry it.
-        self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
 
     def relative_position_bias(self, side: int) -> Tensor:
         """B of equation 4 for a window of side x side tokens, side <= window_size: (num_heads, N, N).
 
         A smaller window is a corner of the full one, and the same offsets have the same bias.
         """
-        ws = self.window_size
-        index = self.relative_position_index.view(ws, ws, ws, ws)[:side, :side, :side, :side]
+        ws, table = self.window_size, self.relative_position_bias_table
+        # Not kept as a buffer: one outside the checkpoint would hold garbage after `to_empty` or
+        # `load_state_dict(assign=True)` of a network built on the meta device. To compute it costs microseconds.
+        index = relative_position_index(ws, device=table.device).view(ws, ws, ws, ws)[:side, :side, :side, :side]
         index = index.reshape(side * side, side * side)  # (N, N)
-        return self.relative_position_bias_table[index].permute(2, 0, 1)  # (num_heads, N, N)
+        return table[index].permute(2, 0, 1)  # (num_heads, N, N)
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, *, return_weights: bool = False

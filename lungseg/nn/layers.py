@@ -1,5 +1,9 @@
 """Small layers that several networks share."""
 
+from collections.abc import Sequence
+from math import inf
+from numbers import Integral, Real
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,8 +51,7 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float = 0.0):
         super().__init__()
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"DropPath: rate is a probability in [0, 1), got {rate}.")
+        check_rates("DropPath", rate=rate)
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,18 +76,88 @@ def trunc_normal_init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def check_channels(name: str, x: Tensor, in_channels: int, *, spatial_dims: int = 2) -> None:
-    """Raise a `ValueError` in words unless `x` is a (B, in_channels, H, W[, D]) floating-point image."""
-    wanted = f"(B, {in_channels}, {', '.join('HWD'[:spatial_dims])})"
-    if x.dim() != spatial_dims + 2 or x.shape[1] != in_channels or min(x.shape) < 1:
+def is_count(value: object) -> bool:
+    """Whether a value is an integer of at least 1, Python's or numpy's."""
+    return isinstance(value, Integral) and value >= 1
+
+
+def check_counts(name: str, **options: object) -> None:
+    """Raise a `ValueError` in words unless each option is an integer of at least 1."""
+    for option, value in options.items():
+        if not is_count(value):
+            raise ValueError(f"{name}: {option} must be an integer of at least 1, got {value!r}.")
+
+
+def check_stages(name: str, **options: object) -> None:
+    """Raise a `ValueError` in words unless each option is a sequence of integers of at least 1, and not empty."""
+    for option, value in options.items():
+        sequence = isinstance(value, Sequence) and not isinstance(value, str)
+        if not sequence or not value or not all(is_count(n) for n in value):
+            raise ValueError(
+                f"{name}: {option} must name at least one stage, each by an integer of at least 1, got {value!r}. "
+                f"Give a sequence such as (2, 2), or (2,) for a single stage."
+            )
+
+
+def check_rates(name: str, **options: object) -> None:
+    """Raise a `ValueError` in words unless each option is a probability below 1: with 1 nothing would be left."""
+    for option, value in options.items():
+        if not isinstance(value, Real) or not 0 <= value < 1:
+            raise ValueError(f"{name}: {option} must be a probability in [0, 1), got {value!r}.")
+
+
+def check_mlp_ratio(name: str, dim: int, mlp_ratio: object) -> None:
+    """Raise a `ValueError` in words unless an MLP of mlp_ratio * dim hidden channels has at least one."""
+    if not isinstance(mlp_ratio, Real) or not 1 <= mlp_ratio * dim < inf:
+        raise ValueError(f"{name}: mlp_ratio must be a number of at least 1/{dim}, one channel, got {mlp_ratio!r}.")
+
+
+def check_image(name: str, image: Tensor, in_channels: int, dtype: torch.dtype, *, spatial_dims: int = 2) -> None:
+    """Raise a `ValueError` in words unless an image is a (B, in_channels, H, W[, D]) tensor that suits the weights.
+
+    Args:
+        name: who is asking.
+        image: what was given.
+        in_channels, spatial_dims: of the network.
+        dtype: of its weights. The image must have the same, or under autocast another below float64.
+    """
+    if not isinstance(image, Tensor):
         raise ValueError(
-            f"{name}: the image has shape {tuple(x.shape)}, but {wanted} with sides of at least 1 was expected. "
-            f"Reshape it, or build the network with in_channels={x.shape[1] if x.dim() > 1 else '...'}."
+            f"{name}: the image is a {type(image).__name__}, but a torch tensor was expected. "
+            f"Convert it by torch.from_numpy(image) or torch.tensor(image)."
         )
-    if not x.is_floating_point():
+    if image.dim() != spatial_dims + 2 or image.shape[1] != in_channels or min(image.shape) < 1:
         raise ValueError(
-            f"{name}: the image is {x.dtype}, but floating point was expected. Use image.float() / 255 or the like."
+            f"{name}: the image has shape {tuple(image.shape)}, but (B, {in_channels}, "
+            f"{', '.join('HWD'[:spatial_dims])}) with sides of at least 1 was expected. "
+            f"{shape_remedy(tuple(image.shape), in_channels, spatial_dims)}"
         )
+    if image.dtype != dtype and not (autocast_casts(image.dtype, image) and autocast_casts(dtype, image)):
+        remedy = "image.float()" if dtype == torch.float32 else f"image.to({dtype})"
+        raise ValueError(f"{name}: the image is {image.dtype}, but the weights are {dtype}. Convert it by {remedy}.")
+
+
+def shape_remedy(shape: tuple[int, ...], in_channels: int, spatial_dims: int) -> str:
+    """What to do about an image of a wrong shape."""
+    missing = spatial_dims + 2 - len(shape)
+    if 0 in shape:
+        return "There is nothing in it: check how it was cut or collected."
+    if missing == 2 and in_channels == 1:
+        return "Add the axes of batch and channel by image[None, None]."
+    if missing == 1 and shape[0] == in_channels:
+        return "Add the axis of the batch by image[None]."
+    if missing == 1 and in_channels == 1:
+        return "Add the axis of the channel by image[:, None]."
+    if missing == 0 and shape[-1] == in_channels:
+        return "Bring the channels to the front by image.movedim(-1, 1)."
+    if missing == 0:
+        return f"Reshape it, or build the network with in_channels={shape[1]}."
+    return "Reshape it."
+
+
+def autocast_casts(dtype: torch.dtype, image: Tensor) -> bool:
+    """Whether autocast is on where the image is, and would bring a tensor of this dtype to its own."""
+    return dtype.is_floating_point and dtype != torch.float64 and torch.is_autocast_enabled(image.device.type)
 
 
 class InstanceNorm(nn.GroupNorm):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungseg.nn.layers import check_batch_norm, check_channels, double_conv
+from lungseg.nn.layers import check_batch_norm, check_counts, check_image, check_stages, double_conv
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue, of values in [0, 1]
 
@@ -90,8 +90,9 @@ class ResNet50Encoder(nn.Module):
         out_channels: channels of the five maps that forward returns.
 
     Raises:
-        ValueError: for other than four stages; in forward, for an image that is not (B, in_channels, H, W), or one
-            whose deepest map has a single pixel in all while training.
+        ValueError: for other than four stages or counts below 1; in forward, for an image that is not
+            (B, in_channels, H, W), whose dtype is not that of the weights, or whose deepest map has a single pixel in
+            all while training.
     """
 
     def __init__(
@@ -103,6 +104,8 @@ class ResNet50Encoder(nn.Module):
         depths: Sequence[int] = (3, 4, 6, 3),
     ):
         super().__init__()
+        check_counts("ResNet50Encoder", in_channels=in_channels, stem=stem)
+        check_stages("ResNet50Encoder", widths=widths, depths=depths)
         if len(widths) != 4 or len(depths) != 4:
             raise ValueError(
                 f"ResNet50Encoder: widths={tuple(widths)} and depths={tuple(depths)} must name four stages each, "
@@ -127,7 +130,7 @@ class ResNet50Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> the maps of the five stages, at strides 2, 4, 8, 16 and 32, sides rounded up."""
-        check_channels("ResNet50Encoder", image, self.in_channels)
+        check_image("ResNet50Encoder", image, self.in_channels, self.conv1.weight.dtype)
         if self.training:
             check_batch_norm("ResNet50Encoder", image, stride=32)
         conv1 = F.relu(self.bn1(self.conv1(image)), inplace=True)  # (B,   64, H/2,  W/2)
@@ -152,8 +155,9 @@ class ResNet50UNet(nn.Module):
             the ImageNet weights expect (`imagenet_input`). Published: no, the caller does so.
 
     Raises:
-        ValueError: for other than four encoder and five decoder stages; in forward, for an image that is not
-            (B, in_channels, H, W), or one whose deepest map has a single pixel in all while training.
+        ValueError: for other than four encoder and five decoder stages or counts below 1; in forward, for an image that
+            is not (B, in_channels, H, W), whose dtype is not that of the weights, or whose deepest map has a single
+            pixel in all while training.
     """
 
     def __init__(
@@ -168,6 +172,8 @@ class ResNet50UNet(nn.Module):
         grey_input: bool = False,
     ):
         super().__init__()
+        check_counts("ResNet50UNet", in_channels=in_channels, num_classes=num_classes)
+        check_stages("ResNet50UNet", decoder_channels=decoder_channels)
         if len(decoder_channels) != 5:
             raise ValueError(
                 f"ResNet50UNet: decoder_channels={tuple(decoder_channels)} must name five stages, "
@@ -194,7 +200,7 @@ class ResNet50UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W), any H and W of at least 1 pixel."""
-        check_channels("ResNet50UNet", image, 1 if self.grey_input else self.in_channels)
+        check_image("ResNet50UNet", image, 1 if self.grey_input else self.in_channels, self.head.weight.dtype)
         if self.grey_input:
             image = imagenet_input(image, self.in_channels)  # (B, in_channels, H, W)
         *skips, x = self.encoder(image)  # x: (B, 2048, H/32, W/32)

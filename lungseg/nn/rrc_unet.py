@@ -12,7 +12,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungseg.nn.layers import CONV, NORM
+from lungseg.nn.layers import CONV, NORM, is_count
 from lungseg.nn.unet import UNet
 
 
@@ -88,7 +88,9 @@ class RRCUNet(UNet):
         norm: str = "instance",
         steps: int = 2,
     ):
-        if steps < 1:
-            raise ValueError(f"RRCUNet: steps must be at least 1, got {steps}. Without recurrence, take UNet.")
+        if not is_count(steps):
+            raise ValueError(
+                f"RRCUNet: steps must be an integer of at least 1, got {steps!r}. Without recurrence, take UNet."
+            )
         block = partial(RecurrentResidualBlock, steps=steps, spatial_dims=spatial_dims, norm=norm)
         super().__init__(in_channels, num_classes, spatial_dims=spatial_dims, channels=channels, norm=norm, block=block)

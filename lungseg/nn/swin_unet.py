@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from lungseg.nn.attention import WindowAttention
-from lungseg.nn.layers import MLP, DropPath, check_channels, trunc_normal_init
+from lungseg.nn.layers import (
+    MLP,
+    DropPath,
+    check_counts,
+    check_image,
+    check_mlp_ratio,
+    check_rates,
+    check_stages,
+    trunc_normal_init,
+)
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging
 from lungseg.nn.windows import cyclic_shift, pad_to_multiple, shifted_window_mask, window_partition, window_reverse
 
@@ -101,8 +110,9 @@ class SwinUNet(nn.Module):
             logit of the lesion's prevalence instead of from 50 %.
 
     Raises:
-        ValueError: for depths and num_heads of different lengths, heads that do not divide the channels, or
-            (in forward) an image that is not (B, in_channels, H, W).
+        ValueError: for counts below 1, rates outside [0, 1), depths and num_heads of different lengths, heads that
+            do not divide the channels, or (in forward) an image that is not (B, in_channels, H, W) or whose dtype
+            is not that of the weights.
     """
 
     def __init__(
@@ -123,6 +133,11 @@ class SwinUNet(nn.Module):
         head_bias: bool = False,
     ):
         super().__init__()
+        counts = {"in_channels": in_channels, "num_classes": num_classes, "embed_dim": embed_dim}
+        check_counts("SwinUNet", **counts, window_size=window_size, patch_size=patch_size)
+        check_stages("SwinUNet", depths=depths, num_heads=num_heads)
+        check_rates("SwinUNet", drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        check_mlp_ratio("SwinUNet", embed_dim, mlp_ratio)
         if len(depths) != len(num_heads):
             raise ValueError(
                 f"SwinUNet: depths={tuple(depths)} and num_heads={tuple(num_heads)} must name the same "
@@ -130,6 +145,12 @@ class SwinUNet(nn.Module):
             )
         self.in_channels = in_channels
         dims = [embed_dim * 2**i for i in range(len(depths))]
+        for i, (dim, heads) in enumerate(zip(dims, num_heads, strict=True)):
+            if dim % heads:
+                raise ValueError(
+                    f"SwinUNet: each of num_heads={tuple(num_heads)} must divide the channels of its stage, but "
+                    f"{heads} does not divide the {dim} channels of stage {i}, embed_dim={embed_dim} times 2^{i}."
+                )
         first_block = [sum(depths[:i]) for i in range(len(depths))]
         deepest_block = max(sum(depths) - 1, 1)
 
@@ -167,7 +188,7 @@ class SwinUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W), any H and W of at least 1 pixel."""
-        check_channels("SwinUNet", image, self.in_channels)
+        check_image("SwinUNet", image, self.in_channels, self.patch_embed.proj.weight.dtype)
         _, _, H, W = image.shape
         x = self.pos_drop(self.patch_embed(image))  # (B, H/4, W/4, C) with patch_size 4
         skips = []

@@ -15,7 +15,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MAX_POOL, NORM, check_batch_norm, check_channels, double_conv
+from lungseg.nn.layers import (
+    CONV,
+    CONV_TRANSPOSE,
+    MAX_POOL,
+    NORM,
+    check_batch_norm,
+    check_counts,
+    check_image,
+    check_stages,
+    double_conv,
+)
 
 
 class UNet(nn.Module):
@@ -32,8 +42,9 @@ class UNet(nn.Module):
         block: (in_channels, out_channels) -> module that keeps the size; `double_conv` if None.
 
     Raises:
-        ValueError: for other spatial_dims or norm than these, or no channels; in forward, for an image that is not
-            (B, in_channels, H, W[, D]), or one whose deepest map has a single pixel in all while batch norm trains.
+        ValueError: for other spatial_dims or norm than these, no channels, or counts below 1; in forward, for an image
+            that is not (B, in_channels, H, W[, D]), whose dtype is not that of the weights, or whose deepest map has
+            a single pixel in all while batch norm trains.
     """
 
     def __init__(
@@ -48,12 +59,12 @@ class UNet(nn.Module):
     ):
         super().__init__()
         name = type(self).__name__
+        check_counts(name, in_channels=in_channels, num_classes=num_classes, spatial_dims=spatial_dims)
+        check_stages(name, channels=channels)
         if spatial_dims not in CONV:
-            raise ValueError(f"{name}: spatial_dims is 2 for slices or 3 for volumes, got {spatial_dims}.")
-        if norm not in NORM:
-            raise ValueError(f"{name}: norm is one of {', '.join(NORM)}, got {norm!r}.")
-        if not channels:
-            raise ValueError(f"{name}: channels must name at least one stage, got {channels}.")
+            raise ValueError(f"{name}: spatial_dims must be 2 for slices or 3 for volumes, got {spatial_dims}.")
+        if norm not in tuple(NORM):
+            raise ValueError(f"{name}: norm must be one of {', '.join(NORM)}, got {norm!r}.")
         block = block or partial(double_conv, spatial_dims=spatial_dims, norm=norm)
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
         self.batch_norm, self.stride = norm == "batch", 2 ** (len(channels) - 1)
@@ -70,7 +81,7 @@ class UNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W[, D]) -> logits (B, num_classes, H, W[, D]), any sides of at least 1 pixel."""
         name = type(self).__name__
-        check_channels(name, image, self.in_channels, spatial_dims=self.spatial_dims)
+        check_image(name, image, self.in_channels, next(self.parameters()).dtype, spatial_dims=self.spatial_dims)
         if self.training and self.batch_norm:
             check_batch_norm(name, image, self.stride)
         x, skips = image, []

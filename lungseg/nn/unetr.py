@@ -16,7 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.attention import SelfAttention
-from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MLP, InstanceNorm, check_channels, trunc_normal_init
+from lungseg.nn.layers import (
+    CONV,
+    CONV_TRANSPOSE,
+    MLP,
+    InstanceNorm,
+    check_counts,
+    check_image,
+    check_mlp_ratio,
+    check_rates,
+    is_count,
+    trunc_normal_init,
+)
 from lungseg.nn.patches import PatchEmbed, complete_patches
 
 # Smaller networks: UNETR(**PRESETS["tiny"]). Those of patch 8 see smaller lesions, with four times the tokens.
@@ -119,14 +130,15 @@ def resize_positions(table: Tensor, grid: Sequence[int]) -> Tensor:
     """Interpolate a table of positions to another grid of tokens: (*old_grid, K) -> (*grid, K).
 
     Bicubic on images, trilinear on volumes, between the centres of the patches (ViT, section 3.2, last paragraph).
+    In float32 at least: torch has no bicubic interpolation of half precision on a CPU, and sums would be rounded.
     """
     if tuple(table.shape[:-1]) == tuple(grid):
         return table
     images = len(grid) == 2
     mode = "bicubic" if images else "trilinear"
-    table = table.movedim(-1, 0)[None]  # (1, K, *old_grid)
-    table = F.interpolate(table, size=tuple(grid), mode=mode, antialias=images)  # (1, K, *grid)
-    return table[0].movedim(0, -1)  # (*grid, K)
+    wide = table.to(torch.promote_types(table.dtype, torch.float32)).movedim(-1, 0)[None]  # (1, K, *old_grid)
+    wide = F.interpolate(wide, size=tuple(grid), mode=mode, antialias=images)  # (1, K, *grid)
+    return wide[0].movedim(0, -1).to(table.dtype)  # (*grid, K)
 
 
 def tokens_to_map(z: Tensor, grid: Sequence[int]) -> Tensor:
@@ -138,9 +150,9 @@ def token_grid(img_size: int | Sequence[int] | None, spatial_dims: int, patch_si
     """Patches along each axis of an image of `img_size` pixels (one number, or one per axis)."""
     if img_size is None:
         img_size = {2: 256, 3: 96}[spatial_dims]
-    sides = [img_size] * spatial_dims if isinstance(img_size, int) else list(img_size)
-    if len(sides) != spatial_dims or min(sides) < 1:
-        raise ValueError(f"UNETR: img_size must be one number or {spatial_dims}, each at least 1, got {img_size}.")
+    sides = [img_size] * spatial_dims if is_count(img_size) else img_size
+    if not isinstance(sides, Sequence) or len(sides) != spatial_dims or not all(is_count(side) for side in sides):
+        raise ValueError(f"UNETR: img_size must be one integer or {spatial_dims}, each at least 1, got {img_size!r}.")
     return [-(-side // patch_size) for side in sides]  # rounded up
 
 
@@ -149,11 +161,12 @@ def check_skip_layers(skip_layers: Sequence[int] | None, depth: int, doublings: 
     even = tuple(max(1, depth * i // doublings) for i in range(1, doublings))
     if skip_layers is None:
         return even
-    ascending = list(skip_layers) == sorted(skip_layers)
-    if len(skip_layers) != len(even) or not ascending or not all(1 <= i <= depth for i in skip_layers):
+    layers = skip_layers if isinstance(skip_layers, Sequence) else [None]
+    fits = len(layers) == len(even) and all(is_count(i) and i <= depth for i in layers)
+    if not fits or list(layers) != sorted(layers):
         raise ValueError(
             f"UNETR: patch_size={2**doublings} and depth={depth} need {len(even)} skip_layers, ascending from 1 to "
-            f"{depth}, got {tuple(skip_layers)}. Evenly spread: {even}."
+            f"{depth}, got {skip_layers!r}. Evenly spread: {even}."
         )
     return tuple(skip_layers)
 
@@ -187,9 +200,10 @@ class UNETR(nn.Module):
         norm_affine: learn a scale and a shift in each instance norm. Published: no.
 
     Raises:
-        ValueError: for a patch_size that is no power of two, skip_layers that do not fit patch_size and depth, other
-            spatial_dims than 2 and 3, an unknown attn_scale, heads that do not divide embed_dim, or (in forward) an
-            image that is not (B, in_channels, H, W[, D]).
+        ValueError: for counts below 1, rates outside [0, 1), a patch_size that is no power of two, skip_layers that do
+            not fit patch_size and depth, other spatial_dims than 2 and 3, an unknown attn_scale, heads that do not
+            divide embed_dim, or (in forward) an image that is not (B, in_channels, H, W[, D]) or whose dtype is not
+            that of the weights.
     """
 
     def __init__(
@@ -213,7 +227,17 @@ class UNETR(nn.Module):
         norm_affine: bool = False,
     ):
         super().__init__()
-        doublings = patch_size.bit_length() - 1  # from tokens back to pixels: 4 for a patch of 16
+        counts = {"in_channels": in_channels, "num_classes": num_classes, "spatial_dims": spatial_dims, "depth": depth}
+        counts |= {"embed_dim": embed_dim, "num_heads": num_heads}
+        check_counts("UNETR", **counts, feature_size=feature_size, patch_size=patch_size)
+        check_rates("UNETR", drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
+        check_mlp_ratio("UNETR", embed_dim, mlp_ratio)
+        doublings = int(patch_size).bit_length() - 1  # from tokens back to pixels: 4 for a patch of 16
+        if embed_dim % num_heads:
+            raise ValueError(
+                f"UNETR: num_heads={num_heads} does not divide embed_dim={embed_dim}. "
+                f"Choose an embed_dim that is a multiple of num_heads."
+            )
         if spatial_dims not in (2, 3):
             raise ValueError(f"UNETR: spatial_dims must be 2 (images) or 3 (volumes), got {spatial_dims}.")
         if patch_size < 2 or patch_size != 2**doublings:
@@ -248,7 +272,8 @@ class UNETR(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W[, D]) -> logits (B, num_classes, H, W[, D]), any sides of at least 1 pixel."""
-        check_channels("UNETR", image, self.in_channels, spatial_dims=self.spatial_dims)
+        dtype = self.patch_embed.proj.weight.dtype
+        check_image("UNETR", image, self.in_channels, dtype, spatial_dims=self.spatial_dims)
         size = image.shape[2:]
         image = complete_patches(image, self.patch_size)  # sides are multiples of P now
         hidden = self.hidden_states(image)  # z_0 ... z_L

@@ -121,12 +121,16 @@ def shifted_window_mask(
     return region[:, :, None] == region[:, None, :]  # (nW, N, N)
 
 
-def relative_position_index(window_size: int) -> Tensor:
+def relative_position_index(window_size: int, *, device: torch.device | None = None) -> Tensor:
     """Number every offset between two tokens of a window, for the relative position bias.
 
     Two tokens of one window lie dr rows and dc columns apart, each between -(ws-1) and ws-1, so there are
     (2 ws - 1)^2 offsets; each has one row in the learned bias table. Swin Transformer, section 3.2,
     "Relative position bias", equation 4.
+
+    Args:
+        window_size: side of a window in tokens.
+        device: where to build the index.
 
     Returns:
         int64, (N, N) with N = window_size**2: the row of the table for the pair (query i, key j), which
@@ -134,9 +138,7 @@ def relative_position_index(window_size: int) -> Tensor:
     """
     if window_size < 1:
         raise ValueError(f"relative_position_index: window_size must be at least 1 token, got {window_size}.")
-    side = torch.arange(window_size)
-    row, col = torch.meshgrid(side, side, indexing="ij")
-    row, col = row.flatten(), col.flatten()  # (N,): token i of a window, row by row
-    dr = row[:, None] - row[None, :] + window_size - 1  # (N, N), 0 .. 2 ws - 2
-    dc = col[:, None] - col[None, :] + window_size - 1
-    return dr * (2 * window_size - 1) + dc
+    side = torch.arange(window_size, device=device)
+    d = side[:, None] - side[None, :] + window_size - 1  # (ws, ws), 0 .. 2 ws - 2: along one axis, of query and key
+    index = (2 * window_size - 1) * d[:, None, :, None] + d[None, :, None, :]  # rows and columns of query, then of key
+    return index.flatten(2).flatten(0, 1)  # (ws, ws, ws, ws) -> (N, N): tokens of a window are counted row by row

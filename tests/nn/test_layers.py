@@ -1,5 +1,6 @@
 """Layers shared by several networks."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,10 @@ from lungseg.nn.layers import (
     DropPath,
     InstanceNorm,
     check_batch_norm,
-    check_channels,
+    check_counts,
+    check_image,
+    check_rates,
+    check_stages,
     conv_norm_relu,
     double_conv,
     trunc_normal_init,
@@ -54,17 +58,19 @@ def test_trunc_normal_init_has_the_published_spread():
 
 
 @pytest.mark.parametrize(
-    ("image", "message"),
+    ("shape", "message"),
     [
-        (torch.zeros(2, 3, 8, 8), r"shape \(2, 3, 8, 8\), but \(B, 1, H, W\).*in_channels=3"),
-        (torch.zeros(8, 8), r"shape \(8, 8\), but \(B, 1, H, W\)"),
-        (torch.zeros(2, 1, 0, 8), "sides of at least 1"),
-        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "torch.uint8, but floating point"),
+        ((9, 8, 7), r"shape \(9, 8, 7\), but \(B, 2, H, W, D\)"),  # one channel would be a guess
+        ((2, 9, 8, 7), r"\(B, 2, H, W, D\) .* image\[None\]"),
+        ((1, 9, 8, 7, 2), r"\(B, 2, H, W, D\) .* image.movedim\(-1, 1\)"),
+        ((1, 3, 9, 8, 7), r"\(B, 2, H, W, D\) .* in_channels=3"),
+        ((1, 2, 9, 0, 7), r"\(B, 2, H, W, D\) with sides of at least 1"),
+        ((1, 1, 2, 9, 8, 7), r"\(B, 2, H, W, D\) .* Reshape it."),
     ],
 )
-def test_a_wrong_image_is_refused_in_words(image, message):
-    with pytest.raises(ValueError, match=message):
-        check_channels("net", image, 1)
+def test_a_volume_of_a_wrong_shape_is_refused_with_the_remedy(shape, message):
+    with pytest.raises(ValueError, match="net: the image has .*" + message):
+        check_image("net", torch.zeros(shape), 2, torch.float32, spatial_dims=3)
 
 
 @pytest.mark.parametrize("spatial", [(5, 4), (5, 4, 3)])
@@ -103,6 +109,18 @@ def test_double_conv_is_one_after_the_other():
     assert torch.equal(block(x), block[1](block[0](x)))
     assert block(x).shape == (4, 3, 6, 6)
     torch.testing.assert_close(block(x)[:1], block(x[:1]))  # with batch norm in either, images would see each other
+
+
+def test_options_that_can_be_meant_pass_and_the_first_that_cannot_is_named():
+    check_counts("net", a=1, b=np.int64(7))
+    check_stages("net", a=(1,), b=[2, 3])
+    check_rates("net", a=0, b=0.999)
+    with pytest.raises(ValueError, match="net: b must be an integer of at least 1, got 0.5"):
+        check_counts("net", a=1, b=0.5, c=0)
+    with pytest.raises(ValueError, match=r"net: b must name at least one stage, .* got \[\]. Give a sequence such as"):
+        check_stages("net", a=(1,), b=[])
+    with pytest.raises(ValueError, match=r"net: b must be a probability in \[0, 1\), got 1"):
+        check_rates("net", a=0.5, b=1)
 
 
 def test_batch_norm_needs_more_than_one_value_per_channel():

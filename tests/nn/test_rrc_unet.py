@@ -117,9 +117,9 @@ def test_it_overfits_one_batch_of_volumes():
 
 
 def test_wrong_options_and_images_are_refused_in_its_own_name():
-    with pytest.raises(ValueError, match="RRCUNet: steps must be at least 1, got 0. Without recurrence, take UNet"):
+    with pytest.raises(ValueError, match="RRCUNet: steps must be an integer .*, got 0. Without recurrence, take UNet"):
         RRCUNet(steps=0)
-    with pytest.raises(ValueError, match="RRCUNet: spatial_dims is 2 for slices or 3 for volumes, got 4"):
+    with pytest.raises(ValueError, match="RRCUNet: spatial_dims must be 2 for slices or 3 for volumes, got 4"):
         RRCUNet(spatial_dims=4)
     with pytest.raises(ValueError, match=r"RRCUNet: the image has shape \(1, 1, 8, 8\), but \(B, 1, H, W, D\)"):
         small_network()(torch.zeros(1, 1, 8, 8))

@@ -173,9 +173,9 @@ def test_any_block_that_keeps_the_size_fits_into_the_u():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spatial_dims": 1}, "spatial_dims is 2 for slices or 3 for volumes, got 1"),
-        ({"norm": "layer"}, "norm is one of batch, instance, got 'layer'"),
-        ({"channels": ()}, r"at least one stage, got \(\)"),
+        ({"spatial_dims": 1}, "spatial_dims must be 2 for slices or 3 for volumes, got 1"),
+        ({"norm": "layer"}, "norm must be one of batch, instance, got 'layer'"),
+        ({"channels": ()}, r"at least one stage, .*got \(\)"),
     ],
 )
 def test_wrong_options_are_refused_in_words(options, message):

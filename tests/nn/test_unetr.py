@@ -96,6 +96,13 @@ def test_resizing_positions_keeps_a_linear_map_and_the_same_grid(shape, border):
     torch.testing.assert_close(resize_positions(table, grid)[inside], planes(grid)[inside], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(6, 8), (4, 5, 6)], ids=["bicubic", "trilinear"])
+def test_positions_in_half_precision_are_interpolated_in_float32_and_rounded_once(shape, dtype):
+    table, grid = torch.randn(*shape, 3).to(dtype), [2 * n + 1 for n in shape]
+    assert torch.equal(resize_positions(table, grid), resize_positions(table.float(), grid).to(dtype))
+
+
 def test_hidden_states_are_counted_from_one_and_the_decoder_reads_those_named():
     network = small_network(skip_layers=(1, 2, 4)).eval()
     image, read = torch.randn(1, 1, 32, 48), []
@@ -340,9 +347,9 @@ def test_it_overfits_one_batch():
         ({"patch_size": 12}, "patch_size must be a power of two from 2 on, got 12. Take 8 or 16"),
         ({"patch_size": 1}, "power of two from 2 on, got 1"),
         ({"attn_scale": "log"}, 'attn_scale must be "sqrt" or "head_dim", got \'log\''),
-        ({"img_size": (32, 32, 32)}, r"img_size must be one number or 2, each at least 1, got \(32, 32, 32\)"),
+        ({"img_size": (32, 32, 32)}, r"img_size must be one integer or 2, each at least 1, got \(32, 32, 32\)"),
         ({"img_size": 0}, "each at least 1, got 0"),
-        ({"num_heads": 5}, "num_heads=5 does not divide dim=24"),
+        ({"num_heads": 5}, "num_heads=5 does not divide embed_dim=24"),
         (
             {"skip_layers": (3, 6, 9)},
             r"depth=4 need 3 skip_layers, ascending from 1 to 4, got \(3, 6, 9\). Evenly spread: \(1, 2, 3\)",

@@ -1,0 +1,228 @@
+"""What all networks owe their user alike: the same numbers however they were built, filled, copied or cast."""
+
+import copy
+import inspect
+import math
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from lungseg.nn import UNETR, ResNet50UNet, RRCUNet, SwinUNet, UNet
+from lungseg.nn.attention import WindowAttention
+
+NETWORKS = {
+    "SwinUNet": partial(SwinUNet, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4),
+    "UNETR": partial(UNETR, embed_dim=12, depth=4, num_heads=3, feature_size=2, img_size=32),
+    "UNet": partial(UNet, channels=(4, 8)),
+    "RRCUNet": partial(RRCUNet, channels=(4, 8), spatial_dims=2),
+    "ResNet50UNet": partial(
+        ResNet50UNet, in_channels=1, stem=4, widths=(2, 3, 4, 5), depths=(1, 1, 1, 1), decoder_channels=(8, 8, 6, 4, 4)
+    ),
+}
+
+
+def on_meta(build):
+    with torch.device("meta"):
+        return build()
+
+
+# Built without memory (the meta device), and filled afterwards
+
+
+def assign(network, state):
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def allocate(network, state):
+    torch.use_deterministic_algorithms(True)  # so that memory nobody has written to holds NaN or the largest integer
+    network.to_empty(device="cpu").load_state_dict(state)
+    return network
+
+
+WAYS = {
+    "assigned": assign,
+    "allocated": allocate,
+    "copied, then assigned": lambda network, state: assign(copy.deepcopy(network), state),
+    "assigned, then copied": lambda network, state: copy.deepcopy(assign(network, state)),
+    "allocated, then copied": lambda network, state: copy.deepcopy(allocate(network, state)),
+    "assigned twice": lambda network, state: assign(assign(network, state), state),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_built_on_meta_and_filled_later_gives_the_same_numbers(build, way):
+    expected = build().eval()
+    for parameter in expected.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    filled = way(on_meta(build).eval(), expected.state_dict())
+    image = torch.randn(1, 1, 40, 33)
+    with torch.no_grad():
+        assert torch.equal(filled(image), expected(image))
+        for dtype in (torch.bfloat16, torch.double):
+            ours, theirs = filled.to(dtype), expected.to(dtype)
+            assert torch.equal(ours(image.to(dtype)), theirs(image.to(dtype)))
+
+
+@pytest.mark.parametrize("cast", ["half", "double", "bfloat16"])
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_a_cast_on_meta_is_a_cast_of_what_is_filled_in(build, cast):
+    expected = getattr(build().eval(), cast)()
+    filled = allocate(getattr(on_meta(build).eval(), cast)(), expected.state_dict())
+    image = getattr(torch.randn(1, 1, 32, 32), cast)()
+    with torch.no_grad():
+        assert torch.equal(filled(image), expected(image))
+
+
+def test_an_index_survives_a_cast_of_all_buffers_and_single_parameters_that_are_replaced():
+    attention, windows = WindowAttention(8, 4, 2).eval(), torch.randn(3, 16, 8)
+    expected = attention(windows)
+    assert torch.equal(attention.type(torch.float32)(windows), expected)  # casts integers, too
+    empty = on_meta(lambda: WindowAttention(8, 4, 2)).eval()
+    for name, parameter in attention.named_parameters():  # as loaders of large models do, one at a time
+        module, _, leaf = name.rpartition(".")
+        setattr(empty.get_submodule(module), leaf, parameter)
+    assert torch.equal(empty(windows), expected)
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_skipping_the_initialisation_is_refused_and_never_gives_a_network_of_garbage(build):
+    with pytest.raises(RuntimeError, match="must support a 'device' arg"):
+        torch.nn.utils.skip_init(build.func)
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_in_half_precision_takes_any_size_and_stays_close(build, dtype):
+    full = build().eval()
+    half = copy.deepcopy(full).to(dtype)
+    for size in [(32, 32), (48, 48), (40, 33), (5, 70)]:
+        image = torch.randn(2, 1, *size)
+        with torch.no_grad():
+            expected, got = full(image), half(image.to(dtype))
+        assert got.dtype == dtype
+        assert (got.float() - expected).norm() < 0.05 * expected.norm(), size  # bfloat16 keeps two to three digits
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("image", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_under_autocast_image_and_weights_may_differ_in_precision(build, image, weights):
+    network = build().to(weights).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(torch.randn(1, 1, 40, 33, dtype=image)).isfinite().all()
+
+
+# What cannot be built
+
+COUNTS = {"in_channels", "num_classes", "embed_dim", "window_size", "patch_size", "depth", "feature_size", "stem",
+          "steps"}  # fmt: skip
+STAGES = {"depths", "num_heads", "channels", "widths", "decoder_channels"}  # one integer for each stage
+RATES = {"drop_rate", "attn_drop_rate", "drop_path_rate"}
+WRONG = {
+    **{option: (0, -1, 7.0, (7, 7), "7", None) for option in COUNTS},
+    **{option: ((), 3, (2, 0), (2, -1), (2, 1.5), "22", None) for option in STAGES},
+    **{option: (-0.1, 1.0, 1.5, math.nan, "0.1", None) for option in RATES},
+    "mlp_ratio": (0, -1.0, 0.001, math.inf, math.nan, "4", None),
+    "spatial_dims": (0, 1, 4, 2.0, [2], "2", None),
+    "norm": ("layer", ["batch"], None),
+    "attn_scale": ("log", ["sqrt"], None),
+    "img_size": (0, 32.0, (32,), (32, 0), (32, 32.0), "32"),
+    "skip_layers": (2, (), (1, 2), (1, 2, 9), (1.0, 2.0, 3.0), (3, 2, 1), "123"),
+}
+FREE = {"qkv_bias", "head_bias", "norm_affine", "grey_input", "block"}  # nothing to get wrong
+OPTIONS = [
+    (build, option) for build in NETWORKS.values() for option in inspect.signature(build.func).parameters
+    if option not in FREE
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "option"), OPTIONS, ids=[f"{b.func.__name__}-{o}" for b, o in OPTIONS])
+def test_what_cannot_be_built_is_refused_in_a_sentence_that_names_the_option_and_its_value(build, option):
+    wrong = WRONG[option]
+    if option == "num_heads" and build.func is UNETR:
+        wrong = WRONG["depth"]  # the same in all blocks
+    for value in wrong:
+        with pytest.raises(ValueError) as refused:
+            build(**{option: value})
+        message = str(refused.value)
+        owner = "ResNet50Encoder" if option in ("stem", "widths", "depths") and build.func is ResNet50UNet else ""
+        assert message.startswith(f"{owner or build.func.__name__}: "), message
+        assert option in message and f"{value!r}" in message, message
+        assert "\n" not in message and re.search(r"must|needs?\b", message), message
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (SwinUNet, {"embed_dim": 8}, r"SwinUNet: .*num_heads=\(3, 6, 12, 24\).* 8 channels of stage 0"),
+        (SwinUNet, {"num_heads": (3, 6, 12, 36)}, r"768 channels of stage 3"),
+        (UNETR, {"num_heads": 5}, "UNETR: num_heads=5 does not divide embed_dim=768"),
+    ],
+)
+def test_heads_that_do_not_divide_the_channels_are_refused_in_the_words_of_the_network(build, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_integers_of_numpy_and_lists_are_as_good_as_pythons_own():
+    network = SwinUNet(embed_dim=np.int64(8), depths=[np.int32(1)] * 2, num_heads=[1, 2], window_size=np.int16(4))
+    assert network.eval()(torch.randn(1, 1, 20, 20)).shape == (1, 1, 20, 20)
+
+
+# What cannot be an image
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(32, 32), r"shape \(32, 32\), .*\(B, 1, H, W\).* image\[None, None\]"),
+        (torch.zeros(1, 32, 32), r"shape \(1, 32, 32\), .*\(B, 1, H, W\).* image\[None\]"),
+        (torch.zeros(4, 32, 32), r"shape \(4, 32, 32\), .*\(B, 1, H, W\).* image\[:, None\]"),
+        (torch.zeros(2, 32, 32, 1), r"shape \(2, 32, 32, 1\), .*\(B, 1, H, W\).* image\.movedim\(-1, 1\)"),
+        (torch.zeros(2, 3, 32, 32), r"shape \(2, 3, 32, 32\), .*\(B, 1, H, W\).* in_channels=3"),
+        (torch.zeros(2, 1, 9, 9, 9), r"shape \(2, 1, 9, 9, 9\), .*\(B, 1, H, W\)"),
+        (torch.zeros(0, 1, 32, 32), r"shape \(0, 1, 32, 32\), .*at least 1"),
+        (torch.zeros(1, 1, 0, 32), r"shape \(1, 1, 0, 32\), .*at least 1"),
+        (torch.zeros(1, 0, 32, 32), r"shape \(1, 0, 32, 32\), .*at least 1"),
+        (torch.zeros(1, 1, 32, 32, dtype=torch.uint8), r"torch\.uint8, .*torch\.float32.* image\.float\(\)"),
+        (torch.zeros(1, 1, 32, 32, dtype=torch.int16), r"torch\.int16, .*torch\.float32.* image\.float\(\)"),
+        (torch.zeros(1, 1, 32, 32, dtype=torch.bool), r"torch\.bool, .*torch\.float32.* image\.float\(\)"),
+        (torch.zeros(1, 1, 32, 32).double(), r"torch\.float64, .*torch\.float32.* image\.float\(\)"),
+        (torch.zeros(1, 1, 32, 32).half(), r"torch\.float16, .*torch\.float32.* image\.float\(\)"),
+        (np.zeros((1, 1, 32, 32), np.float32), r"ndarray, .*tensor.* torch\.from_numpy\(image\)"),
+    ],
+    ids=lambda value: str(tuple(value.shape)) + str(value.dtype) if hasattr(value, "shape") else "",
+)
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_what_cannot_be_an_image_is_refused_in_a_sentence_that_says_what_to_do(build, image, message):
+    network = build().eval()
+    with pytest.raises(ValueError, match=f"{build.func.__name__}: the image .*{message}"):
+        network(image)
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_an_image_in_another_precision_than_the_weights_is_refused_whatever_the_weights_are(build):
+    image = torch.zeros(1, 1, 32, 32)
+    with pytest.raises(ValueError, match=r"torch.float32, .*torch.bfloat16.* image.to\(torch.bfloat16\)"):
+        build().bfloat16().eval()(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="torch.float64, .*torch.float32"):
+        build().eval()(image.double())  # autocast leaves double precision alone
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="torch.uint8, .*torch.float32"):
+        build().eval()(image.byte())
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_the_checks_let_autocast_be_compiled(build):
+    torch.compiler.reset()
+    network, image = build().bfloat16().eval(), torch.randn(1, 1, 32, 32)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(compiled(image), network(image))
