@@ -32,7 +32,9 @@ from lungseg.data.folder import SliceDataset, check_folder
 from lungseg.datasets import draw_slices, find_data
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation import FEWEST_PATIENTS, SliceScore, bootstrap, rows_of_table, score_all, scores_per_slice
+from lungseg.evaluation import (
+    FEWEST_PATIENTS, SliceScore, bootstrap, known_spacings, rows_of_table, score_all, scores_per_slice, unit_remark
+)  # fmt: skip
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import load_predictor
 from lungseg.recipe import option, parse_options
@@ -110,7 +112,8 @@ def compare(options: Comparison) -> dict[str, float]:
         rows += [cost | per_training(row, len(options.seeds)) for row in rows_of_table(scores[name])]
         pictures += three_rows(name, test, scores[name], options)
     picture = prediction_sheet(pictures, scale=max(1, 128 // options.img_size))
-    return write(options, data, rows, picture, f"{spread(scores, options)} {differences(scores)}".strip())
+    remarks = [spread(scores, options), differences(scores), unit_remark(test, known_spacings(test))]
+    return write(options, data, rows, picture, " ".join(filter(None, remarks)))
 
 
 def check_test(test: SliceDataset) -> None:
@@ -222,8 +225,7 @@ def three_rows(name: str, test: SliceDataset, scores: list[SliceScore], options:
     rows = []
     for place, i in worst_median_best(dice):
         image, target = (x[0].numpy() for x in test[i][:2])
-        size = "" if math.isnan(scores[i].diameter_mm) else f"\n{scores[i].diameter_mm:.0f} mm"
-        caption = f"{name}\n{place}\nDice {dice[i]:.3f}{size}"
+        caption = f"{name}\n{place}\nDice {dice[i]:.3f}\n{scores[i].diameter:.0f} {scores[i].unit}"
         rows.append((caption, image if options.images else None, target, predict(image)))
     return rows
 

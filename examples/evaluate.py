@@ -28,11 +28,13 @@ from lungseg.data.manifest import SPLITS, SliceRecord, held_kind
 from lungseg.data.volumes import VolumeDataset
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation import Predict, SliceScore, rows_of_table, score_all, scores_per_slice, spacing_of
+from lungseg.evaluation import (
+    Predict, SliceScore, known_spacings, rows_of_table, score_all, scores_per_slice, spacing_of, unit_remark
+)  # fmt: skip
 from lungseg.files import check_free, whole_folder
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
-from lungseg.recipe import Parser, add_flags, changed
+from lungseg.recipe import Parser, add_flags, changed, given_path
 from lungseg.tables import POOLED, markdown_table, rows_of_slices, write_csv
 
 LEGEND = (
@@ -46,12 +48,12 @@ LEGEND = (
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of slices or of volumes, with targets")
+    add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
+    add("--data", type=given_path, required=True, metavar="DIR", help="folder of slices or of volumes, with targets")
     add("--split", choices=SPLITS, default="test", help="which part of it (default: %(default)s)")
     add(
         "--out",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="a new or empty folder (default: evaluation_SPLIT beside the checkpoint)",
     )
@@ -191,10 +193,11 @@ def evaluate(args: argparse.Namespace) -> float:
             resampled[record.id] = sentence
         return probs > threshold
 
-    methods = {name: find} | baselines
-    scores = {method: score_all(data, predict, title=method) for method, predict in methods.items()}
+    methods, known = {name: find} | baselines, known_spacings(data)
+    scores = {method: score_all(data, predict, title=method, in_mm=all(known)) for method, predict in methods.items()}
     rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(resampled, len(data))
+    notes += [unit_remark(data, known)] * (not all(known))
     report = report_of(args, threshold, rows, notes)
     with whole_folder(args.out) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ is no medical device.
 import argparse
 import csv
 import math
+import re
 import sys
 from dataclasses import replace
 from itertools import chain, count
@@ -42,9 +43,9 @@ from tqdm import tqdm
 from lungseg.data.scans import Scan, kind_of, read_scans
 from lungseg.distributed import start_processes
 from lungseg.draw import overlay
-from lungseg.files import check_free, whole_folder
+from lungseg.files import check_free, path_below, whole_folder
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
-from lungseg.recipe import Parser, add_flags, changed
+from lungseg.recipe import Parser, add_flags, changed, given_path
 from lungseg.training import keep_freed_memory
 
 COLUMNS = ["id", "input", "predicted_px", "predicted_mm2"]  # of slices.csv
@@ -54,9 +55,9 @@ OVERLAY_SIDE = 512  # smaller slices are enlarged to about this many pixels
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="predict.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
-    add("inputs", type=Path, nargs="+", metavar="INPUT", help="what to look at, see above")
-    add("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
+    add("inputs", type=given_path, nargs="+", metavar="INPUT", help="what to look at, see above")
+    add("--out", type=given_path, required=True, metavar="DIR", help="a new or empty folder")
     add("--probabilities", action="store_true", help="also write the probabilities")
     add("--rows", type=int, nargs="+", metavar="N", help="of tables: only these rows, counted from 0 (default: all)")
     add(
@@ -107,10 +108,15 @@ def oddities(scan: Scan, resampled: str | None) -> dict[str, str]:
 
 
 def free_id(wanted: str, used: set[str]) -> str:
-    """`wanted`, or wanted_2, wanted_3, ... where another input has that name already."""
+    """`wanted`, or wanted_2, wanted_3, ... where another input has that name already, always a plain file name.
+
+    The name of a volume's folder, scan.png, may be that of a slice's file; and some disks take A and a for one name.
+    """
+    wanted = re.sub(r"[/\\\x00-\x1f]", "_", wanted)
+    wanted = wanted if wanted.strip(".") else f"scan{wanted}"
     names = chain([wanted], (f"{wanted}_{n}" for n in count(2)))
-    id_ = next(name for name in names if name not in used)
-    used.add(id_)
+    id_ = next(name for name in names if used.isdisjoint({name.casefold(), f"{name}.png".casefold()}))
+    used |= {id_.casefold(), f"{id_}.png".casefold()}
     return id_
 
 
@@ -124,28 +130,23 @@ def write_scan(
     if pred.ndim == 3:
         names = [f"{id_}/{z:03d}" for z in range(len(pred))]
         known = {} if scan.spacing_mm is None else {"spacing_mm": np.array(scan.spacing_mm)}
-        np.savez_compressed(new_file(out / "volumes" / f"{id_}.npz"), pred=pred, **known)
+        np.savez_compressed(path_below(out, f"volumes/{id_}.npz"), pred=pred, **known)
     else:
         grey, target, pred = grey[None], target[None], pred[None]  # (1, H, W)
         probs = probs if probs is None else probs[None]  # (1, H, W)
     rows = []
     for z, name in enumerate(names):
-        Image.fromarray(pred[z] * np.uint8(255)).save(new_file(out / "masks" / f"{name}.png"))
+        Image.fromarray(pred[z] * np.uint8(255)).save(path_below(out, f"masks/{name}.png"))
         if len(names) == 1 or pred[z].any() or target[z].any():
             scale = max(1, OVERLAY_SIDE // max(pred[z].shape))  # so that the outlines of a small slice are thin
             picture = overlay(grey[z], target[z], pred[z], scale=scale)
-            Image.fromarray(picture).save(new_file(out / "overlays" / f"{name}.png"))
+            Image.fromarray(picture).save(path_below(out, f"overlays/{name}.png"))
         if probs is not None:
             levels = np.rint(probs[z] * 65535).astype(np.uint16)
-            Image.fromarray(levels).save(new_file(out / "probabilities" / f"{name}.png"))
+            Image.fromarray(levels).save(path_below(out, f"probabilities/{name}.png"))
         pixels = int(pred[z].sum())
         rows.append([name, pixels, pixels * pixel_mm2])
     return rows
-
-
-def new_file(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def summary_line(path: Path, rows: list[list]) -> str:
@@ -183,7 +184,7 @@ def predict(args: argparse.Namespace) -> None:
                 rows += write_scan(out, free_id(scan.id, used), scan, grey, pred, probs if args.probabilities else None)
             table += [[name, path, n, "" if math.isnan(mm2) else f"{mm2:.2f}"] for name, n, mm2 in rows]
             lines.append(summary_line(path, rows))
-        with open(out / "slices.csv", "w", newline="", encoding="utf-8") as file:
+        with open(out / "slices.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *table])
     print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
 

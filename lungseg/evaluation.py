@@ -5,7 +5,8 @@
 
 Every score of a table comes from sums over slices: a mean is (sum of the slices' scores) / (number that have one),
 a pooled Dice is made from the sums of the pixel counts. So the sums of each patient are all that the bootstrap needs.
-A slice may also be a volume; "patient" is what the manifest calls `group`.
+A slice may also be a volume; "patient" is what the manifest calls `group`. Sizes and distances are in mm where the
+manifest says how large a pixel is, else in pixels of the original slice: one unit for a data set, never a mean over both.
 """
 
 import math
@@ -19,10 +20,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from lungseg.data.manifest import SliceRecord
-from lungseg.lesions import Lesion, match_lesions
+from lungseg.lesions import SIZES_MM, SIZES_PX, Lesion, match_lesions, size_of
 from lungseg.metrics import counts_from_pred, hausdorff95, per_image
 
-SIZES_MM = {"<5 mm": (0.0, 5.0), "5-10 mm": (5.0, 10.0), "10-20 mm": (10.0, 20.0), ">=20 mm": (20.0, math.inf)}
 FEWEST_PATIENTS = 5  # for an interval; below about ten it is still too narrow
 Predict = Callable[[NDArray, SliceRecord], NDArray]  # (image in [0, 1], its row of the manifest) -> map in {0, 1}
 
@@ -41,14 +41,15 @@ class SliceScore:
     fp: int  # background, and predicted
     fn: int  # lesion, and not predicted
     tn: int  # background, and not predicted
-    hd95_mm: float  # nan if either map is empty, or the spacing unknown
+    hd95: float  # in `unit`; nan if either map is empty
     lesions: tuple[Lesion, ...]
     false_positives: int  # connected pieces of the prediction that lie on no lesion
+    unit: str = "mm"  # of hd95 and of diameters; "px" (of the original slice) where the spacing is unknown
 
     @property
-    def diameter_mm(self) -> float:
-        """Of the largest lesion; 0 if there is none, nan if the spacing is unknown."""
-        return max((lesion.diameter_mm for lesion in self.lesions), default=0.0)
+    def diameter(self) -> float:
+        """Of the largest lesion; 0 if there is none."""
+        return max((lesion.diameter for lesion in self.lesions), default=0.0)
 
 
 def score_slice(
@@ -59,6 +60,7 @@ def score_slice(
     group: str,
     label: str = "",
     spacing_mm: float | tuple[float, ...] = math.nan,
+    spacing_px: float | tuple[float, ...] = 1.0,
 ) -> SliceScore:
     """Compare a prediction with its target.
 
@@ -66,6 +68,7 @@ def score_slice(
         pred, target: (H, W) or (D, H, W), bool or values in {0, 1}.
         id, group, label: as in the manifest.
         spacing_mm: distance between neighbouring pixels, one number or one per axis; nan = unknown.
+        spacing_px: the same in pixels of the slice that was scaled to this size; in use where spacing_mm is unknown.
 
     Raises:
         ValueError: naming the slice, for maps of two shapes, other values than {0, 1}, or an impossible spacing.
@@ -87,27 +90,39 @@ def score_slice(
         counts = counts_from_pred(*(torch.from_numpy(np.ascontiguousarray(m))[None, None] for m in (pred, target)))
     except ValueError as error:
         raise ValueError(f"{id}: {error}") from None
-    lesions, false_positives = match_lesions(pred, target, spacing_mm)
-    hd95 = hausdorff95(pred, target, spacing_mm) if np.isfinite(spacing_mm).all() else math.nan
-    return SliceScore(id, group, label, *counts[0].tolist(), hd95, lesions, false_positives)
+    unit, distance = ("mm", spacing_mm) if np.isfinite(spacing).all() else ("px", spacing_px)
+    lesions, false_positives = match_lesions(pred, target, distance)
+    hd95 = hausdorff95(pred, target, distance)
+    return SliceScore(id, group, label, *counts[0].tolist(), hd95, lesions, false_positives, unit)
 
 
-def score_all(data: Dataset, predict: Predict, *, title: str = "score") -> list[SliceScore]:
+def score_all(
+    data: Dataset, predict: Predict, *, title: str = "score", in_mm: bool | None = None
+) -> list[SliceScore]:
     """Score every slice or volume of a data set in turn; no more than one is in memory.
 
     Args:
         data: items (image (1, *spatial), target (1, *spatial), id), with their manifest rows as `records`.
         predict: (image (*spatial) in [0, 1], its record) -> prediction (*spatial), bool or in {0, 1}.
         title: stands before the progress bar, which is silent where there is no terminal.
+        in_mm: measure sizes and distances in mm, not in pixels; None does if all spacings are known.
     """
+    in_mm = all(known_spacings(data)) if in_mm is None else in_mm
     scores = []
     for index in tqdm(range(len(data)), desc=title, disable=None):
         image, target, _ = data[index]
         record = data.records[index]
         pred = predict(image[0].numpy(), record)  # (*spatial)
         about = {"id": record.id, "group": record.group, "label": record.label}
-        scores.append(score_slice(pred, target[0].numpy(), **about, spacing_mm=spacing_of(data, index)))
+        about["spacing_mm"] = spacing_of(data, index) if in_mm else math.nan
+        about["spacing_px"] = source_pixels(record, target.shape[1:])
+        scores.append(score_slice(pred, target[0].numpy(), **about))
     return scores
+
+
+def known_spacings(data: Dataset) -> list[bool]:
+    """Of each slice or volume: does its manifest or its file say how large a pixel is, along every side?"""
+    return [bool(np.isfinite(spacing_of(data, i)).all()) for i in range(len(data))]
 
 
 def spacing_of(data: Dataset, index: int) -> float | tuple[float, ...]:
@@ -115,21 +130,43 @@ def spacing_of(data: Dataset, index: int) -> float | tuple[float, ...]:
     return data.spacing_mm(index) if hasattr(data, "spacing_mm") else data.records[index].spacing_mm
 
 
+def unit_remark(data: Dataset, known: Sequence[bool]) -> str:
+    """One paragraph on what "px" means here and why; "" where all spacings are `known_spacings`, so in mm."""
+    if all(known):
+        return ""
+    why = "The spacing is" if not any(known) else f"Of {len(known) - sum(known)} of {len(known)} images the spacing is"
+    told = all(getattr(record, "source_height", 0) for record in data.records)
+    of = "original slices" if told else "original slices, or of the files where the manifest has no source_height"
+    return (
+        f"{why} unknown, so all sizes and distances are in pixels (px) of the {of}; mm and pixels are never averaged "
+        f"together. At 0.7 mm a pixel, 7, 14 and 28 px are about 5, 10 and 20 mm. Give every spacing_mm to have mm."
+    )
+
+
+def source_pixels(record: SliceRecord, shape: Sequence[int]) -> tuple[float, ...]:
+    """How many pixels of the original slice one of the file is along each side; 1 where the manifest does not tell.
+
+    Args:
+        shape: (H, W) or (D, H, W) of the file. The slices of a volume are never scaled along D.
+    """
+    source = getattr(record, "source_height", 0), getattr(record, "source_width", 0)
+    scales = [there / here if there else 1.0 for there, here in zip(source, shape[-2:], strict=True)]
+    return (*[1.0] * (len(shape) - 2), *scales)
+
+
 def scores_per_slice(scores: Sequence[SliceScore]) -> dict[str, NDArray[np.float64]]:
-    """dice, iou, precision, recall, rmse (`lungseg.metrics.per_image`) and hd95_mm, each (n,), NaN where undefined."""
+    """dice, iou, precision, recall, rmse (`lungseg.metrics.per_image`), hd95_mm and hd95_px, each (n,).
+
+    NaN where undefined: each slice has one of the last two, by its unit.
+    """
     counts = torch.tensor([(s.tp, s.fp, s.fn, s.tn) for s in scores], dtype=torch.int64).view(-1, 4)  # (n, 4)
-    hd95 = np.array([s.hd95_mm for s in scores], dtype=float)
-    return {name: values.numpy() for name, values in per_image(counts).items()} | {"hd95_mm": hd95}
+    found = {name: values.numpy() for name, values in per_image(counts).items()}
+    for unit in ("mm", "px"):
+        found[f"hd95_{unit}"] = np.array([s.hd95 if s.unit == unit else math.nan for s in scores], dtype=float)
+    return found
 
 
 # ---- strata -----------------------------------------------------------------------------------------------------
-
-
-def size_of(diameter_mm: float) -> str:
-    """The name of the size that a diameter belongs to; 0 is "no lesion", nan is "size unknown"."""
-    if diameter_mm == 0:
-        return "no lesion"
-    return next((name for name, (low, high) in SIZES_MM.items() if low <= diameter_mm < high), "size unknown")
 
 
 @dataclass(frozen=True)
@@ -150,11 +187,11 @@ class Stratum:
         return self.size or "all"
 
     def has_slice(self, score: SliceScore) -> bool:
-        return self.size in (None, size_of(score.diameter_mm)) and self.label in (None, score.label)
+        return self.size in (None, size_of(score.diameter, score.unit)) and self.label in (None, score.label)
 
     def lesions_of(self, score: SliceScore) -> list[Lesion]:
         same_label = self.label in (None, score.label)
-        return [x for x in score.lesions if same_label and self.size in (None, size_of(x.diameter_mm))]
+        return [x for x in score.lesions if same_label and self.size in (None, size_of(x.diameter, score.unit))]
 
 
 EVERYTHING = Stratum()
@@ -163,7 +200,7 @@ EVERYTHING = Stratum()
 def strata(scores: Sequence[SliceScore]) -> list[Stratum]:
     """All slices; each size; and each label if any slice has one. Those with no slice and no lesion are left out."""
     labels = sorted({s.label for s in scores})
-    found = [EVERYTHING] + [Stratum(size=size) for size in (*SIZES_MM, "size unknown", "no lesion")]
+    found = [EVERYTHING] + [Stratum(size=size) for size in (*SIZES_MM, *SIZES_PX, "no lesion")]
     found += [Stratum(label=label) for label in labels if set(labels) - {"", "none"}]
     return [stratum for stratum in found if any(stratum.has_slice(s) or stratum.lesions_of(s) for s in scores)]
 
@@ -197,7 +234,7 @@ def scores_of_sums(sums: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np
     with np.errstate(invalid="ignore"):
         found = {
             name: sums[f"sum of {name}"] / sums[f"number of {name}"]
-            for name in ("dice", "iou", "precision", "recall", "rmse", "hd95_mm")
+            for name in ("dice", "iou", "precision", "recall", "rmse", "hd95_mm", "hd95_px")
         }
         found["lesion_recall"] = sums["lesions_found"] / sums["lesions"]
         found["false_positives_per_slice"] = sums["false_positives"] / sums["slices"]
@@ -260,17 +297,19 @@ def table_row(
     """All that is known of a stratum: its name, how much there is of what, and each score with its interval.
 
     Returns:
-        "stratum"; the numbers "slices", "patients" (those with a slice in the stratum; the intervals also draw those
+        "stratum"; "unit", in which its sizes and distances are ("mm", "px" or, of slices of both kinds, "mm, px": then
+        each has its own); the numbers "slices", "patients" (those with a slice in the stratum; the intervals also draw those
         who have only a lesion of it, in a slice of a larger one), "lesions", "lesions_found", "false_positives",
         "empty_targets", "empty_predictions", "false_alarms" (as in `lungseg.metrics.summarise`); then for each
         score NAME, NAME_low and NAME_high: the means over the slices that have it ("dice", "iou", "precision",
-        "recall", "rmse", "hd95_mm"), "lesion_recall", "false_positives_per_slice", and the scores of all pixels
+        "recall", "rmse", "hd95_mm", "hd95_px"), "lesion_recall", "false_positives_per_slice", and the scores of all pixels
         together ("pooled_dice", ...). NaN where there is none.
     """
     columns = addends(scores, stratum)
     sums = {name: values.sum(keepdims=True) for name, values in columns.items()}  # (1,) each
     counts = ("lesions", "lesions_found", "false_positives", "empty_targets", "empty_predictions", "false_alarms")
-    row = {"stratum": stratum.name, "slices": int(sums["slices"][0])}
+    row = {"stratum": stratum.name, "unit": ", ".join(sorted({s.unit for s in scores})) or "mm"}
+    row["slices"] = int(sums["slices"][0])
     row["patients"] = len({s.group for s in scores if stratum.has_slice(s)})
     row |= {name: int(sums[name][0]) for name in counts}
     bounds = intervals(scores, stratum=stratum, draws=draws, seed=seed)

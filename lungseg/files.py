@@ -1,4 +1,4 @@
-"""A folder of results is written completely or not at all, and never over what somebody has there already."""
+"""A folder of results is written completely or not at all, never over what somebody has, and nothing lands beside it."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         OSError: at the end, if `folder` holds something by then. What was written is removed.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()  # of a link to an empty folder, that folder: a link cannot be renamed over
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed process that had our number
     partial.mkdir(parents=True)
@@ -38,3 +38,21 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # nothing is left there after the rename
+
+
+def path_below(folder: str | Path, name: str) -> Path:
+    """The place of a new file in `folder`; folders on the way are made. All files named by others get their place here.
+
+    Args:
+        name: relative, with "/" between folders: masks/scan/000.png. Its parts may come from a manifest, a table or the
+            name of somebody's file.
+
+    Raises:
+        ValueError: if it would not lie below `folder`: an empty or absolute name, "." or ".." in it, a link that leads out.
+    """
+    path = Path(folder, name)
+    parts = name.split("/")
+    if {"", ".", ".."} & set(parts) or "\0" in name or not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{name!r} would not lie below {folder}. Rename the input, or its row.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

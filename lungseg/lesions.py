@@ -16,19 +16,24 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 
+SIZES_MM = {"<5 mm": (0.0, 5.0), "5-10 mm": (5.0, 10.0), "10-20 mm": (10.0, 20.0), ">=20 mm": (20.0, math.inf)}
+SIZES_PX = {"<7 px": (0.0, 7.0), "7-14 px": (7.0, 14.0), "14-28 px": (14.0, 28.0), ">=28 px": (28.0, math.inf)}
+# At 0.7 mm a pixel, as in most CT of the chest, the second are nearly the first: 4.9, 9.8 and 19.6 mm.
+
+
 class Lesion(NamedTuple):
-    diameter_mm: float  # of a disc of equal area, or a ball of equal volume; nan if the spacing is unknown
+    diameter: float  # of a disc of equal area, or a ball of equal volume, in the unit of the spacing; nan if unknown
     found: bool
 
 
 def match_lesions(
-    pred: ArrayLike, target: ArrayLike, spacing_mm: float | tuple[float, ...]
+    pred: ArrayLike, target: ArrayLike, spacing: float | tuple[float, ...]
 ) -> tuple[tuple[Lesion, ...], int]:
     """The lesions of a target, each with the answer whether it was found, and the number of false positives.
 
     Args:
         pred, target: (H, W) or (D, H, W), bool or values in {0, 1}.
-        spacing_mm: distance between neighbouring pixels, one number or one per axis; nan = unknown.
+        spacing: distance between neighbouring pixels in mm, or in any other unit, one number or one per axis.
 
     Returns:
         The lesions in the order of their first pixels, row by row; and how many finds lie on no lesion.
@@ -45,7 +50,7 @@ def match_lesions(
     both = pred & target
     found = np.isin(np.arange(1, num_lesions + 1), lesions[both])  # (num_lesions,)
     true_finds = len(np.unique(finds[both]))
-    diameters = [equal_diameter(n, spacing_mm, target.ndim) for n in pixels.tolist()]
+    diameters = [equal_diameter(n, spacing, target.ndim) for n in pixels.tolist()]
     return tuple(map(Lesion, diameters, found.tolist())), num_finds - true_finds
 
 
@@ -54,7 +59,15 @@ def connected_pieces(region: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]
     return ndimage.label(region, structure=np.ones((3,) * region.ndim))
 
 
-def equal_diameter(pixels: int, spacing_mm: float | tuple[float, ...], ndim: int) -> float:
-    """Diameter in mm of the disc (ndim 2) or ball (ndim 3) with the area or volume of that many pixels."""
-    size = pixels * math.prod(np.broadcast_to(spacing_mm, ndim).tolist())  # mm^2 or mm^3
+def size_of(diameter: float, unit: str) -> str:
+    """The name of the size that a diameter in "mm" or "px" belongs to; 0 is "no lesion"."""
+    if diameter == 0:
+        return "no lesion"
+    sizes = {"mm": SIZES_MM, "px": SIZES_PX}[unit]
+    return next(name for name, (low, high) in sizes.items() if low <= diameter < high)
+
+
+def equal_diameter(pixels: int, spacing: float | tuple[float, ...], ndim: int) -> float:
+    """Diameter of the disc (ndim 2) or ball (ndim 3) with the area or volume of that many pixels."""
+    size = pixels * math.prod(np.broadcast_to(spacing, ndim).tolist())  # mm^2 or mm^3
     return 2 * math.sqrt(size / math.pi) if ndim == 2 else (6 * size / math.pi) ** (1 / 3)

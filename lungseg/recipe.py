@@ -9,6 +9,7 @@ import argparse
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 R = TypeVar("R")
@@ -110,8 +111,15 @@ def _reader(hint: Any) -> dict[str, Any]:
         return {"type": get_args(hint)[0], "nargs": "+", "action": _StoreTuple, "metavar": "N"}
     if get_origin(hint) in (Union, types.UnionType):  # X | None: the word "none" stands for None
         (inner,) = (t for t in get_args(hint) if t is not type(None))
-        return {"type": _or_none(inner), "metavar": inner.__name__.upper()}
-    return {"type": hint, "metavar": hint.__name__.upper()}
+        return {"type": _or_none(given_path if inner is Path else inner), "metavar": inner.__name__.upper()}
+    return {"type": given_path if hint is Path else hint, "metavar": hint.__name__.upper()}
+
+
+def given_path(text: str) -> Path:
+    """A path from the command line. An empty one, as of a variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty. Write . for the current folder.")
+    return Path(text)
 
 
 def _or_none(inner: Callable[[str], Any]) -> Callable[[str], Any]:

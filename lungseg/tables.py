@@ -19,6 +19,7 @@ class Column(NamedTuple):
     key: str  # of the rows
     decimals: int = 3  # of numbers that are not whole
     with_interval: bool = False  # then the rows also have key_low and key_high
+    unit: str = ""  # shown only in tables with rows in this unit
 
 
 MAIN = (  # how well the typical slice is drawn, and how many lesions were found
@@ -29,7 +30,8 @@ MAIN = (  # how well the typical slice is drawn, and how many lesions were found
     Column("precision", "precision"),
     Column("recall", "recall"),
     Column("RMSE", "rmse"),
-    Column("HD95 mm", "hd95_mm", decimals=1),
+    Column("HD95 mm", "hd95_mm", decimals=1, unit="mm"),
+    Column("HD95 px", "hd95_px", decimals=1, unit="px"),
     Column("pooled Dice", "pooled_dice"),
     Column("lesions", "lesions"),
     Column("found", "lesion_recall"),
@@ -53,9 +55,10 @@ def markdown_table(
     """Rows of `lungseg.evaluation.rows_of_table` as a Markdown table, without a newline at the end.
 
     Args:
-        columns: what to show of each row. A value that is NaN prints as "–".
+        columns: what to show of each row, those of another unit than the rows' left out. NaN prints as "–".
         names: keys of the texts that a row begins with, such as ("network", "stratum").
     """
+    columns = [c for c in columns if any(c.unit in row.get("unit", c.unit) for row in rows) or not rows]
     lines = [[*names, *(column.header for column in columns)], ["---"] * len(names) + ["---:"] * len(columns)]
     lines += [[plain(row[name]) for name in names] + [cell(row, column) for column in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -104,7 +107,8 @@ def rows_of_slices(scores: Sequence[SliceScore]) -> list[dict[str, Value]]:
     per_slice = {name: values.tolist() for name, values in scores_per_slice(scores).items()}
     rows = []
     for i, s in enumerate(scores):
-        row = {"id": s.id, "group": s.group, "label": s.label, "diameter_mm": s.diameter_mm}
+        row = {"id": s.id, "group": s.group, "label": s.label}
+        row |= {f"diameter_{unit}": s.diameter if s.unit == unit else math.nan for unit in ("mm", "px")}
         row |= {"tp": s.tp, "fp": s.fp, "fn": s.fn, "tn": s.tn}
         row |= {name: values[i] for name, values in per_slice.items()}
         found = sum(lesion.found for lesion in s.lesions)

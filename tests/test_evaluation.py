@@ -1,6 +1,7 @@
 """The table: laws for any slices, cases by hand, and the published implementations, through the table."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +15,24 @@ from lungseg.data.manifest import SliceRecord
 from lungseg.evaluation import (
     EVERYTHING,
     FEWEST_PATIENTS,
-    SIZES_MM,
     Stratum,
     bootstrap,
     interval,
     intervals,
+    known_spacings,
     rows_of_table,
     score_all,
     score_slice,
     scores_per_slice,
-    size_of,
     strata,
     table_row,
+    unit_remark,
 )
+from lungseg.lesions import SIZES_MM, SIZES_PX
 from lungseg.metrics import counts_from_pred, summarise
 
 CASES = torch.load(Path(__file__).parent / "fixtures/metrics/metrics.pt", weights_only=True)["cases"]
-SIZE_NAMES = (*SIZES_MM, "size unknown", "no lesion")
+SIZE_NAMES = (*SIZES_MM, *SIZES_PX, "no lesion")
 few = settings(max_examples=25)
 
 
@@ -96,17 +98,44 @@ def test_turning_a_slice_round_changes_nothing(some):
         about = {"id": score.id, "group": score.group, "label": score.label, "spacing_mm": 0.7}
         here, there = (score_slice(f(pred), f(target), **about) for f in (np.asarray, np.fliplr))
         assert sorted(here.lesions) == sorted(there.lesions)
-        assert here.hd95_mm == pytest.approx(there.hd95_mm, nan_ok=True)
-        for name in ("tp", "fp", "fn", "tn", "false_positives", "diameter_mm"):
+        assert here.hd95 == pytest.approx(there.hd95, nan_ok=True)
+        for name in ("tp", "fp", "fn", "tn", "false_positives", "diameter"):
             assert getattr(here, name) == getattr(there, name)
 
 
-def test_without_a_spacing_there_is_no_distance_and_no_size():
-    square = np.zeros((8, 8))
-    square[2:5, 2:5] = 1
-    score = score_slice(square, square, id="a", group="g")
-    assert math.isnan(score.hd95_mm) and math.isnan(score.diameter_mm) and score.tp == 9
-    assert [row["stratum"] for row in rows_of_table([score])] == ["all", "size unknown"]
+def test_without_a_spacing_sizes_and_distances_are_in_pixels():
+    square = np.zeros((20, 20))
+    square[2:11, 2:11] = 1
+    score = score_slice(np.roll(square, 3, axis=1), square, id="a", group="g")
+    assert score.unit == "px" and score.hd95 == 3 and score.diameter == pytest.approx(2 * 9 / math.sqrt(math.pi))
+    rows = rows_of_table([score], draws=2)
+    assert [(row["stratum"], row["unit"]) for row in rows] == [("all", "px"), ("7-14 px", "px")]
+    assert rows[0]["hd95_px"] == 3 and math.isnan(rows[0]["hd95_mm"])
+
+
+@few
+@given(slices(max_slices=1), st.floats(0.3, 3), st.floats(0.3, 3))
+def test_pixels_are_millimetres_of_a_slice_of_1_mm_pixels(some, height, width):
+    """Each counts in pixels of the original, which may be larger than those of the file, and not square."""
+    ((pred, target, _),) = some
+    px = score_slice(pred, target, id="a", group="g", spacing_px=(height, width))
+    mm = score_slice(pred, target, id="a", group="g", spacing_mm=(height, width))
+    assert (px.unit, mm.unit) == ("px", "mm")
+    assert (px.lesions, px.hd95) == (mm.lesions, pytest.approx(mm.hd95, nan_ok=True))
+
+
+@few
+@given(slices(min_slices=2))
+def test_mm_and_pixels_are_never_averaged_together(some):
+    scores = scores_of(some)
+    whole = table_row(scores, draws=2)
+    for unit in ("mm", "px"):
+        alone = [s for s in scores if s.unit == unit]
+        assert whole[f"hd95_{unit}"] == pytest.approx(table_row(alone, draws=2)[f"hd95_{unit}"], nan_ok=True)
+        rows = {r["stratum"]: r["slices"] for r in rows_of_table(scores, draws=2)}
+        sizes = {"mm": SIZES_MM, "px": SIZES_PX}[unit]
+        assert sum(rows.get(size, 0) for size in sizes) == sum(bool(s.lesions) for s in alone)
+    assert whole["unit"] == ", ".join(sorted({s.unit for s in scores}))
 
 
 def test_bad_maps_are_refused_with_the_name_of_the_slice():
@@ -146,7 +175,57 @@ def test_a_data_set_is_scored_in_its_order_with_the_patients_and_pixels_of_its_r
     assert (missed.id, missed.group, missed.tp, missed.fp) == ("slice1", "patient1", 0, 12)
     volumes = FewVolumes([(target[None], target[None], "slice0")], records)
     (score,) = score_all(volumes, lambda image, _: image > 0.5)
-    assert score.diameter_mm == pytest.approx((6 * 4 * 2.0 / math.pi) ** (1 / 3))
+    assert score.diameter == pytest.approx((6 * 4 * 2.0 / math.pi) ** (1 / 3)) and score.unit == "mm"
+
+
+@dataclass(frozen=True)
+class Scaled(SliceRecord):
+    """A row of a manifest that says how large the slice was before it was scaled."""
+
+    source_height: int = 0
+    source_width: int = 0
+
+
+def disc(shape, radius):
+    row, col = (np.arange(n) - n / 2 + 0.5 for n in shape)
+    return torch.from_numpy(row[:, None] ** 2 + col**2 < radius**2).float()[None]
+
+
+def half_found(data):
+    return score_all(data, lambda image, _: image > 0.5)
+
+
+def test_pixels_are_those_of_the_original_slice():
+    """A disc of 30 original pixels, once as it was and once after 2 : 1, is in one row, and equally far off."""
+    whole, half = disc((96, 96), 15), disc((48, 48), 7.5)
+    records = [Scaled("a", "p", "test"), Scaled("b", "q", "test", source_height=96, source_width=96)]
+    moved = [(torch.roll(whole, 6, 1), whole, "a"), (torch.roll(half, 3, 1), half, "b")]
+    a, b = half_found(FewSlices(moved, records))
+    assert a.unit == b.unit == "px" and a.diameter == pytest.approx(30, rel=0.01) == pytest.approx(b.diameter, rel=0.02)
+    assert a.hd95 == pytest.approx(b.hd95, abs=1)
+    rows = rows_of_table([a, b], draws=2)
+    assert [(row["stratum"], row["slices"]) for row in rows] == [("all", 2), (">=28 px", 2)]
+
+
+@pytest.mark.parametrize(("known", "unit"), [((True, True), "mm"), ((True, False), "px"), ((False, False), "px")])
+def test_a_data_set_has_one_unit_and_says_so(known, unit):
+    spacings = [0.7 if x else math.nan for x in known]
+    records = [SliceRecord(f"s{i}", f"p{i}", "test", spacing_mm=mm) for i, mm in enumerate(spacings)]
+    data = FewSlices([(disc((9, 9), 3), disc((9, 9), 3), r.id) for r in records], records)
+    assert known_spacings(data) == list(known)
+    assert {score.unit for score in half_found(data)} == {unit}
+    said = unit_remark(data, known)
+    assert bool(said) == (unit == "px") and ("Of 1 of 2 images" in said) == (sum(known) == 1)
+    assert ("or of the files" in said) == (unit == "px")  # the manifest does not tell of any original
+    told = FewSlices(data, [Scaled(r.id, r.group, "test", source_height=9, source_width=9) for r in records])
+    assert "or of the files" not in unit_remark(told, [False, False])
+
+
+def test_a_volume_is_scaled_within_its_slices():
+    record = Scaled("v", "p", "test", source_height=20, source_width=20)
+    ball = torch.ones(1, 4, 10, 10)
+    (score,) = half_found(FewSlices([(ball, ball, "v")], [record]))
+    assert score.diameter == pytest.approx((6 * 4 * 20 * 20 / math.pi) ** (1 / 3))
 
 
 # ---- sums --------------------------------------------------------------------------------------------------
@@ -188,14 +267,6 @@ def test_a_lesion_counts_by_its_own_size_and_its_slice_by_the_largest():
     assert list(rows) == ["all", "<5 mm", "10-20 mm"]
     assert [(r["slices"], r["patients"], r["lesions"]) for r in rows.values()] == [(1, 1, 2), (0, 0, 1), (1, 1, 1)]
     assert math.isnan(rows["<5 mm"]["dice"]) and rows["<5 mm"]["lesion_recall"] == 0 and rows["10-20 mm"]["dice"] == 0
-
-
-@pytest.mark.parametrize(
-    ("diameter", "name"),
-    [(0.0, "no lesion"), (4.999, "<5 mm"), (5.0, "5-10 mm"), (10.0, "10-20 mm"), (20.0, ">=20 mm"), (400.0, ">=20 mm")],
-)
-def test_a_size_begins_at_its_lower_edge(diameter, name):
-    assert size_of(diameter) == name
 
 
 def test_labels_are_rows_only_if_a_slice_has_one():

@@ -1,8 +1,12 @@
 """A folder of results is there as a whole or not at all."""
 
-import pytest
+import os
 
-from lungseg.files import check_free, whole_folder
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungseg.files import check_free, path_below, whole_folder
 
 
 def everything_in(folder):
@@ -66,3 +70,58 @@ def test_what_is_not_empty_is_refused_in_one_sentence(tmp_path):
         with pytest.raises(ValueError) as error:
             check_free(taken)
         assert str(error.value) == f"{taken} is not empty. Choose another folder with --out."
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    with whole_folder(tmp_path / "out") as out:
+        (out / "a.txt").write_text("one")
+    assert everything_in(tmp_path) == ["disk", "disk/a.txt", "out"] and (tmp_path / "out/a.txt").read_text() == "one"
+
+
+# ---- names of files that others chose ---------------------------------------------------------------------------
+
+
+names = st.one_of(
+    st.text(max_size=8),
+    st.lists(st.sampled_from(["", ".", "..", "a", "..a", "link", "file", "\\", "~", "\0"]), max_size=4).map("/".join),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a link that leads out of it, a link that does not, and a file, which is no folder."""
+    folder = tmp_path_factory.mktemp("below") / "out"
+    (folder / "inside").mkdir(parents=True)
+    (folder / "link").symlink_to("../..")
+    (folder / "within").symlink_to("inside")
+    (folder / "file").write_text("")
+    return folder
+
+
+@given(names)
+def test_a_path_lies_below_its_folder_or_is_refused(folder, name):
+    before = set(folder.parent.rglob("*"))
+    try:
+        path = path_below(folder, name)
+    except (ValueError, OSError):
+        assert set(folder.parent.rglob("*")) == before  # nothing was made
+        return
+    real, above = os.path.realpath(path), os.path.realpath(folder)
+    assert os.path.commonpath([real, above]) == above != real
+    assert path.parent.is_dir() and ".." not in name.split("/") and not name.startswith("/")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/a", "a/../../b", "a//b", "a/", "a\0b", "link/a", "./a", "../out/a"])
+def test_what_leads_elsewhere_is_refused_in_one_sentence(folder, name):
+    before = everything_in(folder.parent)
+    with pytest.raises(ValueError, match="would not lie below") as error:
+        path_below(folder, name)
+    assert "\n" not in str(error.value) and everything_in(folder.parent) == before
+
+
+def test_folders_on_the_way_are_made(folder):
+    assert path_below(folder, "masks/scan/000.png") == folder / "masks/scan/000.png"
+    assert (folder / "masks/scan").is_dir() and not (folder / "masks/scan/000.png").exists()
+    assert path_below(folder, "within/b") == folder / "within/b"

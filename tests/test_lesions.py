@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lungseg.lesions import connected_pieces, equal_diameter, match_lesions
+from lungseg.lesions import SIZES_MM, SIZES_PX, connected_pieces, equal_diameter, match_lesions, size_of
 
 
 @st.composite
@@ -44,7 +44,7 @@ def test_lesions_and_finds_are_those_of_a_flood_fill(pair):
     lesions, false_positives = match_lesions(pred, target, 1.0)
     true, finds = flood_fill(target), flood_fill(pred)
     want = sorted((len(piece), any(pred[place] for place in piece)) for piece in true)
-    assert sorted((round(x.diameter_mm, 6), x.found) for x in lesions) == [
+    assert sorted((round(x.diameter, 6), x.found) for x in lesions) == [
         (round(2 * math.sqrt(n / math.pi) if pred.ndim == 2 else 2 * (3 * n / 4 / math.pi) ** (1 / 3), 6), found)
         for n, found in want
     ]
@@ -108,9 +108,31 @@ def test_the_diameter_of_a_round_lesion_is_its_diameter(ndim):
 
 def test_lesions_without_a_spacing_are_counted_but_have_no_size():
     lesions, false_positives = match_lesions(picture("#.. ... ..#"), picture("#.. ... ..."), math.nan)
-    assert math.isnan(lesions[0].diameter_mm) and lesions[0].found and false_positives == 1
+    assert math.isnan(lesions[0].diameter) and lesions[0].found and false_positives == 1
 
 
 def test_two_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 3\) and target \(3, 2\) must have one shape"):
         match_lesions(np.zeros((2, 3)), np.zeros((3, 2)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("diameter", "mm", "px"),
+    [
+        (0.0, "no lesion", "no lesion"),
+        (4.999, "<5 mm", "<7 px"),
+        (5.0, "5-10 mm", "<7 px"),
+        (7.0, "5-10 mm", "7-14 px"),
+        (14.0, "10-20 mm", "14-28 px"),
+        (20.0, ">=20 mm", "14-28 px"),
+        (28.0, ">=20 mm", ">=28 px"),
+        (400.0, ">=20 mm", ">=28 px"),
+    ],
+)
+def test_a_size_begins_at_its_lower_edge(diameter, mm, px):
+    assert (size_of(diameter, "mm"), size_of(diameter, "px")) == (mm, px)
+
+
+def test_the_sizes_in_pixels_are_about_those_in_mm():
+    for in_mm, in_px in zip(SIZES_MM.values(), SIZES_PX.values(), strict=True):
+        assert [0.7 * edge for edge in in_px] == pytest.approx(in_mm, rel=0.03)

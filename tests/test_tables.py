@@ -29,9 +29,9 @@ def cells(line):
 
 def test_a_markdown_table_has_a_line_for_each_row_and_a_cell_for_each_column(scores):
     rows = rows_of_table(scores)
-    for columns in (MAIN, POOLED):
+    for columns in (MAIN, POOLED):  # of MAIN all but the distance in pixels
         lines = markdown_table(rows, columns).split("\n")
-        assert len(lines) == 2 + len(rows) and {len(cells(line)) for line in lines} == {1 + len(columns)}
+        assert len(lines) == 2 + len(rows) and {len(cells(line)) for line in lines} == {len(columns) + (columns is not MAIN)}
     everything = dict(zip(cells(lines[0]), cells(lines[2]), strict=True))
     assert everything["stratum"] == "all" and everything["nothing predicted"] == "2"
     assert everything["pooled Dice (95 %)"] == "0.333"  # two patients are too few for an interval
@@ -74,7 +74,7 @@ def test_what_is_written_can_be_read_again(scores, tmp_path):
     assert [row["stratum"] for row in again] == [row["stratum"] for row in rows]
     for read, row in zip(again, rows, strict=True):
         for name, text in read.items():
-            if name != "stratum":
+            if name not in ("stratum", "unit"):
                 assert text == "" if math.isnan(row[name]) else float(text) == pytest.approx(row[name], rel=1e-5)
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
@@ -92,3 +92,14 @@ def test_each_slice_has_a_row_of_its_own(scores):
     assert (a["id"], a["group"], a["label"], a["lesions"], a["lesions_found"]) == ("a", "p0", "LR|2", 1, 1)
     assert a["dice"] == 0.5 and a["hd95_mm"] == 2.0 and a["tp"] + a["fp"] + a["fn"] + a["tn"] == 256
     assert b["dice"] == 0 and math.isnan(b["precision"]) and c["diameter_mm"] == 0 and math.isnan(c["dice"])
+    assert math.isnan(c["diameter_px"]) and math.isnan(a["hd95_px"])
+
+
+def test_distances_stand_under_their_unit(scores):
+    in_px = [replace(s, unit="px", group=f"other {s.group}") for s in scores]
+    for some, headers in ((scores, ["HD95 mm"]), (in_px, ["HD95 px"]), (scores + in_px, ["HD95 mm", "HD95 px"])):
+        lines = markdown_table(rows_of_table(some)).split("\n")
+        assert [header for header in cells(lines[0]) if "HD95" in header] == headers
+        assert len({len(cells(line)) for line in lines}) == 1
+    assert rows_of_slices(in_px)[0]["hd95_px"] == 2.0 and math.isnan(rows_of_slices(in_px)[0]["diameter_mm"])
+    assert "HD95 px" in markdown_table(rows_of_table(in_px[2:]))  # also where nobody has one

@@ -6,7 +6,8 @@ import numpy as np
 
 from lungseg.data.phantoms import phantom_windows
 from lungseg.draw import contact_sheet, line_chart
-from lungseg.evaluation import SIZES_MM, Stratum, interval, score_slice, table_row
+from lungseg.evaluation import Stratum, interval, score_slice, table_row
+from lungseg.lesions import SIZES_MM
 
 PATIENTS, SLICES = 60, 8
 COUNTS = (1, 2, 4, 8)

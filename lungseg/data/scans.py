@@ -72,7 +72,7 @@ def read_scans(
         for record in records_of(path, "volumes"):
             yield read_one_volume(volume_path(path, record), record.id)
     elif kind == "volume":
-        yield read_one_volume(path, path.name)
+        yield read_one_volume(path, own_name(path))
     elif kind == "table":
         yield from read_rows(path, rows, column)
     elif kind == "array":
@@ -105,6 +105,12 @@ def kind_of(path: str | Path) -> str:
         if path.name.lower().endswith(ends):
             return kind
     raise ValueError(f"{path} ends neither in .png, .npy, .npz, .pkl nor .pkl.gz. Convert it to one of these.")
+
+
+def own_name(folder: str | Path) -> str:
+    """The last part of its path; of "." and "..", which have none, that of the folder they stand for."""
+    path = Path(folder)
+    return path.name if path.name not in ("", "..") else path.resolve().name or "root"
 
 
 # ---- one kind each -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord
-from lungseg.data.scans import Scan, kind_of, read_scans
+from lungseg.data.scans import Scan, kind_of, own_name, read_scans
 
 WINDOW = (-1000.0, 400.0)
 
@@ -331,3 +331,13 @@ def test_one_at_a_time_a_bad_file_is_noticed_when_its_turn_comes(tmp_path):
     assert next(scans).id == "scan"
     with pytest.raises(ValueError, match="RGB PNG"):
         next(scans)
+
+
+def test_a_folder_has_a_name_however_it_is_given(tmp_path, monkeypatch):
+    (tmp_path / "scan/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("scan")
+    monkeypatch.chdir(tmp_path / "scan/deep")
+    given_as = {".": "deep", "./": "deep", "..": "scan", "../": "scan", "../deep/..": "scan", "../deep/": "deep"}
+    assert {path: own_name(path) for path in given_as} == given_as
+    assert own_name(tmp_path / "link") == "link"  # what the user calls it
+    assert own_name("/") == "root" and own_name("missing.npz") == "missing.npz"

@@ -11,6 +11,7 @@ from lungseg.checkpoint import load_checkpoint
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord
 from lungseg.recipe import parse_recipe
+from lungseg.report import REPORT
 from lungseg.run import RunOptions
 
 FEW = {
@@ -113,6 +114,13 @@ def test_the_files_say_what_was_done(done):
     for words in ("Every network on discs, seeds 0, 1", "| U-Net |", "Swin-UNet 0.", "RRc-UNet 3D (quoted)"):
         assert words in text
     assert "The data differ" in text
+    ours = {row["network"]: row for row in rows_of(out) if row["stratum"] == "all"}
+    for name, title in (("Swin-UNet", "Swin-UNet"), ("U-Net", "U-Net (quoted)")):
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {title} | 0."))
+        beside = line.split(" | ")[2::2]
+        assert [float(x.strip(" |")) for x in beside] == pytest.approx(
+            [float(ours[name][score]) for score in ("dice", "iou", "rmse", "recall")], abs=1e-4
+        )
     with Image.open(out / "worst_median_best.png") as picture:
         assert picture.width > 300
 
@@ -148,6 +156,10 @@ def test_impossible_settings_are_refused(compare, flags, capsys):
     with pytest.raises(SystemExit) as stop:
         compare.main(flags)
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_each_network_of_the_comparison_stands_beside_the_reports(compare):
+    assert compare.NETWORKS.keys() <= REPORT.keys()
 
 
 def test_each_network_of_the_comparison_can_be_trained_by_its_script(compare, example):

@@ -205,6 +205,25 @@ def test_slices_and_volumes_are_shown_to_the_network_at_the_scale_of_its_trainin
         assert set(seen) == {(side, side)}
 
 
+@pytest.mark.parametrize("without", ["all", "one"])
+def test_without_a_spacing_sizes_and_distances_are_in_pixels_and_said_to_be(bright, folder, tmp_path, without):
+    shutil.copytree(folder, tmp_path / "data")
+    manifest = tmp_path / "data/manifest.csv"
+    text = manifest.read_text()
+    manifest.write_text(re.sub(r"(slice9.*?),1,", r"\1,,", text) if without == "one" else text.replace(",1,", ",,"))
+    main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/evaluation.md").read_text()
+    assert "| HD95 px |" in text and "HD95 mm" not in text and "| 7-14 px |" in text and "-10 mm" not in text
+    why = "The spacing is unknown" if without == "all" else "Of 1 of 4 images the spacing is unknown"
+    assert f"{why}, so all sizes and distances are in pixels (px)" in text
+    in_mm = tmp_path / "mm"
+    main(["any.pt", "--data", str(folder), "--out", str(in_mm)])  # its pixels are 1 mm
+    assert "HD95 px" not in (in_mm / "evaluation.md").read_text()
+    for px, mm in zip(table(tmp_path / "out/slices.csv"), table(in_mm / "slices.csv"), strict=True):
+        for name in ("hd95", "diameter"):
+            assert px[f"{name}_px"] == mm[f"{name}_mm"] and px[f"{name}_mm"] == mm[f"{name}_px"] == ""
+
+
 def test_without_any_lesion_nothing_is_said_of_their_share(bright, tmp_path):
     with FolderWriter(tmp_path / "data") as out:
         for i, split in enumerate(("train", "test")):
@@ -269,6 +288,7 @@ def refused(capsys, argv, sentence, out):
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--split", "holdout"], "invalid choice: 'holdout'"),
         (["--thresh", "0.4"], "unrecognized arguments"),
+        (["--data", ""], "the path is empty"),
     ],
 )
 def test_bad_flags_are_refused(checkpoint, folder, tmp_path, capsys, flags, sentence):

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import os
 import pickle
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -17,6 +20,7 @@ from lungseg.checkpoint import load_checkpoint, save_checkpoint
 from lungseg.data.ct import grey_to_hu
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord
+from lungseg.data.scans import Scan
 from lungseg.data.volumes import write_volume
 from lungseg.draw import PRED, TARGET
 from lungseg.nn.unet import UNet
@@ -270,6 +274,79 @@ def test_inputs_of_one_name_are_kept_apart(predict, checkpoint, tmp_path):
     assert [row["input"] for row in rows[:4]] == [str(s) for s in sources]
     for name, seed in (("scan", 1), ("scan_2", 2), ("scan_3", 3)):
         assert np.array_equal(read_png(out / f"masks/{name}.png"), lesion_of(make_grey(seed=seed)))
+
+
+def everything_in(folder):
+    return {p: os.readlink(p) if p.is_symlink() else p.is_file() and p.read_bytes() for p in Path(folder).rglob("*")}
+
+
+@pytest.mark.parametrize(("start", "given"), [
+    ("scan", "."), ("scan", "./"), ("scan/deep", ".."), ("scan/deep", "../"), ("scan/deep", "../deep/.."),
+    ("", "scan/"), ("", "scan/deep/.."),
+])  # fmt: skip
+def test_a_folder_lends_its_own_name_however_it_is_given(start, given, predict, checkpoint, tmp_path, monkeypatch):
+    _, hu, _ = make_volume(tmp_path)
+    (tmp_path / "here/scan/deep").mkdir(parents=True)
+    np.save(tmp_path / "here/scan/hu.npy", hu)
+    before = everything_in(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here" / start)
+    out = tmp_path / "there/out"
+    assert run(predict, checkpoint, out, given) == 0
+    assert everything_in(tmp_path / "here") == before and sorted(os.listdir(tmp_path / "there")) == ["out"]
+    assert files_in(out / "masks") == [f"scan/{z:03d}.png" for z in range(5)]
+    assert files_in(out / "volumes") == ["scan.npz"] and table_of(out)[0]["id"] == "scan/000"
+
+
+odd_ids = st.one_of(
+    st.text(max_size=5),
+    st.lists(st.sampled_from(["", ".", "..", "/", "\\", "a", "A", "a.png", "\0", "\n", "~", "\udcff"]), max_size=4).map(
+        "".join
+    ),
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(odd=st.lists(st.tuples(odd_ids, st.booleans()), min_size=1, max_size=4))
+def test_whatever_a_scan_is_called_all_its_files_lie_below_out(predict, odd, monkeypatch, tmp_path_factory):
+    """Ids come from names of files and folders, manifests and tables."""
+    place = tmp_path_factory.mktemp("odd")
+    hu = np.full((2, 5, 4), -1000, np.int16)
+    scans = [Scan(id_, hu if deep else hu[0]) for id_, deep in odd]
+    monkeypatch.setattr(predict, "read_scans", lambda *_, **__: iter(scans))
+    monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: Silent())
+    assert run(predict, "any.pt", place / "a/out", as_png(place, hu[0].astype(np.uint8))) == 0
+    assert sorted(p.name for p in place.iterdir()) == ["a", "scan.png"] and [p.name for p in (place / "a").iterdir()] == ["out"]
+    count = {True: 2, False: 1}
+    assert len(files_in(place / "a/out/masks")) == sum(count[deep] for _, deep in odd)
+    assert len(files_in(place / "a/out/volumes")) == sum(deep for _, deep in odd)
+    ids = [row["id"].casefold() for row in table_of(place / "a/out")]
+    assert len(set(ids)) == len(ids)  # also where the disk takes A and a for one name
+
+
+class Silent:
+    """Finds nothing, at once."""
+
+    spatial_dims, input = 2, {"hu_window": (-1000.0, 400.0), "spacing_mm": None}
+
+    classes = ()
+
+    def grey(self, hu):
+        return np.zeros(hu.shape, np.float32)
+
+    def probs(self, grey, scale):
+        return grey
+
+    def scale_for(self, *_):
+        return None, None
+
+
+@pytest.mark.parametrize("argv", [["", "--out", "out"], ["a.png", "--out", ""]])
+def test_an_empty_name_is_no_folder(argv, predict, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    as_png(tmp_path, make_grey())  # "" would be the current folder, which holds it
+    with pytest.raises(SystemExit, match="2"):
+        predict.main([str(checkpoint), *argv])
+    assert "is empty" in capsys.readouterr().err and os.listdir() == ["scan.png"]
 
 
 # ---- warnings ---------------------------------------------------------------------------------------------------
