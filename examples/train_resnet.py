@@ -1,7 +1,7 @@
 """Train a ResNet50-U-Net to outline lung lesions in CT slices.
 
     python examples/train_resnet.py                                    phantoms, minutes on two CPU cores
-    python examples/train_resnet.py --data DIR --recipe recommended --pretrained resnet50.pth --out runs/mine
+    python examples/train_resnet.py --data DIR --recipe recommended --weights resnet50-0676ba61.pth --out runs/mine
     python examples/train_resnet.py --out runs/mine --resume           go on after Ctrl-C, a crash or a power cut
     torchrun --nproc_per_node=2 examples/train_resnet.py ...           several GPUs, or several CPU processes
 
@@ -31,15 +31,22 @@ class Recipe(TrainingRecipe):
     widths: tuple[int, ...] = option((16, 32, 64, 128), "inner channels of the four stages; 64 128 256 512 published")
     depths: tuple[int, ...] = option((3, 4, 6, 3), "bottlenecks of the four stages; these make it a ResNet-50")
     decoder_channels: tuple[int, ...] = option((64, 32, 32, 16, 16), "of the five steps up; 256 128 64 32 16 published")
-    pretrained: str | None = option(
-        None, "file with torchvision's ResNet-50 from ImageNet, for the encoder (docs/weights.md); or a whole U-Net"
-    )
+    pretrained: str | None = option(None, "another name for --weights, usual for ImageNet weights of the encoder")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights and self.pretrained:
+            raise ValueError("--weights and --pretrained must not both be given: they are two names of one thing")
 
 
+NO_IMAGENET = (
+    "The encoder starts from random numbers. The report's starts from ImageNet, which needs far fewer slices: "
+    "--weights resnet50-0676ba61.pth (docs/weights.md says where to get it)."
+)
 PUBLISHED = {"stem": 64, "widths": (64, 128, 256, 512), "decoder_channels": (256, 128, 64, 32, 16)}
 RECIPES = {
     "demo": Recipe(lr=1e-3, epochs=25),
-    # The training of the original report: an encoder from ImageNet, which --pretrained names, 3 channels in, one logit
+    # The training of the original report: an encoder from ImageNet, which --weights names, 3 channels in, one logit
     # out, BCE, Adam 1e-4, 100 epochs. It states neither the batch size nor a schedule.
     "report": Recipe(
         img_size=256, phantom_view="chest", phantom_slices=6, in_channels=3, **PUBLISHED,
@@ -49,7 +56,7 @@ RECIPES = {
     # What we would use for whole slices on a GPU; the help of each field says why.
     "recommended": Recipe(
         img_size=256, phantom_view="chest", phantom_slices=6,
-        in_channels=3, **PUBLISHED,  # as published, so that --pretrained fits; with it, this needs the fewest slices
+        in_channels=3, **PUBLISHED,  # as published, so that ImageNet's weights fit: they spare many slices
         lr=3e-4, weight_decay=0.01, warmup_epochs=2.0, batch_size=16, epochs=100,
     ),
 }  # fmt: skip
@@ -63,7 +70,8 @@ def main(argv: list[str] | None = None) -> float | int:
 def train(run: Run) -> float:
     """Network, data, loss, optimizer, schedule; then the epochs; then the test."""
     recipe = run.recipe
-    model = run.build(ResNet50UNet, network_arguments(recipe), weights=recipe.pretrained)
+    weights, reminder = recipe.weights or recipe.pretrained, NO_IMAGENET if recipe.in_channels == 3 else ""
+    model = run.build(ResNet50UNet, network_arguments(recipe), weights=weights, reminder=reminder)
     data = run.open_data()
     run.prepare(model)
     parallel = run.processes.wrap(model)

@@ -34,9 +34,6 @@ class Recipe(TrainingRecipe):
     drop_path_rate: float = option(
         0.0, "stochastic depth of the deepest block; regularises large networks, slows small ones"
     )
-    weights: str | None = option(
-        None, "published checkpoint to start from (docs/weights.md): Swin-Unet's own, or Swin-T from ImageNet"
-    )
 
 
 RECIPES = {

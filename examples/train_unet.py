@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> float | int:
 def train(run: Run) -> float:
     """Network, data, loss, optimizer, schedule; then the epochs; then the test."""
     recipe = run.recipe
-    model = run.build(UNet, network_arguments(recipe))
+    model = run.build(UNet, network_arguments(recipe), weights=recipe.weights)
     data = run.open_data()
     run.prepare(model)
     parallel = run.processes.wrap(model)

@@ -40,9 +40,6 @@ class Recipe(VolumeRecipe):
         "sqrt", "what divides q k^T; head_dim is what the report prints, and makes attention uniform"
     )
     drop_rate: float = option(0.0, "drop-out in the transformer")
-    weights: str | None = option(
-        None, "published checkpoint to start from (docs/weights.md): UNETR's own, or ViT-B/16 from ImageNet"
-    )
 
 
 RECIPES = {

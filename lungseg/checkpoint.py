@@ -14,6 +14,7 @@ import torch
 
 TAG = b"sha256:"
 COMMENT_LENGTH = len(TAG) + 64  # the digest in hexadecimal
+LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch.save began before they were archives
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
@@ -67,6 +68,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}). Give a checkpoint such as run/best.pt.") from None
     body, comment = data[:-COMMENT_LENGTH], data[-COMMENT_LENGTH:]
+    if is_foreign(data):
+        raise ValueError(
+            f"{path} was not written by lungseg, but by torch.save. To start a training from its weights, give it to "
+            f"--weights; here, give a file that one of the training scripts wrote."
+        )
     if not data.startswith(b"PK"):
         raise ValueError(f"{path} is no checkpoint of lungseg. Give a file that one of its training scripts wrote.")
     if comment != TAG + hashlib.sha256(body).hexdigest().encode():
@@ -76,6 +82,23 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # a checksum can be forged; what weights_only refuses is still not executed
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} holds more than tensors and plain values, so it is not read ({reason}).") from None
+
+
+def is_foreign(data: bytes) -> bool:
+    """Are these bytes a whole file of `torch.save` that never had a checksum? (One of ours, cut or changed, is not.)"""
+    end = data[-22:]  # the last record of a zip archive without a comment: its signature, and the comment's length
+    return data.startswith(LEGACY) or (data.startswith(b"PK") and end.startswith(b"PK\5\6") and end.endswith(b"\0\0"))
+
+
+def is_sealed(path: str | Path) -> bool:
+    """Does a file end like those of `save_checkpoint`? `load_checkpoint` knows whether it is whole.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - COMMENT_LENGTH))
+        return file.read(COMMENT_LENGTH).startswith(TAG)
 
 
 def previous_path(path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""The published layouts that `load_published` knows: how each names its tensors, and where ours keep them.
+"""The layouts that `load_published` knows: how each names its tensors, and where our networks keep them.
 
 A layout is a pattern that recognises it, a rule that renames one key, and, where a published tensor holds the same
 numbers in another arrangement, a function that rearranges them first. Reading, fitting and reporting are in
@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
+from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
+from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
 
 
@@ -36,6 +38,7 @@ class Layout:
     rearrange: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = unchanged  # same keys, ours in shape
     why_unused: Mapping[str, str] = field(default_factory=dict)  # pattern of keys without a place here -> the reason
     note: Callable[[nn.Module], str] = lambda model: ""  # what tensors cannot show: how the network has to be wired
+    ours: bool = False  # the names of lungseg itself: everything has to fit, except for the head
 
 
 def rename_by(rules: list[tuple[str, str | Callable[[re.Match], str]]], key: str) -> list[str]:
@@ -210,10 +213,41 @@ def rename_resnet_unet(key: str, model: ResNet50UNet) -> list[str]:
     return rename_by(rules, key)
 
 
-SWIN_ENCODER = ("patch_embed.", "encoder.", "merging.", "bottleneck.")
-UNETR_ENCODER = ("patch_embed.", "position_embedding", "blocks.", "norm.")
+# The networks' own names
+
+
+def rename_ours(key: str, model: nn.Module) -> list[str]:
+    """A checkpoint of lungseg: its names are the network's."""
+    return [key]
+
+
+def encoder_of(model: nn.Module) -> list[str]:
+    """The names of the network's children that make up its encoder, modules and parameters.
+
+    Raises:
+        ValueError: if it is none of our networks.
+    """
+    for layout in LAYOUTS:
+        if layout.ours and isinstance(model, layout.network):
+            names = [name.removesuffix(".") for name in layout.encoder]
+            return [name for name in names if hasattr(model, name)]
+    raise ValueError(f"{type(model).__name__} has no encoder that lungseg knows of.")
+
+
+SWIN_ENCODER = ("patch_embed.", "pos_drop.", "encoder.", "merging.", "bottleneck.", "norm.")
+UNETR_ENCODER = ("patch_embed.", "position_embedding", "pos_drop.", "blocks.", "norm.")
+UNET_ENCODER = ("encoder.", "bottleneck.")
 PATCH_EMBED = ("patch_embed.proj.weight",)
-LAYOUTS = (  # the first of a network whose pattern is found is taken
+UNETR_FIRST = (*PATCH_EMBED, "image_block.conv1.weight", "image_block.conv3.weight")
+UNET_FIRST = ("encoder.0.0.0.weight", "bottleneck.0.0.weight")  # the latter, if there is no other stage
+RRC_FIRST = ("encoder.0.project.weight", "bottleneck.project.weight")
+RESNET_FIRST = ("encoder.conv1.weight",)
+LAYOUTS = (  # that which fills most of a network is taken, the first of equals
+    Layout("lungseg", SwinUNet, r"final_expanding\.", rename_ours, SWIN_ENCODER, PATCH_EMBED, ours=True),
+    Layout("lungseg", UNETR, r"image_block\.", rename_ours, UNETR_ENCODER, UNETR_FIRST, ours=True),
+    Layout("lungseg", ResNet50UNet, r"decoder\.0\.0\.", rename_ours, ("encoder.",), RESNET_FIRST, ours=True),
+    Layout("lungseg", RRCUNet, r"bottleneck\.units\.", rename_ours, UNET_ENCODER, RRC_FIRST, ours=True),
+    Layout("lungseg", UNet, r"bottleneck\.0\.", rename_ours, UNET_ENCODER, UNET_FIRST, ours=True),
     Layout("Swin-Unet", SwinUNet, r"layers_up\.", rename_swin_unet, SWIN_ENCODER, PATCH_EMBED, rearrange_swin),
     Layout(
         "Swin (microsoft)", SwinUNet, r"layers\.0\.downsample\.", rename_swin, SWIN_ENCODER, PATCH_EMBED, rearrange_swin
@@ -227,7 +261,7 @@ LAYOUTS = (  # the first of a network whose pattern is found is taken
         r"vit\.blocks\.",
         rename_unetr,
         UNETR_ENCODER,
-        (*PATCH_EMBED, "image_block.conv1.weight", "image_block.conv3.weight"),
+        UNETR_FIRST,
         rearrange_unetr,
         {
             r".*norm_cross_attn\.": "made by the published code, but no forward pass uses it",
@@ -255,7 +289,7 @@ LAYOUTS = (  # the first of a network whose pattern is found is taken
         r"encoder\.layer1\.",
         rename_resnet_unet,
         ("encoder.",),
-        ("encoder.conv1.weight",),
+        RESNET_FIRST,
     ),
     Layout(
         "ResNet-50 (torchvision)",
@@ -263,7 +297,7 @@ LAYOUTS = (  # the first of a network whose pattern is found is taken
         r"layer1\.",
         rename_resnet_in_unet,
         ("encoder.",),
-        ("encoder.conv1.weight",),
+        RESNET_FIRST,
         why_unused={r"fc\.": "the head of a classifier"},
     ),
     Layout(

@@ -67,6 +67,28 @@ def parse_options(options: T, argv: Sequence[str] | None = None, *, description:
         parser.error(str(error))
 
 
+def as_flags(recipe: R, recipes: Mapping[str, R]) -> list[str]:
+    """The fewest flags from which `parse_recipe` makes this recipe: ["--recipe", "report", "--lr", "0.01"]."""
+    ways = []
+    for name, start in recipes.items():
+        flags = ["--recipe", name] if ways else []  # the first is the default
+        for f in fields(recipe):
+            value = getattr(recipe, f.name)
+            if value != getattr(start, f.name):
+                flags += as_flag(f.name, value)
+        ways.append(flags)
+    return min(ways, key=len)
+
+
+def as_flag(name: str, value: Any) -> list[str]:
+    """One field as a flag: ["--depths", "2", "2"], ["--no-prior-bias"], ["--grad-clip", "none"]."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    values = value if isinstance(value, tuple) else ("none" if value is None else value,)
+    return [f"--{flag}", *map(str, values)]
+
+
 # ---- the parts, for a script that takes more than flags of a dataclass -------------------------------------------
 
 

@@ -26,9 +26,10 @@ from lungseg.data.classes import read_classes
 from lungseg.datasets import Data, empty_channels, open_data
 from lungseg.distributed import Processes, start_processes
 from lungseg.early_stopping import EarlyStopping
+from lungseg.longer import command_from_best, with_more_epochs
 from lungseg.recipe import parse_recipe
 from lungseg.run import RunLog, RunOptions, check_same_run, machine, open_run, rng_state, seed_everything, set_rng_state
-from lungseg.settings import AUTOCAST, TrainingRecipe
+from lungseg.settings import AUTOCAST, TrainingRecipe, from_older_version
 from lungseg.summary import epoch_line, write_summary
 from lungseg.training import Evaluation, keep_freed_memory
 from lungseg.weights import load_published
@@ -59,7 +60,7 @@ def run_script(
     recipe, options, given = parse_recipe(recipes, options, argv, description=description)
     try:
         with start_processes(options.device) as processes:
-            return train(Run(recipe, options, given, processes))
+            return train(Run(recipe, options, given, processes, recipes))
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
@@ -73,14 +74,18 @@ def run_script(
 
 def how_to_go_on(out: Path) -> str:
     """What Ctrl-C leaves behind, and the command that goes on from there."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    script, out_flag = shlex.quote(sys.argv[0]), f"--out {shlex.quote(str(out))}"
-    command = f"python {script}" if size == "1" else f"torchrun --nproc_per_node={size} {script}"
+    command, out_flag = this_script(), f"--out {shlex.quote(str(out))}"
     if (out / "last.pt").exists():
         return f"All finished epochs are saved, the running one is repeated; go on with: {command} {out_flag} --resume"
     if (out / "recipe.json").exists():
         return f"No epoch was finished; begin again with: {command} {out_flag} --resume"
     return "Nothing was trained yet; begin with the same command and --resume."
+
+
+def this_script() -> str:
+    """The command that started it, without its flags."""
+    size, script = os.environ.get("WORLD_SIZE", "1"), shlex.quote(sys.argv[0])
+    return f"python {script}" if size == "1" else f"torchrun --nproc_per_node={size} {script}"
 
 
 class Run:
@@ -94,11 +99,22 @@ class Run:
         place: keywords of `train_one_epoch` and `evaluate` about where and in which number type to compute.
     """
 
-    def __init__(self, recipe: TrainingRecipe, options: RunOptions, given: dict[str, Any], processes: Processes):
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        options: RunOptions,
+        given: dict[str, Any],
+        processes: Processes,
+        recipes: Mapping[str, TrainingRecipe] | None = None,
+    ):
         if processes.device.type == "cpu":
             keep_freed_memory()
         self.processes, self.device, self.out = processes, processes.device, options.out
         self.saved = open_run(options, processes)
+        for part in ("recipe", "run") if self.saved else ():
+            self.saved[part] = from_older_version(self.saved[part])
+        self.head_is_fresh = True  # until weights are loaded into it
+        self.recipes = recipes or {"default": type(recipe)()}
         self.recipe, self.options = self.as_it_was_started(recipe, options, given)
         autocast_dtype = AUTOCAST[self.recipe.amp] if self.device.type == "cuda" else None
         self.place = {"autocast_dtype": autocast_dtype, "processes": processes}
@@ -113,21 +129,45 @@ class Run:
         elif options.resume and (options.out / "recipe.json").exists():  # it was stopped in its first epoch
             file = json.loads((options.out / "recipe.json").read_text())
             then = {k: tuple(v) if isinstance(v, list) else v for k, v in file["recipe"].items()}
+            then = from_older_version(then)
             settings, data = {**then, "seed": file["seed"]}, file["data"]
         else:
             return recipe, options
         if then.keys() != asdict(recipe).keys():
             raise ValueError(f"The run in {self.out} is of another script or version. Resume it with that one.")
-        check_same_run(settings, given, self.out)
         data = options.data or (data and Path(data))
-        return replace(recipe, **then), replace(options, seed=settings["seed"], data=data)
+        then, options = replace(recipe, **then), replace(options, seed=settings["seed"], data=data)
+        check_same_run(settings, {name: value for name, value in given.items() if name != "epochs"}, self.out)
+        if given.get("epochs", 0) > then.epochs:
+            then = self.longer(then, options, given["epochs"])
+            settings["epochs"] = then.epochs
+        check_same_run(settings, given, self.out)
+        return then, options
 
-    def build(self, network: type[nn.Module], arguments: dict[str, Any], *, weights: str | None = None) -> nn.Module:
+    def longer(self, then: TrainingRecipe, options: RunOptions, epochs: int) -> TrainingRecipe:
+        """The recipe with more epochs, where the run may go on; else a ValueError says how to train longer."""
+        state = self.saved["stopping"] if self.saved else {"epochs": 0, "stop": False}
+        done = state["epochs"] if state["stop"] else then.epochs  # of a run that is let end first
+        new_run = command_from_best(
+            this_script(), then, self.recipes, epochs - done, self.out, data=options.data, seed=options.seed
+        )
+        then = with_more_epochs(
+            then, epochs, self.out, done=state["epochs"], stopped=state["stop"], new_run=new_run
+        )
+        if self.processes.is_main:
+            print(f"The run goes on to epoch {epochs}, as if it had been started so (schedule {then.schedule}).")
+        return then
+
+    def build(
+        self, network: type[nn.Module], arguments: dict[str, Any], *, weights: str | None = None, reminder: str = ""
+    ) -> nn.Module:
         """Seed everything and make the network. Before any file: what it refuses shall leave no trace.
 
         Args:
             arguments: of the network; they go into each checkpoint, with the number of lesion classes of --data.
-            weights: file of a published checkpoint to start from (`lungseg.weights.load_published`), unless we go on.
+            weights: file to start from, unless we go on: best.pt of another run, or a published checkpoint
+                (`lungseg.weights.load_published`).
+            reminder: what to say if a new run starts without any.
         """
         if self.saved and self.saved["network"]["name"] != network.__name__:
             raise ValueError(f"The run in {self.out} is of another script or version. Resume it with that one.")
@@ -138,9 +178,12 @@ class Run:
         self.network = {"name": network.__name__, "arguments": arguments}
         model = network(**arguments)
         if weights and not self.saved:
-            report = load_published(model, weights)
+            report = load_published(model, weights, arguments=arguments)
+            self.head_is_fresh = "head.weight" in report.fresh
             if self.processes.is_main:
                 print(report)
+        elif reminder and not self.saved and self.processes.is_main:
+            print(reminder)
         return model
 
     def open_data(self) -> Data:
@@ -172,8 +215,8 @@ class Run:
                 print(f"No validation image holds a lesion of {names}: no score, and no part in the mean over classes.")
 
     def prepare(self, model: nn.Module) -> None:
-        """The prior of the network's last layer, which is called `head`, unless we go on; then to the device."""
-        if self.recipe.prior_bias and not self.saved:
+        """The prior of the network's last layer, called `head`, unless that was learned; then to the device."""
+        if self.recipe.prior_bias and self.head_is_fresh and not self.saved:
             odds = [p / (1 - p) for p in lesion_fractions(self.data.train_set)]  # of each class
             model.head.bias.data.copy_(torch.tensor([math.log(o) for o in odds]))  # whose sigmoid is p
         model.to(self.device)

@@ -5,7 +5,7 @@ Each script adds the sizes of its network, and names its recipes: `Recipe(lr=0.1
 
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -46,10 +46,15 @@ class TrainingRecipe:
     )
     phantom_slices: int = option(2, "slices: how many of each phantom patient")
 
-    # optimization
-    prior_bias: bool = option(
-        True, "start the head at the lesions' share of the pixels, not at 1/2: saves the steps that only learn it"
+    # the start
+    weights: str | None = option(
+        None, "file of weights to start from: best.pt of another run, or a published one (docs/weights.md)"
     )
+    prior_bias: bool = option(
+        True, "start a fresh head at the lesions' share of the pixels, not at 1/2: saves the steps that only learn it"
+    )
+
+    # optimization
     loss: Literal["bce", "dice", "dice_bce"] = option(
         "dice_bce", "bce alone is nearly content with all background when lesions are tiny; Dice is not"
     )
@@ -112,6 +117,11 @@ class VolumeRecipe(TrainingRecipe):
                 raise ValueError(f"{name}={getattr(self, name)} must name three sides: slices, rows and columns")
         if self.foreground > 1:
             raise ValueError(f"foreground={self.foreground} must be a share from 0 to 1")
+
+
+def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run as this version would have written them: it goes on with the same numbers."""
+    return {"weights": None} | settings
 
 
 def make_optimizer(recipe: TrainingRecipe, model: nn.Module) -> Optimizer:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungseg import checkpoint
-from lungseg.checkpoint import load_checkpoint, load_latest, previous_path, save_checkpoint, sealed
+from lungseg.checkpoint import is_sealed, load_checkpoint, load_latest, previous_path, save_checkpoint, sealed
 
 STATE = {"model": OrderedDict(w=torch.arange(6.0).view(2, 3)), "epoch": 3, "rng": (3, (1, 2), None), "nan": None}
 
@@ -68,12 +68,28 @@ def test_a_foreign_file_is_refused_and_nothing_in_it_runs(tmp_path, monkeypatch)
     Path("plain.pkl").write_bytes(pickle.dumps(Bomb()))
     Path("foreign.pt").write_bytes(buffer.getvalue())
     Path("forged.pt").write_bytes(sealed({"model": Bomb()}))  # with a right checksum
-    for name, words in (("plain.pkl", "no checkpoint"), ("foreign.pt", "damaged"), ("forged.pt", "not read")):
+    for name, words in (("plain.pkl", "no checkpoint"), ("foreign.pt", "not written by lungseg"), ("forged.pt", "not read")):
         with pytest.raises(ValueError, match=words):
             load_checkpoint(name)
     with pytest.raises(ValueError, match="No such file"):
         load_checkpoint("missing.pt")
     assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_somebody_elses_file_is_called_that_and_not_damaged(tmp_path, archive):
+    """Both formats of torch.save; a file of ours that lost its checksum is another matter."""
+    torch.save({"conv1.weight": torch.zeros(2)}, tmp_path / "x.pth", _use_new_zipfile_serialization=archive)
+    with pytest.raises(ValueError, match=r"was not written by lungseg.*give it to --weights"):
+        load_checkpoint(tmp_path / "x.pth")
+    assert not is_sealed(tmp_path / "x.pth")
+    (tmp_path / "ours.pt").write_bytes(GOOD)
+    assert is_sealed(tmp_path / "ours.pt")
+    (tmp_path / "ours.pt").write_bytes(GOOD[: -checkpoint.COMMENT_LENGTH])
+    with pytest.raises(ValueError, match="damaged"):
+        load_checkpoint(tmp_path / "ours.pt")
+    (tmp_path / "ours.pt").write_bytes(b"PK")  # shorter than a checksum
+    assert not is_sealed(tmp_path / "ours.pt")
 
 
 def test_a_power_cut_at_any_moment_leaves_a_good_checkpoint(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg.recipe import Parser, add_flags, changed, option, parse_options, parse_recipe
+from lungseg.recipe import Parser, add_flags, as_flags, changed, option, parse_options, parse_recipe
 
 
 @dataclass(frozen=True)
@@ -159,3 +159,37 @@ def test_a_script_with_arguments_of_its_own_adds_the_flags_of_a_dataclass(capsys
     assert stop.value.code == 2
     assert capsys.readouterr().err == "judge.py: unrecognized arguments: --dim 3 (--help explains every flag)\n"
     assert "Two\nlines." in parser.format_help() and "of what (default: 2)" in parser.format_help()
+
+
+@given(st.data())
+def test_flags_of_a_recipe_make_that_recipe(data):
+    names = {f.name: data.draw(VALUES[f.name]) for f in fields(Fields)}
+    recipe, recipes = Fields(**names), {"a": Fields(), "b": Fields(flag=True, sizes=(1,), rate=0.5)}
+    argv = as_flags(recipe, recipes)
+    assert parse_recipe(recipes, Empty(), argv)[0] == recipe
+    assert as_flags(recipes["a"], recipes) == [] and as_flags(recipes["b"], recipes) == ["--recipe", "b"]
+
+
+@dataclass(frozen=True)
+class Fields:
+    flag: bool = option(False, "")
+    sizes: tuple[int, ...] = option((2, 2), "")
+    rate: float = option(0.1, "")
+    most: int | None = option(None, "")
+    file: str | None = option(None, "")
+    kind: Literal["x", "y"] = option("x", "")
+
+
+@dataclass(frozen=True)
+class Empty:
+    pass
+
+
+VALUES = {
+    "flag": st.booleans(),
+    "sizes": st.lists(st.integers(1, 99), min_size=1, max_size=4).map(tuple),
+    "rate": st.floats(0, 1e6),
+    "most": st.none() | st.integers(0, 99),
+    "file": st.none() | st.sampled_from(["a.pt", "my file.pt", "ü/b.pt"]),
+    "kind": st.sampled_from(["x", "y"]),
+}

@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
+from lungseg.checkpoint import save_checkpoint
 from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
+from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
+from lungseg.nn.unet import UNet
+from lungseg.nn.unetr import UNETR
 from lungseg.weights import load_published, resize_bias_table
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures/swin_unet"
@@ -73,7 +79,9 @@ def test_imagenet_swin_fills_encoder_and_decoder():
     }
     assert "head.fc.weight" in report.skipped
     assert "layers.2.blocks.5.norm1.weight" in report.skipped  # Swin-T has six blocks where Swin-Unet has two
-    assert "skipped head.fc.weight: not part of this network" in str(report)
+    assert report.skipped["head.fc.weight"] == "not part of this network"
+    assert "  fresh expanding (9), fuse (6), norm_up (2), final_expanding (3), head (1)" in str(report).splitlines()
+    assert len(str(report).splitlines()) < 12  # 54 tensors were skipped, and 21 are fresh: a line for each reason
 
 
 def test_microsofts_swin_keeps_each_merging_at_the_end_of_its_stage():
@@ -143,7 +151,7 @@ def test_less_than_half_of_the_encoder_is_an_error_and_changes_nothing(tiny):
 
 
 def test_an_unknown_layout_or_network_is_an_error(tiny):
-    with pytest.raises(ValueError, match=r"keys \(conv1.weight, \.\.\.\) belong to no layout known for SwinUNet"):
+    with pytest.raises(ValueError, match=r"the keys \(conv1.weight \(1\)\) belong to no layout known for SwinUNet"):
         load_published(tiny_network(), {"conv1.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="no layout known for Linear. Known: none"):
         load_published(nn.Linear(1, 1), tiny["state_dict"])
@@ -228,3 +236,244 @@ def test_a_smaller_resnet_is_refused():
     published = state_dict_of("../resnet_unet/torchvision_resnet50.keys.txt")
     with pytest.raises(ValueError, match=r"in this ResNet-50 \(torchvision\) checkpoint, less than half"):
         load_published(ResNet50UNet(widths=(8, 16, 32, 64)), published)
+
+
+# One's own checkpoints
+
+SIZES = {
+    SwinUNet: {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4},
+    UNETR: {"img_size": 32, "embed_dim": 24, "num_heads": 3, "depth": 4, "feature_size": 2},
+    ResNet50UNet: {"stem": 8, "widths": (4,) * 4, "depths": (1,) * 4, "decoder_channels": (4,) * 5, "in_channels": 1},
+    UNet: {"channels": (4, 8)},
+    RRCUNet: {"channels": (4, 8)},
+}
+OTHER = {  # sizes that the checkpoint of SIZES does not fit, and how a script is told the right ones
+    SwinUNet: [({"embed_dim": 16}, "--embed-dim 8"), ({"depths": (2, 1)}, "--depths 1 1"),
+               ({"num_heads": (2, 2)}, "--num-heads 1 2"), ({"patch_size": 2}, "--patch-size 4")],
+    UNETR: [({"num_heads": 2}, "--num-heads 3"), ({"depth": 5}, "--depth 4"), ({"feature_size": 4}, "--feature-size 2"),
+            ({"skip_layers": (2, 3, 4)}, "--skip-layers"), ({"spatial_dims": 3}, "--spatial-dims 2")],
+    ResNet50UNet: [({"stem": 4}, "--stem 8"), ({"depths": (1, 2, 1, 1)}, "--depths 1 1 1 1")],
+    UNet: [({"channels": (4, 8, 16)}, "--channels 4 8"), ({"channels": (6, 8)}, "--channels 4 8"),
+           ({"norm": "instance"}, "--norm batch")],
+    RRCUNet: [({"steps": 3}, "--steps 2"), ({"spatial_dims": 2}, "--spatial-dims 3")],
+}  # fmt: skip
+KINDS = list(SIZES)
+
+
+def saved_run(path, network, **changes):
+    """As much of best.pt as matters; its arguments are incomplete, as those of a version with fewer of them."""
+    torch.manual_seed(1)
+    arguments = {**SIZES[network], **changes}
+    model = network(**arguments)
+    extra = {"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, "epoch": 3}
+    save_checkpoint(
+        path,
+        {"model": model.state_dict(), "network": {"name": network.__name__, "arguments": arguments}, **extra},
+    )
+    return model
+
+
+@pytest.mark.parametrize("network", KINDS)
+@pytest.mark.parametrize("bare", [False, True], ids=["best.pt", "a bare state dict"])
+def test_every_tensor_of_ones_own_checkpoint_is_loaded(tmp_path, network, bare):
+    theirs = saved_run(tmp_path / "best.pt", network)
+    torch.manual_seed(2)
+    ours = network(**SIZES[network])
+    report = load_published(ours, theirs.state_dict() if bare else tmp_path / "best.pt", arguments=SIZES[network])
+    assert report.layout == "lungseg"
+    assert not (report.adapted or report.skipped or report.fresh)
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, theirs.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("network", KINDS)
+def test_a_head_of_other_classes_and_other_channels_are_adapted_and_reported(tmp_path, network):
+    theirs = saved_run(tmp_path / "best.pt", network, in_channels=3, num_classes=2).eval()
+    torch.manual_seed(2)
+    arguments = {**SIZES[network], "in_channels": 1, "num_classes": 3}
+    ours = network(**arguments).eval()
+    head = {name: tensor.clone() for name, tensor in ours.head.state_dict().items()}
+    report = load_published(ours, tmp_path / "best.pt", arguments=arguments)
+    assert {name.split(".")[0] for name in report.fresh} == {"head"} == {key.split(".")[0] for key in report.skipped}
+    assert all(torch.equal(head[name], tensor) for name, tensor in ours.head.state_dict().items())
+    assert report.adapted and set(report.adapted.values()) == {"3 input channels -> 1, summed and shared out"}
+    spatial = (16,) * getattr(ours, "spatial_dims", 2)
+    image, before = torch.randn(1, 1, *spatial), []
+    for model in (ours, theirs):  # what enters the head of each
+        model.head.register_forward_pre_hook(lambda _, given: before.append(given[0].detach()))
+        model(image.expand(-1, model.in_channels, *spatial))
+    torch.testing.assert_close(*before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("network", "changes", "flags"), [(n, *case) for n in KINDS for case in OTHER[n]])
+def test_other_sizes_are_refused_with_both_and_the_flags_to_give(tmp_path, network, changes, flags):
+    saved_run(tmp_path / "best.pt", network)
+    arguments = {**SIZES[network], **changes}
+    (name, wrong), *_ = changes.items()
+    ours = network(**arguments)
+    before = {k: v.clone() for k, v in ours.state_dict().items()}
+    with pytest.raises(ValueError, match=re.escape(f"this one has {name} {wrong}")) as error:
+        load_published(ours, tmp_path / "best.pt", arguments=arguments)
+    assert flags in str(error.value) and str(tmp_path / "best.pt") in str(error.value)
+    assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("network", "changes"),
+    [(n, c) for n in KINDS for c, _ in OTHER[n] if not set(c) & {"skip_layers", "num_heads", "norm"}]
+    + [(SwinUNet, {"num_heads": (2, 2)}), (UNet, {"norm": "instance"})],
+)
+def test_without_its_arguments_other_sizes_show_in_the_tensors(tmp_path, network, changes):
+    """(Two UNETR with other heads or skips have the same tensors: there only the arguments can tell.)"""
+    theirs = saved_run(tmp_path / "best.pt", network)
+    with pytest.raises(ValueError, match="holds this network in other sizes"):
+        load_published(network(**{**SIZES[network], **changes}), theirs.state_dict())
+
+
+@pytest.mark.parametrize("network", KINDS)
+def test_a_checkpoint_of_another_network_is_called_that(tmp_path, network):
+    other = KINDS[KINDS.index(network) - 1]
+    saved_run(tmp_path / "best.pt", other)
+    with pytest.raises(ValueError, match=f"best.pt: holds a {other.__name__}, and this is a {network.__name__}"):
+        load_published(network(**SIZES[network]), tmp_path / "best.pt")
+
+
+def test_another_image_and_window_size_are_stretched(tmp_path):
+    saved_run(tmp_path / "swin.pt", SwinUNet)
+    report = load_published(SwinUNet(**{**SIZES[SwinUNet], "window_size": 8}), tmp_path / "swin.pt")
+    assert all(name.endswith("relative_position_bias_table") for name in report.adapted) and not report.fresh
+    saved_run(tmp_path / "unetr.pt", UNETR)
+    report = load_published(UNETR(**{**SIZES[UNETR], "img_size": 64}), tmp_path / "unetr.pt")
+    assert list(report.adapted) == ["position_embedding"] and not report.fresh
+
+
+def test_a_damaged_checkpoint_of_ours_is_refused(tmp_path):
+    saved_run(tmp_path / "best.pt", UNet)
+    data = bytearray((tmp_path / "best.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "best.pt").write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_published(UNet(**SIZES[UNet]), tmp_path / "best.pt")
+
+
+# The head, as a whole
+
+
+def test_a_last_layer_without_a_bias_computes_the_same_with_one():
+    torch.manual_seed(1)
+    theirs, ours = (SwinUNet(**SIZES[SwinUNet], head_bias=bias).eval() for bias in (False, True))
+    report = load_published(ours, theirs.state_dict())
+    assert report.adapted == {"head.bias": "the checkpoint's last layer has none, which is 0"} and not report.fresh
+    image = torch.randn(1, 1, 16, 16)
+    assert torch.equal(ours(image), theirs(image))
+
+
+def test_a_bias_whose_weight_does_not_fit_is_not_taken():
+    theirs = ResNet50UNet(**SIZES[ResNet50UNet]).state_dict()
+    theirs["head.weight"] = torch.zeros(1, 4, 1, 1)  # as many classes, another kernel
+    theirs["head.bias"] = torch.tensor([5.0])
+    ours = ResNet50UNet(**SIZES[ResNet50UNet])
+    report = load_published(ours, theirs)
+    assert report.fresh == ["head.weight", "head.bias"] and ours.head.bias.item() == 0
+
+
+# Files as others write them
+
+
+def imagenet_swin(in_channels=3):
+    """A Swin in timm's names, that fills the encoder of the small network."""
+    torch.manual_seed(1)
+    state = {}
+    for name, tensor in SwinUNet(in_channels, **SIZES[SwinUNet]).state_dict().items():
+        for ours, theirs in (("encoder.0.", "layers.0.blocks."), ("bottleneck.", "layers.1.blocks."),
+                             ("merging.0.", "layers.1.downsample."), ("patch_embed.", "patch_embed."),
+                             ("norm.", "norm.")):  # fmt: skip
+            if name.startswith(ours):
+                state[theirs + name.removeprefix(ours)] = tensor
+    return state
+
+
+COMMON = ["module", "model", "net", "backbone", "encoder", "_orig_mod", "teacher"]
+SOME_PREFIXES = st.lists(st.sampled_from(COMMON), max_size=3)
+WRAPPERS = ["state_dict", "model", "model_state_dict", "network_weights", "net", "ema", "whatever"]
+SOME_WRAPPERS = st.lists(st.sampled_from(WRAPPERS), max_size=3)
+
+
+@settings(max_examples=40)
+@given(SOME_PREFIXES, SOME_WRAPPERS, st.booleans())
+def test_any_prefixes_in_any_wrappers_are_taken_off(prefixes, wrappers, beside):
+    published = imagenet_swin()
+    content = {".".join([*prefixes, key]): tensor for key, tensor in published.items()}
+    if beside:
+        content |= {"decode_head.conv_seg.weight": torch.zeros(2, 2), "n": torch.tensor(3)}
+    for wrapper in wrappers:
+        content = {"epoch": 3, wrapper: content, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}}
+    ours = SwinUNet(**SIZES[SwinUNet])
+    report = load_published(ours, content)
+    assert report.layout == "Swin (timm)" and len(report.loaded) + len(report.adapted) > 40
+    assert torch.equal(ours.encoder[0][0].attn.qkv.weight, published["layers.0.blocks.0.attn.qkv.weight"])
+    assert ("decode_head.conv_seg.weight" in report.skipped) == beside
+
+
+@settings(max_examples=40)
+@given(SOME_PREFIXES, st.sampled_from(KINDS))
+def test_prefixes_before_our_own_names_too(prefixes, network):
+    """`encoder.` is a prefix of others, and a name of ours."""
+    torch.manual_seed(1)
+    theirs = network(**SIZES[network]).state_dict()
+    ours = network(**SIZES[network])
+    report = load_published(ours, {".".join([*prefixes, key]): tensor for key, tensor in theirs.items()})
+    assert report.layout == "lungseg" and not report.fresh
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_averaged_weights_are_taken_before_others_and_it_is_said():
+    other, averaged = imagenet_swin(), {key: 2 * tensor for key, tensor in imagenet_swin().items()}
+    ours = SwinUNet(**SIZES[SwinUNet])
+    for content, where in (
+        ({"model": other, "model_ema": averaged}, "model_ema"),
+        ({"student": other, "teacher": averaged}, "teacher"),
+        ({f"{who}.{key}": t for who, s in (("student", other), ("teacher", averaged)) for key, t in s.items()},
+         "under teacher."),
+    ):  # fmt: skip
+        report = load_published(ours, content)
+        assert torch.equal(ours.norm.weight, averaged["norm.weight"])
+        assert f"\n  found in {where}\n" in str(report) and "the file also holds this network as: " in report.note
+
+
+def test_what_is_there_is_listed_if_nothing_fits():
+    content = {"state_dict": {"backbone.a.w": torch.zeros(1), "backbone.a.b": torch.zeros(1), "x": torch.zeros(1)}}
+    with pytest.raises(ValueError, match=r"the keys \(state_dict: backbone\.a \(2\), x \(1\)\) belong to no layout"):
+        load_published(SwinUNet(**SIZES[SwinUNet]), content)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused_by_name(bad):
+    published = imagenet_swin()
+    published["layers.1.blocks.0.mlp.fc1.bias"] = published["layers.1.blocks.0.mlp.fc1.bias"].clone()
+    published["layers.1.blocks.0.mlp.fc1.bias"][3] = bad
+    ours = SwinUNet(**SIZES[SwinUNet])
+    before = {k: v.clone() for k, v in ours.state_dict().items()}
+    with pytest.raises(ValueError, match=r"bottleneck\.0\.mlp\.fc1\.bias holds numbers that are NaN or infinite"):
+        load_published(ours, published)
+    assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
+    published["head.weight"] = torch.tensor(bad)  # not taken, so it does not matter
+    published["layers.1.blocks.0.mlp.fc1.bias"] = torch.zeros(64)
+    load_published(ours, published)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8])
+def test_other_number_types_are_converted(dtype):
+    published = {key: (10 * tensor).to(dtype) for key, tensor in imagenet_swin().items()}
+    ours = SwinUNet(**{**SIZES[SwinUNet], "window_size": 5})  # the tables are stretched, the first kernel is summed
+    load_published(ours, published)
+    assert {tensor.dtype for tensor in ours.state_dict().values()} == {torch.float32}
+    assert torch.equal(ours.merging[0].reduction.weight, published["layers.1.downsample.reduction.weight"].float())
+
+
+def test_tensors_that_are_no_plain_numbers_are_left_out_and_said():
+    published = imagenet_swin()
+    published["norm.weight"] = published["norm.weight"].to_sparse()
+    published["norm.bias"] = published["norm.bias"].to(torch.complex64)
+    report = load_published(SwinUNet(**SIZES[SwinUNet]), published)
+    assert report.skipped["norm.weight"] == report.skipped["norm.bias"] == "not plain real numbers"

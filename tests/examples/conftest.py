@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lungseg.checkpoint import load_checkpoint
 from lungseg.data.folder import FolderWriter
@@ -85,5 +86,22 @@ def learns_two_classes(two_classes, tmp_path, log_of):
         assert best["model"]["head.bias"].shape == (2,)
         assert dice == last["dice"] == (last["dice of solid"] + last["dice of cyst"]) / 2
         assert "dice of cyst" in log_of(out)[1]["val"] and (out / "predictions.png").is_file()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def starts_from():
+    """Train for an epoch that learns nothing from another run's best weights; return what it ended with."""
+
+    def check(main, argv, best, out):
+        still = ["--epochs", "1", "--lr", "1e-12", "--weight-decay", "0", "--warmup-epochs", "0"]
+        assert isinstance(main([*argv, *still, "--weights", str(best), "--out", str(out)]), float)
+        before, after = (load_checkpoint(path)["model"] for path in (best, out / "last.pt"))
+        assert before.keys() == after.keys()
+        for name in before:
+            if "running" not in name and "num_batches" not in name:  # batch norms count on
+                assert torch.allclose(before[name], after[name], atol=1e-6), name  # the head's bias too: no prior
+        return after
 
     return check

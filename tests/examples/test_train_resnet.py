@@ -1,5 +1,7 @@
 """The training of a ResNet50-U-Net, with tiny sizes; the report's recipe; ImageNet weights."""
 
+import re
+
 import pytest
 import torch
 
@@ -94,3 +96,39 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_resnet):
 
 def test_the_data_decide_how_many_classes_the_network_has(train_resnet, learns_two_classes):
     learns_two_classes(train_resnet.main, *TINY)
+
+
+def test_ones_own_weights_are_a_start(reference, train_resnet, discs, tmp_path, starts_from, capsys):
+    argv = ["--data", str(discs), *TINY]
+    starts_from(train_resnet.main, argv, reference[0] / "best.pt", tmp_path / "run")
+    assert "lungseg: " in capsys.readouterr().out  # not smp's, whose names its encoder has too
+
+
+def test_two_files_to_start_from_are_one_too_many(train_resnet, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_resnet.main(["--weights", "a.pth", "--pretrained", "b.pth", "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2 and "two names of one thing" in capsys.readouterr().err
+
+
+def test_the_head_of_a_published_unet_is_not_overwritten_by_the_prior(train_resnet, discs, tmp_path):
+    torch.manual_seed(7)
+    sizes = {"stem": 4, "widths": (2, 2, 4, 4), "depths": (1,) * 4, "decoder_channels": (8, 8, 4, 4, 4)}
+    theirs = {}  # in the names of segmentation_models_pytorch
+    for name, tensor in ResNet50UNet(1, 1, **sizes).state_dict().items():
+        name = re.sub(r"^decoder\.(\d)\.(\d)\.", lambda m: f"decoder.blocks.{m[1]}.conv{int(m[2]) + 1}.", name)
+        theirs[name.replace("head.", "segmentation_head.0.")] = tensor
+    theirs["segmentation_head.0.bias"] = torch.tensor([1.25])
+    torch.save(theirs, tmp_path / "unet.pth")
+    still = ["--epochs", "1", "--lr", "1e-12", "--weight-decay", "0", "--prior-bias", "--data", str(discs)]
+    train_resnet.main([*TINY, *still, "--pretrained", str(tmp_path / "unet.pth"), "--out", str(tmp_path / "run")])
+    saved = load_checkpoint(tmp_path / "run/last.pt")["model"]
+    assert saved["head.bias"].item() == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize(("flags", "said"), [([], False), (["--in-channels", "3"], True)])
+def test_a_start_without_imagenet_says_so_where_the_report_has_it(train_resnet, discs, tmp_path, capsys, flags, said):
+    out = ["--out", str(tmp_path / "run")]
+    train_resnet.main([*TINY, "--epochs", "1", "--data", str(discs), *flags, *out])
+    assert ("resnet50-0676ba61.pth" in capsys.readouterr().out) == said
+    train_resnet.main([*out, "--resume"])
+    assert "resnet50-0676ba61.pth" not in capsys.readouterr().out

@@ -455,6 +455,29 @@ def test_published_weights_are_a_start(folder, reference, tmp_path, capsys):
     )
 
 
+def test_ones_own_weights_are_a_start(folder, reference, tmp_path, starts_from):
+    """The reference has no bias in its head (--no-prior-bias); a network with one starts at what it computes, 0."""
+    argv = ["--data", str(folder), *TINY]
+    starts_from(main, argv, reference[0] / "best.pt", tmp_path / "run")
+    still = ["--epochs", "1", "--lr", "1e-12", "--prior-bias", "--weights", str(reference[0] / "best.pt")]
+    assert isinstance(main([*argv, *still, "--out", str(tmp_path / "bias")]), float)
+    assert load_checkpoint(tmp_path / "bias/last.pt")["model"]["head.bias"].abs().item() < 1e-6
+
+
+def test_a_run_of_an_older_version_is_resumed(folder, reference, tmp_path):
+    """It knew nothing of the fields that were added since; with their defaults it is the same run."""
+    out = tmp_path / "run"
+    shutil.copytree(reference[0], out)
+    state = load_checkpoint(out / "last.prev.pt")
+    for part in ("recipe", "run"):
+        for added in ("weights",):
+            del state[part][added]
+    save_checkpoint(out / "last.pt", state)
+    os.remove(out / "last.prev.pt")
+    assert main(["--out", str(out), "--resume"]) == reference[1]
+    assert_same_run(reference[0], out)
+
+
 @pytest.mark.parametrize(
     "flags",
     ["--patch-size 0", "--embed-dim 0", "--window-size 0", "--depths 2 0", "--grad-clip 0", "--lr nan"]

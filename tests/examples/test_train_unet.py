@@ -1,5 +1,6 @@
 """The training of a U-Net, with tiny sizes, on slices and on volumes."""
 
+import shlex
 import shutil
 from dataclasses import replace
 
@@ -75,6 +76,22 @@ def test_stopped_and_resumed_it_is_the_same_run(request, kind, train_unet, tmp_p
     assert all(torch.equal(again["model"][name], tensor) for name, tensor in whole["model"].items())
 
 
+@pytest.mark.parametrize("kind", ["reference", "solid"])
+def test_ones_own_weights_are_a_start(request, kind, train_unet, discs, tmp_path, starts_from, capsys):
+    """From slices of 16 pixels to slices of 32, and from volumes to volumes."""
+    argv = SOLID if kind == "solid" else [*TINY, "--data", str(discs), "--img-size", "32"]
+    starts_from(train_unet.main, argv, request.getfixturevalue(kind)[0] / "best.pt", tmp_path / "run")
+    assert "lungseg: " in capsys.readouterr().out
+
+
+def test_weights_of_another_size_are_refused_with_the_flags_to_give(reference, train_unet, discs, tmp_path, capsys):
+    argv = ["--data", str(discs), "--weights", str(reference[0] / "best.pt"), "--out", str(tmp_path / "run")]
+    assert train_unet.main(argv) == 2
+    error = capsys.readouterr().err
+    assert "with channels (4, 8), and this one has channels (16, 32, 64, 128). Give --channels 4 8" in error
+    assert error.startswith("train_unet.py: ") and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
@@ -104,6 +121,45 @@ def test_the_rate_falls_on_a_plateau_and_the_checkpoint_knows_it(train_unet, dis
     assert rates == pytest.approx([1e-7, 1e-7, 1e-8, 1e-9, 1e-9])
     state = load_checkpoint(out / "last.prev.pt")["optimizer"]["param_groups"][0]
     assert state["lr"] == pytest.approx(1e-9)  # of the epoch that follows
+
+
+PLATEAU = ["--schedule", "plateau", "--warmup-epochs", "0", "--plateau-patience", "1", "--monitor", "iou"]
+
+
+@pytest.mark.parametrize("schedule", [["--schedule", "constant", "--warmup-epochs", "1"], PLATEAU])
+def test_more_epochs_of_a_rate_without_an_end_are_the_run_that_was_started_so(
+    train_unet, discs, tmp_path, schedule, log_of, capsys
+):
+    argv = ["--data", str(discs), *TINY, *schedule]
+    train_unet.main([*argv, "--out", str(tmp_path / "short")])
+    capsys.readouterr()
+    longer = train_unet.main(["--out", str(tmp_path / "short"), "--resume", "--epochs", "4"])
+    assert "goes on to epoch 4" in capsys.readouterr().out
+    assert longer == train_unet.main([*argv, "--epochs", "4", "--out", str(tmp_path / "long")])
+    assert log_of(tmp_path / "short")[1:] == log_of(tmp_path / "long")[1:]
+    short, long = (load_checkpoint(tmp_path / name / "last.pt") for name in ("short", "long"))
+    assert all(torch.equal(short["model"][name], tensor) for name, tensor in long["model"].items())
+    assert short["recipe"] == long["recipe"] and short["run"] == long["run"]
+    assert train_unet.main(["--out", str(tmp_path / "short"), "--resume"]) == longer  # it remembers
+
+
+def test_more_epochs_of_a_cosine_are_refused_with_a_command_that_trains_them(
+    reference, train_unet, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "my run"
+    shutil.copytree(reference[0], out)
+    monkeypatch.setattr("sys.argv", ["examples/train_unet.py"])
+    assert train_unet.main(["--out", str(out), "--resume", "--epochs", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "started with epochs 2" in error and error.count("\n") == 1
+    python, script, *argv = shlex.split(error.split("best weights: ")[1])
+    assert (python, script) == ("python", "examples/train_unet.py")
+    assert isinstance(train_unet.main(argv), float)
+    text = capsys.readouterr().out
+    assert "0 left at their initial values" in text and "epoch   1/1" in text
+    for flags in (["--epochs", "1"], ["--epochs", "3", "--lr", "0.5"]):  # fewer; or something else besides
+        assert train_unet.main(["--out", str(out), "--resume", *flags]) == 2
+        assert "was started with" in capsys.readouterr().err
 
 
 def test_slices_and_volumes_are_not_taken_for_each_other(train_unet, discs, tmp_path, capsys):

@@ -102,3 +102,12 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_unetr):
 
 def test_the_data_decide_how_many_classes_the_network_has(train_unetr, learns_two_classes):
     learns_two_classes(train_unetr.main, *TINY)
+
+
+def test_ones_own_weights_are_a_start(reference, train_unetr, discs, tmp_path, starts_from, capsys):
+    argv = ["--data", str(discs), *TINY]
+    starts_from(train_unetr.main, argv, reference[0] / "best.pt", tmp_path / "run")
+    assert "lungseg: " in capsys.readouterr().out  # not a ViT, whose names its blocks have too
+    larger = [*argv, "--img-size", "32", "--epochs", "1", "--weights", str(reference[0] / "best.pt")]
+    assert isinstance(train_unetr.main([*larger, "--out", str(tmp_path / "larger")]), float)
+    assert "position table (4, 4, 8) -> (8, 8, 8), interpolated" in capsys.readouterr().out
