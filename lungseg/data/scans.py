@@ -12,13 +12,14 @@ Trainings read `lungseg.data.folder` and `lungseg.data.volumes`, which insist on
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lungseg.data.columns import SPACING_COLUMNS, find_column, spacing_of
+from lungseg.data.classes import read_classes
 from lungseg.data.ct import grey_to_hu
 from lungseg.data.folder import read_grey_png, read_slice
 from lungseg.data.manifest import SliceRecord, read_manifest
@@ -37,6 +38,7 @@ class Scan:
     spacing_mm: tuple[float, ...] | None = None  # of a pixel along each side of hu; None = unknown
     from_grey: bool = False  # hu was made from the grey levels of a PNG
     source_size: tuple[int, int] | None = None  # (H, W) of the slice it was made from, its own if it is one
+    classes: tuple[str, ...] = ()  # names of the target's values 1..K; () = it says no more than lesion or not
 
     def __post_init__(self) -> None:
         if self.target is not None and np.shape(self.target) != self.hu.shape:
@@ -70,7 +72,7 @@ def read_scans(
         yield from read_slices(path)
     elif kind == "volumes":
         for record in records_of(path, "volumes"):
-            yield read_one_volume(volume_path(path, record), record.id)
+            yield replace(read_one_volume(volume_path(path, record), record.id), classes=read_classes(path))
     elif kind == "volume":
         yield read_one_volume(path, own_name(path))
     elif kind == "table":
@@ -118,14 +120,15 @@ def own_name(folder: str | Path) -> str:
 
 def read_slices(folder: Path) -> Iterator[Scan]:
     """A folder of slices; targets where there are any."""
+    classes = read_classes(folder)
     for record in records_of(folder, "slices"):
         if (folder / "masks" / f"{record.id}.png").exists():
-            grey, target = read_slice(folder, record)
+            grey, target = read_slice(folder, record, classes)
         else:
             grey, target = read_grey_png(folder / "images" / f"{record.id}.png", record.bits), None
         spacing = (record.spacing_mm,) * 2 if math.isfinite(record.spacing_mm) else None
         hu = grey_to_hu(grey, (record.hu_low, record.hu_high), record.bits)
-        yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size)
+        yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size, classes=classes)
 
 
 def records_of(folder: Path, kind: str) -> list[SliceRecord]:

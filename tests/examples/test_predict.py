@@ -336,6 +336,9 @@ class Silent:
     def probs(self, grey, scale):
         return grey
 
+    def labels(self, probs, threshold):
+        return (probs > threshold).astype(np.uint8)
+
     def scale_for(self, *_):
         return None, None
 
