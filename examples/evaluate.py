@@ -77,7 +77,7 @@ def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
 def probs_of(
     predictor: Predictor, image: NDArray, record: SliceRecord, spacing_mm: float | tuple[float, ...]
 ) -> tuple[NDArray, str | None]:
-    """Probabilities of one image, whatever HU window its file is in and whatever its pixels; and if it was resampled."""
+    """Probabilities of one image, whatever its HU window and its pixels; and a sentence if it was resampled by mm."""
     low, high = record.hu_low, record.hu_high
     if (low, high) != tuple(predictor.input["hu_window"]):
         image = predictor.grey(low + (high - low) * image)

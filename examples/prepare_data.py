@@ -1,138 +1,100 @@
-"""Turn the published data (pickled tables of CT slices) into a folder of PNG pairs that can be trained on.
+"""Turn tables of CT slices, or pictures with masks, into a folder of PNG pairs that can be trained on.
 
     python examples/prepare_data.py train.pkl --test test.pkl --out data/lungs
+    python examples/prepare_data.py download --images 'images/*.jpg' --masks 'masks/*_mask.png' --out data/lungs
 
-Each row of a table becomes an image and a mask of one size, in one fixed HU window. The tables name no
-patients, so slices that show the same place of the same patient are found by their likeness, kept together,
-and given to training, validation or test as a whole. Only then is anything augmented, and only the training
-slices.
+Each row of a table (or each pair of pictures) becomes an image and a mask of one size, in one fixed HU window. The
+slices of a patient are kept together, and given to training, validation or test as a whole. Where no patients are
+named, slices that show the same place of the same patient are found by their likeness. Only then is anything
+augmented, and only the training slices.
 """
 
 import argparse
 import sys
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from lungseg.data.augment import Augmentation
-from lungseg.data.ct import HU_WINDOW, hu_to_grey, resize_image, resize_target
+from lungseg.data.columns import as_number
 from lungseg.data.folder import FolderWriter, read_slice
 from lungseg.data.manifest import FRACTIONS, SPLITS, SliceRecord
-from lungseg.data.pickles import read_table
-from lungseg.data.splits import affordable_fractions, fine_structure, link_patterns, split_by_group
+from lungseg.data.overview import summarise
+from lungseg.data.sources import Form, Slice, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
+from lungseg.data.splits import affordable_fractions, group_slices, like_pairs, like_strangers, split_by_group
 from lungseg.draw import contact_sheet, overlay
 
 
-@dataclass
-class Slice:
-    """One row of a table, ready to be written."""
-
-    id: str
-    label: str
-    image: NDArray  # (size, size) uint8 or uint16
-    target: NDArray[np.uint8]  # (size, size) in {0, 1}
-    pattern: NDArray[np.float32]  # to find its like: lungseg.data.splits.fine_structure
-    vanished: bool  # the lesion of the table is smaller than half a pixel of the new size
-    source_size: tuple[int, int]  # (H, W) in the table
-
-
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="prepare_data.py",
-        description="Turn pickled tables of CT slices into a folder of PNG images and masks with a manifest.",
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(prog="prepare_data.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     add = parser.add_argument
-    add(
-        "pickles",
-        nargs="+",
-        metavar="PICKLE",
-        help="tables to split into training, validation and test (.pkl, .pkl.gz)",
-    )
+    add("sources", nargs="+", metavar="SOURCE", help="pickled tables (.pkl, .pkl.gz), or folders of pictures, to split")
     add("--out", required=True, metavar="DIR", help="the folder to write; it must not exist yet")
-    add(
-        "--test",
-        metavar="PICKLE",
-        help="a table to keep for testing; the others are then training and validation only",
-    )
-    add(
-        "--column",
-        default="hu_array_old",
-        help="HU column (%(default)s; docs/data/folder.md says why not hu_array)",
-    )
+    add("--test", metavar="SOURCE", help="a source to keep for testing; the others are then training and validation")
     add("--size", type=int, default=256, help="side of the written images in pixels (%(default)s)")
-    add(
-        "--bits",
-        type=int,
-        default=8,
-        choices=(8, 16),
-        help="8: grey steps of 5.5 HU; 16: of 0.02 (%(default)s)",
-    )
-    add(
-        "--fractions",
-        type=float,
-        nargs=3,
-        default=list(FRACTIONS.values()),
-        metavar=("TRAIN", "VAL", "TEST"),
-        help="share of the slices in each split (0.7 0.15 0.15)",
-    )
-    add(
-        "--threshold",
-        type=float,
-        default=0.4,
-        help="likeness, 0 to 1, above which two slices count as one patient's (%(default)s)",
-    )
-    add(
-        "--augment",
-        type=int,
-        default=0,
-        metavar="N",
-        help="add augmented copies until there are N training slices (none; the report had about 3400)",
-    )
+    add("--bits", type=int, default=8, choices=(8, 16), help="8: grey steps of 5.5 HU; 16: of 0.02 (%(default)s)")
+    help_ = "side of a pixel of the slices as they come, or the column that says it, or none (a column of that name)"
+    add("--spacing-mm", metavar="MM", help=help_)
+    help_ = "share of the slices in each split (0.7 0.15 0.15)"
+    of_split = list(FRACTIONS.values())
+    add("--fractions", type=float, nargs=3, default=of_split, metavar=("TRAIN", "VAL", "TEST"), help=help_)
+    help_ = "likeness, 0 to 1, above which two slices count as one patient's (%(default)s)"
+    add("--threshold", type=float, default=0.4, help=help_)
+    help_ = "add augmented copies until there are N training slices (none; the report had about 3400)"
+    add("--augment", type=int, default=0, metavar="N", help=help_)
     add("--seed", type=int, default=0, help="decides the split and the augmentation (%(default)s)")
+
+    add = parser.add_argument_group("of tables").add_argument
+    help_ = "the one with HU (%(default)s; docs/data/folder.md says why not hu_array)"
+    add("--column", default="hu_array_old", help=help_)
+    help_ = "the column that names the patient, or none (one called patient, patient_id, series, group, ... if any)"
+    add("--group", metavar="COLUMN", help=help_)
+
+    add = parser.add_argument_group("of folders of pictures").add_argument
+    add("--images", metavar="PATTERN", help="which are images, such as 'images/*.jpg'")
+    add("--masks", metavar="PATTERN", help="which are masks, such as 'masks/*_mask.png': * is the same in both")
+    help_ = "what names the patient in the path of an image, in parentheses, such as 'images/([^_]+)_'"
+    add("--patient-from", metavar="REGEX", help=help_)
+    help_ = "HU of black and white, if you know them"
+    add("--hu-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=help_)
     return parser.parse_args(argv)
 
 
-# ---- from rows to slices -----------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
-def read_slices(path: str, prefix: str, start: int, args: argparse.Namespace) -> list[Slice]:
-    """All the rows of one table; each is let go once it is converted, so the memory needed only shrinks."""
-    table = read_table(path, required=("mask", args.column))
-    hus, masks = table.pop(args.column), table.pop("mask")
-    labels = table.pop("label1", [""] * len(hus))
-    if not hus:
-        raise ValueError(f"{path} holds no rows. Give a table with at least one slice.")
-    del table  # drops the other HU column, half of the memory
-    slices = []
-    for row in tqdm(range(len(hus)), desc=Path(path).name, unit="slice", disable=None):
-        hu, mask = hus[row], masks[row]
-        hus[row] = masks[row] = None
-        try:
-            slices.append(convert(f"{prefix}{start + row:04d}", str(labels[row] or ""), hu, mask, args.size, args.bits))
-        except ValueError as error:
-            raise ValueError(f"{path}, row {row}: {error}") from None
-    return slices
-
-
-def convert(id_: str, label: str, hu: NDArray, mask: NDArray, size: int, bits: int) -> Slice:
-    """Clip to the window first, so that -2048 outside the scanner's circle cannot bleed into the rest."""
-    if np.ndim(hu) != 2 or np.shape(hu) != np.shape(mask):
-        raise ValueError(f"HU is {np.shape(hu)} and mask {np.shape(mask)}; both must be one (H, W).")
-    clipped = np.clip(np.asarray(hu, dtype=np.float32), *HU_WINDOW)
-    image = hu_to_grey(resize_image(clipped, (size, size)), bits=bits)
-    lesion = (np.asarray(mask) > 0).astype(np.uint8)
-    target = resize_target(lesion, (size, size))
-    vanished = bool(lesion.any() and not target.any())
-    return Slice(id_, label, image, target, fine_structure(clipped), vanished, hu.shape)
+def read_slices(path: str, prefix: str, start: int, args: argparse.Namespace) -> tuple[list[Slice], list[str]]:
+    """The slices of a table or of a folder of pictures, and sentences to print. `start` of them came before."""
+    form = Form(args.size, args.bits)
+    if Path(path).is_dir():
+        if not (args.images and args.masks):
+            raise ValueError(f"{path} is a folder. Say what is what: --images 'images/*.png' --masks 'masks/*.png'.")
+        how = {"images": args.images, "masks": args.masks, "patient_from": args.patient_from}
+        spacing = (None if args.spacing_mm == "none" else as_number(args.spacing_mm)) or nan
+        return slices_of_pictures(path, form, hu_window=args.hu_window, spacing_mm=spacing, **how)
+    how = {"column": args.column, "group": args.group, "spacing": args.spacing_mm}
+    return slices_of_table(path, form, prefix=prefix, start=start, **how)
 
 
 # ---- groups and splits -------------------------------------------------------------------------------------
+
+
+def choose_groups(slices: list[Slice], threshold: float) -> tuple[list[str], list[str]]:
+    """(group of each slice, sentences to print): by patient, and by likeness where none is named."""
+    linked = like_pairs(*patterns_of(slices), threshold=threshold)
+    groups = group_slices([s.record.group for s in slices], linked)
+    alike = like_strangers(groups, linked)
+    if not alike:
+        return groups, []
+    shown = ", ".join(" and ".join(pair) for pair in alike[:3]) + (", ..." if len(alike) > 3 else "")
+    return groups, [
+        f"Slices of {len(alike)} pairs of patients look alike: {shown}. If two names are one patient, give them one "
+        f"name: as it is, they may be on two sides."
+    ]
 
 
 def choose_splits(groups: list[str], num_test: int, args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -152,8 +114,8 @@ def choose_splits(groups: list[str], num_test: int, args: argparse.Namespace) ->
     shared = num_test - splits[num_train:].count("test")
     if shared:
         notes.append(
-            f"Leakage: {shared} of {num_test} test slices look like slices of the training table "
-            f"(same patient). They left the test set and follow their group."
+            f"Leakage: {shared} of {num_test} test slices are of patients of the training data (by name, or because "
+            f"they look alike). They left the test set and follow their group."
         )
     return splits, notes
 
@@ -172,7 +134,7 @@ def write_all(out: FolderWriter, slices: list[Slice], records: list[SliceRecord]
         rng = np.random.default_rng([args.seed, row, copy])
         image, target = augment(s.image.astype(np.float32) / levels, s.target, rng)
         grey = np.rint(np.clip(image, 0, 1) * levels).astype(s.image.dtype)
-        out.add(replace(record, id=f"{s.id}_aug{copy + 1:02d}"), grey, target)
+        out.add(replace(record, id=f"{record.id}_aug{copy + 1:02d}"), grey, target)
 
 
 def draw_sheet(out: FolderWriter, count: int = 24, columns: int = 6) -> Image.Image:
@@ -187,29 +149,13 @@ def draw_sheet(out: FolderWriter, count: int = 24, columns: int = 6) -> Image.Im
     return contact_sheet([[tiles[i] for i in r] for r in in_rows], captions=[[captions[i] for i in r] for r in in_rows])
 
 
-def summarise(slices: list[Slice], groups: list[str], records: list[SliceRecord], args: argparse.Namespace) -> str:
-    """What to know before training: how many of what, how large, and from how many patients."""
-    lines = [f"{args.size} x {args.size} pixels, {args.bits} bits, HU window {HU_WINDOW[0]:g} to {HU_WINDOW[1]:g}"]
-    lines.append(f"from {', '.join(map(str, args.pickles + ([args.test] if args.test else [])))}, column {args.column}")
-    copies = len(records) - len(slices)
-    lines.append(f"{len(slices)} slices read, {copies} augmented copies added, seed {args.seed}")
-    counts = Counter((r.label or "(none)", r.split) for r in records)
-    lines.append("label, with copies".ljust(20) + "".join(split.rjust(8) for split in SPLITS))
-    for label in sorted({label for label, _ in counts}):
-        lines.append(label[:19].ljust(20) + "".join(f"{counts[label, split]:8d}" for split in SPLITS))
-    sizes = [int(s.target.sum()) for s in slices if s.target.any()]
-    if sizes:
-        low, q1, median, q3, high = np.quantile(sizes, [0, 0.25, 0.5, 0.75, 1])
-        lines.append(f"lesion pixels: least {low:g}, quartiles {q1:g} / {median:g} / {q3:g}, most {high:g}")
-    empty, vanished = len(slices) - len(sizes), sum(s.vanished for s in slices)
-    lines.append(
-        f"empty masks: {empty}" + (f", {vanished} of them by shrinking: use a larger --size" if vanished else "")
-    )
-    largest = Counter(groups).most_common(1)[0][1]
-    lines.append(f"groups of like slices: {len(set(groups))}, the largest of {largest}")
-    if largest > len(slices) / 2 and len(set(groups)) > 1:
-        lines.append("More than half of all slices hang together: if they are many patients, raise --threshold.")
-    return "\n".join(lines)
+def origin_of(args: argparse.Namespace) -> str:
+    """In words, for the summary."""
+    what = f"{args.images} and {args.masks}" if args.images else f"column {args.column}"
+    return f"{', '.join([*args.sources, *([args.test] if args.test else [])])}, {what}, seed {args.seed}"
+
+
+# ---- the whole ---------------------------------------------------------------------------------------------
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -228,28 +174,45 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--threshold must lie between 0 and 1, got {args.threshold}.")
     if args.augment and args.fractions[0] == 0:
         raise ValueError("--augment makes copies of training slices, but --fractions leaves none for training.")
+    number = args.spacing_mm in (None, "none") or as_number(args.spacing_mm)
+    check_flags_of_folders(args, spacing_is_column=not number)
+
+
+def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) -> None:
+    """Pictures have no columns, and tables no patterns."""
+    files = [path for path in (*args.sources, args.test) if path and not Path(path).is_dir()]
+    if args.hu_window and not -inf < args.hu_window[0] < args.hu_window[1] < inf:  # NaN fails
+        raise ValueError(f"--hu-window must be two numbers, the lower one first, got {args.hu_window}.")
+    if args.images or args.masks:
+        if files:
+            raise ValueError(f"--images and --masks are for a folder of pictures, and {files[0]} is none.")
+        if args.group not in (None, "none") or spacing_is_column:
+            raise ValueError("pictures have no columns: use --patient-from for --group, and a number of mm.")
+    elif args.patient_from or args.hu_window:
+        raise ValueError("--patient-from and --hu-window are for folders of pictures, with --images and --masks.")
 
 
 def prepare(args: argparse.Namespace) -> None:
     check_arguments(args)
     with FolderWriter(args.out) as out:
         slices: list[Slice] = []
-        for path in args.pickles:
-            slices += read_slices(path, "row", len(slices), args)
-        test = read_slices(args.test, "test", 0, args) if args.test else []
-        slices += test
-        groups = link_patterns([s.pattern for s in slices], threshold=args.threshold)
-        splits, notes = choose_splits(groups, len(test), args)
+        notes: list[str] = []
+        for path in args.sources:
+            more, told = read_slices(path, "row", len(slices), args)
+            slices, notes = slices + more, notes + told
+        test, told = read_slices(args.test, "test", 0, args) if args.test else ([], [])
+        slices, notes = slices + test, notes + told
+        with_unique_ids(slices)
+        groups, alike = choose_groups(slices, args.threshold)
+        splits, few = choose_splits(groups, len(test), args)
+        notes += alike + few
         records = [
-            SliceRecord(
-                s.id, group, split, s.label, bits=args.bits, source_height=s.source_size[0], source_width=s.source_size[1]
-            )
-            for s, group, split in zip(slices, groups, splits, strict=True)
+            replace(s.record, group=group, split=split) for s, group, split in zip(slices, groups, splits, strict=True)
         ]
         if args.augment and args.augment <= splits.count("train"):
             notes.append(f"--augment {args.augment} added nothing: there are {splits.count('train')} training slices.")
         write_all(out, slices, records, args)
-        summary = "\n".join([summarise(slices, groups, out.records, args), *notes]) + "\n"
+        summary = "\n".join([*summarise(slices, groups, out.records, origin_of(args)), *notes]) + "\n"
         (out.path / "summary.txt").write_text(summary, encoding="utf-8")
         draw_sheet(out).save(out.path / "contact_sheet.png")
     print(f"{args.out} is ready:\n{summary}Look at {Path(args.out, 'contact_sheet.png')} before you train.")

@@ -40,7 +40,8 @@ def test_whole_slices_fill_the_size_of_the_training_whichever_grid_they_are_on(s
 
 
 def test_pixels_that_could_be_of_either_grid_are_refused_unless_mm_are_known():
-    with pytest.raises(ValueError, match=r"300 x 300 .* files \(256 x 256\) .* made from \(512 x 512\).*--spacing-mm MM"):
+    sizes = r"300 x 300 .* files \(256 x 256\) .* made from \(512 x 512\).*"
+    with pytest.raises(ValueError, match=sizes + "--spacing-mm MM"):
         scale_for(SHRUNK, (300, 300))
     assert scale_for(SHRUNK, (300, 300), (2.8, 2.8)) == (pytest.approx([2 * 224 / 256] * 2), None)
     unknown = SHRUNK | {"spacing_mm": None}

@@ -6,6 +6,7 @@ Names are compared by their letters and digits alone: "Patient ID", "patient_id"
 import math
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,3 +57,71 @@ def spacing_of(cell: Any) -> float:
     if max(sides) / min(sides) > 1 + MOST_OBLONG:
         raise ValueError(f"the pixels are not square ({text[:40]} mm). Resample the slice to square pixels.")
     return sides[0]
+
+
+# ---- the columns of a whole table -------------------------------------------------------------------------------
+
+
+def patients_of(path: str | Path, table: dict[str, list], group: str | None) -> tuple[list[str], list[str]]:
+    """The patient of each row, "" where none is named, and a sentence if a column was used or is of no use.
+
+    Args:
+        group: the column that names the patient, "none" for none; None looks for one of a usual name.
+    """
+    rows = len(table["mask"])
+    name = chosen_column(path, table, "--group", group, PATIENT_COLUMNS)
+    if name is None:
+        return [""] * rows, []
+    patients = [text_of(cell) for cell in table[name]]
+    named = [p for p in patients if p]
+    if group is None and rows > 1 and len(set(named)) == rows:
+        use = f"names every row differently, so it was not used for groups (--group {name} does it)"
+        return [""] * rows, [f"{path}: the column {name!r} {use}."]
+    gaps = f"; {rows - len(named)} rows name none and go by likeness" if len(named) < rows else ""
+    return patients, [f"{path}: {len(set(named))} patients, from its column {name!r}{gaps}."]
+
+
+def spacings_of(path: str | Path, table: dict[str, list], spacing: str | None) -> tuple[list[float], list[str]]:
+    """The side of a pixel of each row in mm, NaN if unknown, and a sentence if a column was used.
+
+    Args:
+        spacing: a number of mm for all, or the column that holds it, "none" for unknown; None looks for a column.
+    """
+    rows = len(table["mask"])
+    if number := as_number(spacing):
+        return [number] * rows, []
+    name = chosen_column(path, table, "--spacing-mm", spacing, SPACING_COLUMNS)
+    if name is None:
+        return [math.nan] * rows, []
+    found = []
+    for row, cell in enumerate(table[name]):
+        try:
+            found.append(spacing_of(cell))
+        except ValueError as error:
+            raise ValueError(f"{path}, row {row}, column {name!r}: {error}") from None
+    gaps = sum(map(math.isnan, found))
+    return found, [f"{path}: mm per pixel from its column {name!r}" + (f", unknown in {gaps} rows." if gaps else ".")]
+
+
+def as_number(text: str | None) -> float | None:
+    """A flag that may be a number of mm or a name; a ValueError if it is an impossible number."""
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        return None
+    if not 0 < number < math.inf:  # NaN is not
+        raise ValueError(f"--spacing-mm must be a number above 0, the name of a column, or none, got {text}.")
+    return number
+
+
+def chosen_column(
+    path: str | Path, table: dict[str, list], flag: str, wanted: str | None, usual: Iterable[str]
+) -> str | None:
+    """The column that the user names, or one of a usual name; None if there is none or none is wanted."""
+    if wanted == "none":
+        return None
+    name = find_column(table, usual if wanted is None else (wanted,))
+    if name is None and wanted is not None:
+        there = ", ".join(str(n) for n in table if n != "mask")
+        raise ValueError(f"{path} has no column {wanted!r} of texts or numbers for {flag} (it has {there}).")
+    return name

@@ -5,7 +5,7 @@ score measures memory. So whole groups (a patient, or a cluster of near-duplicat
 augmentation.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,11 +89,12 @@ def overlaps(ids: Sequence[str], groups: Sequence[str], splits: Sequence[str]) -
     return list(problems.values())
 
 
-def near_duplicate_groups(images: Iterable[NDArray], *, threshold: float = 0.4) -> list[str]:
+def near_duplicate_groups(images: Sequence[NDArray], *, threshold: float = 0.4) -> list[str]:
     """Cluster whole slices that show nearly the same place of the same patient, where no patients are named.
 
     Each slice becomes a pattern of its fine structure (`fine_structure`). Two slices are linked if their
-    patterns correlate above `threshold`; a group is everything that links connect. Neighbouring slices of one
+    patterns correlate above `threshold`, also if one is first mirrored or turned by 90, 180 or 270 degrees: such
+    copies are still the same place. A group is everything that links connect. Neighbouring slices of one
     scan link like a chain, so a scan without large gaps is one group. A wrong link only makes a group larger;
     a missed link can put two slices of one patient on two sides, hence a threshold far below that of equal
     pictures. docs/data/splits.md shows what was measured.
@@ -107,17 +108,79 @@ def near_duplicate_groups(images: Iterable[NDArray], *, threshold: float = 0.4) 
     Returns:
         The group of each slice: "cluster0000", "cluster0001", ... in order of first appearance.
     """
-    return link_patterns([fine_structure(image) for image in images], threshold=threshold)
+    shapes = sorted({np.shape(image) for image in images})
+    if len(shapes) > 1:
+        raise ValueError(f"near_duplicate_groups: slices of one size are expected, got {shapes[0]} and {shapes[1]}.")
+    linked = like_pairs([fine_structure(image) for image in images], cells_of(shapes[0]), threshold=threshold)
+    return group_slices([""] * len(images), linked)
 
 
-def link_patterns(patterns: Sequence[NDArray], *, threshold: float = 0.4) -> list[str]:
-    """The second half of `near_duplicate_groups`, for who cannot keep all images in memory: see there."""
+def like_pairs(
+    patterns: Sequence[NDArray], grid: tuple[int, int] | None = None, *, threshold: float = 0.4
+) -> NDArray[np.bool_]:
+    """(n, n) which slices are linked, for callers that cannot keep all images in memory: see `near_duplicate_groups`.
+
+    Args:
+        patterns: `fine_structure` of each slice, all of one length.
+        grid: (rows, columns) of the patterns, `cells_of` the slices; None leaves out mirrored and turned copies.
+    """
     stacked = np.stack(patterns)  # (n, cells)
     correlation = stacked @ stacked.T  # (n, n)
     follow = np.eye(len(stacked), k=1, dtype=bool)  # pairs (i, i + 1)
     linked = (correlation > threshold) | follow & (correlation > 0.7 * threshold)
+    for copy in mirrored_and_turned(stacked.reshape(-1, *grid)) if grid else ():
+        linked |= copy.reshape(stacked.shape) @ stacked.T > threshold
+    return linked | linked.T
+
+
+def mirrored_and_turned(grids: NDArray) -> Iterator[NDArray]:
+    """The other symmetries of a rectangle, or of a square, applied to (n, rows, columns); a turn's inverse left out.
+
+    If a slice is like another one turned to the left, that one is like it turned to the right.
+    """
+    yield grids[:, :, ::-1]
+    yield grids[:, ::-1]
+    yield grids[:, ::-1, ::-1]
+    if grids.shape[1] == grids.shape[2]:
+        transposed = grids.transpose(0, 2, 1)
+        yield transposed
+        yield transposed[:, ::-1, ::-1]
+        yield transposed[:, ::-1]  # turned by 90 degrees
+
+
+def group_slices(patients: Sequence[str], linked: NDArray[np.bool_]) -> list[str]:
+    """The group of each slice: its patient, or what it is linked to where no patient is named.
+
+    Links between slices of two named patients are left alone: the names are what is known (`like_strangers` tells
+    of them). A slice without a name joins what it is linked to, and so may join two patients to one group.
+
+    Args:
+        patients: of each slice; "" = not named.
+        linked: (n, n), from `like_pairs`.
+
+    Returns:
+        Names of patients, joined by "+" where need be, or "cluster0000", ... in order of first appearance.
+    """
+    names, number = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    unnamed = names[number] == ""  # (n,)
+    linked = linked & (unnamed[:, None] | unnamed)
+    linked |= (number[:, None] == number) & ~unnamed
     _, labels = connected_components(linked, directed=False)  # numbered in order of first appearance
-    return [f"cluster{label:04d}" for label in labels]
+    named: dict[int, set[str]] = {}
+    for label, patient in zip(labels, patients, strict=True):
+        named.setdefault(label, set()).update([patient] if patient else [])
+    return ["+".join(sorted(named[label])) or f"cluster{label:04d}" for label in labels]
+
+
+def like_strangers(groups: Sequence[str], linked: NDArray[np.bool_]) -> list[tuple[str, str]]:
+    """The pairs of groups with slices that look alike all the same: one patient of two names, or mere chance."""
+    pairs = {tuple(sorted((groups[i], groups[j]))) for i, j in np.argwhere(linked) if groups[i] != groups[j]}
+    return sorted(pairs)
+
+
+def cells_of(shape: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of the grid on which a slice is compared."""
+    return min(CELLS, shape[0]), min(CELLS, shape[1])
 
 
 def fine_structure(image: NDArray) -> NDArray[np.float32]:
@@ -128,9 +191,9 @@ def fine_structure(image: NDArray) -> NDArray[np.float32]:
     apart.
     """
     means = np.asarray(image, dtype=np.float64)
-    for axis in (0, 1):
+    for axis, cells in enumerate(cells_of(means.shape)):
         size = means.shape[axis]
-        edges = np.linspace(0, size, min(CELLS, size) + 1).astype(int)
+        edges = np.linspace(0, size, cells + 1).astype(int)
         sums = np.add.reduceat(means, edges[:-1], axis=axis)  # (cells, W), then (cells, cells)
         means = sums / np.expand_dims(np.diff(edges), 1 - axis)
     fine = (means - gaussian_filter(means, BLUR_CELLS)).ravel()  # (cells * cells,)

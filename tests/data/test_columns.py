@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from lungseg.data.columns import PATIENT_COLUMNS, SPACING_COLUMNS, find_column, plain, spacing_of, text_of
 
 
-@pytest.mark.parametrize("name", ["patient", "Patient ID", " patient_id ", "PatientID", "SeriesInstanceUID", "group", "Case"])
+NAMES = ["patient", "Patient ID", " patient_id ", "PatientID", "SeriesInstanceUID", "group", "Case"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_column_is_found_however_its_name_is_written(name):
     assert find_column({"mask": [1], name: ["a"]}, PATIENT_COLUMNS) == name
 

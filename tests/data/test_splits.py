@@ -15,7 +15,9 @@ from lungseg.data.splits import (
     affordable_fractions,
     check_disjoint,
     fine_structure,
-    link_patterns,
+    group_slices,
+    like_pairs,
+    like_strangers,
     near_duplicate_groups,
     overlaps,
     split_by_group,
@@ -151,6 +153,10 @@ def test_the_order_of_the_rows_is_a_help_but_not_needed():
     assert agreement(groups, [patients[i] for i in order])[0] == 0
 
 
+def link_patterns(patterns, **how):
+    return group_slices([""] * len(patterns), like_pairs(patterns, **how))
+
+
 def test_groups_are_numbered_in_order_of_first_appearance():
     patterns = np.eye(3)[[2, 0, 2, 1]]
     assert link_patterns(patterns) == ["cluster0000", "cluster0001", "cluster0000", "cluster0002"]
@@ -185,6 +191,69 @@ def test_a_pattern_ignores_brightness_and_contrast(gain, offset, sides):
     assert pattern @ fine_structure(gain * image + offset) == pytest.approx(1, abs=1e-4)
 
 
+SYMMETRIES = {
+    "left to right": lambda image: image[:, ::-1], "upside down": lambda image: image[::-1],
+    "turned by 90": np.rot90, "by 180": lambda image: np.rot90(image, 2), "by 270": lambda image: np.rot90(image, 3),
+    "transposed": np.transpose, "about the other diagonal": lambda image: np.rot90(image, 2).T,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [256, 300, 90])  # a whole number of pixels to a cell, not so, and less than one
+@pytest.mark.parametrize("name", SYMMETRIES)
+def test_a_mirrored_or_turned_copy_is_of_the_same_group(name, side):
+    images = [hu_to_grey(phantom_patient(np.random.default_rng(p), num_slices=1, size=side)[0].hu) for p in range(3)]
+    groups = near_duplicate_groups([*images, SYMMETRIES[name](images[1])])
+    assert groups == ["cluster0000", "cluster0001", "cluster0002", "cluster0001"]
+
+
+def test_oblong_slices_have_mirrored_copies_too():
+    image = np.random.default_rng(0).random((40, 70))
+    others = [np.random.default_rng(1).random((40, 70)), image[::-1], image[:, ::-1], image[::-1, ::-1]]
+    assert near_duplicate_groups([image, *others]) == ["cluster0000", "cluster0001", *["cluster0000"] * 3]
+    with pytest.raises(ValueError, match=r"slices of one size are expected, got \(40, 70\) and \(70, 40\)"):
+        near_duplicate_groups([image, image.T])
+
+
+# ---- named patients ----------------------------------------------------------------------------------------
+
+
+LINKS = st.integers(1, 9).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.sampled_from(["", "", "a", "b", "c"]), min_size=n, max_size=n),
+        st.sets(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=6),
+    )
+)
+
+
+@given(LINKS)
+def test_the_slices_of_a_patient_are_together_and_unnamed_ones_are_with_their_like(drawn):
+    """The oracle pulls groups together, one reason at a time, until nothing changes."""
+    patients, pairs = drawn
+    n = len(patients)
+    linked = np.zeros((n, n), bool)
+    for i, j in pairs:
+        linked[i, j] = linked[j, i] = True
+    groups = group_slices(patients, linked)
+    together = list(range(n))
+    for _ in range(n):
+        for i in range(n):
+            for j in range(n):
+                by_name = patients[i] == patients[j] != ""
+                if by_name or (linked[i, j] and "" in (patients[i], patients[j])):
+                    together[i] = together[j] = min(together[i], together[j])
+    assert [groups.index(g) for g in groups] == [together.index(t) for t in together]
+    for group in set(groups):
+        names = {p for p, g in zip(patients, groups, strict=True) if g == group} - {""}
+        assert group == "+".join(sorted(names)) if names else group.startswith("cluster")
+
+
+def test_named_patients_that_look_alike_stay_apart_and_are_told():
+    linked = np.zeros((5, 5), bool)
+    linked[0, 2] = linked[2, 0] = linked[1, 3] = linked[3, 1] = linked[0, 1] = True
+    groups = group_slices(["a", "a", "b", "b", "c"], linked)
+    assert groups == ["a", "a", "b", "b", "c"] and like_strangers(groups, linked) == [("a", "b")]
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="LUNGSEG_DATA names no folder with LIDC-IDRI slices")
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_real_slices_up_to_10_mm_apart_are_together_and_two_patients_never(shuffle):
@@ -195,6 +264,8 @@ def test_real_slices_up_to_10_mm_apart_are_together_and_two_patients_never(shuff
     if shuffle:
         rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     groups = near_duplicate_groups([image for image, _, _ in rows])
+    number_of_groups = 11 if shuffle else 2  # as docs/data/splits.md says
+    assert len(set(groups)) == number_of_groups
     near = [
         groups[i] == groups[j]
         for i in range(len(rows))

@@ -185,24 +185,25 @@ def test_scores_that_flatter_are_called_so(bright, folder, tmp_path, split, sent
 def test_pixels_of_another_size_than_in_the_training_are_resampled_and_remarked(bright, folder, tmp_path):
     bright(spacing_mm=0.5)
     main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
-    sentence = "4 of 4 have pixels unlike those of the training. slice6: a pixel is 1 x 1 mm, and was 0.5 x 0.5 mm in the"
-    assert f"{sentence} training: resampled" in (tmp_path / "out/evaluation.md").read_text()
+    sentence = "4 of 4 have pixels unlike those of the training. slice6: a pixel is 1 x 1 mm, and was 0.5 x 0.5 mm"
+    assert f"{sentence} in the training: resampled" in (tmp_path / "out/evaluation.md").read_text()
 
 
-def test_slices_and_volumes_are_shown_to_the_network_at_the_scale_of_its_training(volumes, folder, tmp_path, monkeypatch):
-    """Trained on files of half the size of their sources, read as they are; these files are sources, or half of them."""
+def test_slices_and_volumes_are_shown_at_the_scale_of_the_training(volumes, folder, tmp_path, monkeypatch):
+    """Trained on files of half the size of their sources; these are sources, by their kind and by their manifest."""
     about = {"size": [12, 12], "scale": [1.0, 1.0], "source_scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0]}
     shutil.copytree(folder, tmp_path / "data")
-    manifest = (tmp_path / "data/manifest.csv").read_text().replace(",\n", f",{SIDE},{SIDE}\n").replace(f",,{SIDE}", f",{SIDE}")
-    (tmp_path / "data/manifest.csv").write_text(manifest)
-    for data, side in ((volumes, 12), (tmp_path / "data", 12)):
+    manifest = (tmp_path / "data/manifest.csv").read_text()
+    assert ",8,,\n" in manifest  # bits, and no size of a source
+    (tmp_path / "data/manifest.csv").write_text(manifest.replace(",8,,\n", f",8,{SIDE},{SIDE}\n"))
+    for data in (volumes, tmp_path / "data"):
         network = Bright()
         seen = []
         network.register_forward_hook(lambda _, images, __, seen=seen: seen.append(tuple(images[0].shape[2:])))
         predictor = Predictor(network, about | {"spacing_mm": None})
         monkeypatch.setattr(evaluate, "load_predictor", lambda *args, p=predictor, **kwargs: p)
         main(["any.pt", "--data", str(data), "--out", str(tmp_path / f"out{data.name}")])
-        assert set(seen) == {(side, side)}
+        assert set(seen) == {(SIDE // 2, SIDE // 2)}
 
 
 @pytest.mark.parametrize("without", ["all", "one"])

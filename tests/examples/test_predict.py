@@ -409,17 +409,18 @@ def seen(monkeypatch):
     return sizes
 
 
-@pytest.mark.parametrize("form", [as_npy, lambda folder, grey: volume_npz(folder, as_hu(grey[None]), None)])
+def as_volume(folder, grey):
+    return volume_npz(folder, np.rint(grey_to_hu(grey[None])).astype(np.int16), None)
+
+
+@pytest.mark.parametrize("form", [as_npy, as_volume], ids=lambda f: f.__name__)
 def test_what_has_the_pixels_of_the_scanner_is_shrunk_as_the_training_was(form, predict, tmp_path, seen, capsys):
     checkpoint = save_network(tmp_path / "shrunk.pt", **SHRUNK, spacing_mm=None)
     source = form(tmp_path, make_grey((24, 24)))
     seen.clear()
     assert run(predict, checkpoint, tmp_path / "out", source) == 0
-    assert set(seen[1:]) == {(12, 12)} and "warning" not in capsys.readouterr().err  # the first is the check on loading
-
-
-def as_hu(grey):
-    return np.rint(grey_to_hu(grey)).astype(np.int16)
+    assert set(seen[1:]) == {(12, 12)}  # the first is the check on loading
+    assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("side", [12, 24])
@@ -437,7 +438,8 @@ def test_a_png_of_another_size_is_refused_until_its_pixels_are_known(predict, tm
     assert_refused(predict, checkpoint, tmp_path, capsys, source, words="scan: its 30 x 30")
     seen.clear()
     assert run(predict, checkpoint, tmp_path / "out", source, "--spacing-mm", "0.35") == 0
-    assert set(seen[1:]) == {(12, 12)} and read_png(tmp_path / "out/masks/scan.png").shape == (30, 30)  # windows of 15
+    assert set(seen[1:]) == {(12, 12)}  # windows of the slice, 15 x 15 by now
+    assert read_png(tmp_path / "out/masks/scan.png").shape == (30, 30)
     assert table_of(tmp_path / "out")[0]["predicted_mm2"] != "" and capsys.readouterr().err == ""
     for bad in ("0", "-1", "nan", "inf"):
         assert_refused(predict, checkpoint, tmp_path, capsys, source, "--spacing-mm", bad, words="--spacing-mm must be")

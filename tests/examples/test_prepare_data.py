@@ -6,15 +6,22 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
-from lungseg.data.ct import hu_to_grey
+from lungseg.data.ct import HU_WINDOW, hu_to_grey
 from lungseg.data.folder import SliceDataset, check_folder, read_slice
 from lungseg.data.manifest import read_manifest
+from lungseg.data.scans import read_scans
+from lungseg.datasets import read_slices
+from lungseg.predictor import Predictor
+from lungseg.settings import TrainingRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples/prepare_data.py"
@@ -49,6 +56,7 @@ def table_of(patients, slices=2, size=128):
 
 
 def save(table, path):
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(pickle.dumps(table))
     return str(path)
 
@@ -172,6 +180,169 @@ def test_several_tables_are_one(tmp_path):
     assert [r.id for r in read_manifest(tmp_path / "f")] == [f"row{i:04d}" for i in range(8)]
 
 
+def test_a_patient_who_is_named_in_both_tables_leaves_the_test_set(tmp_path, capsys):
+    """Their slices do not look alike here."""
+    paths = []
+    for name, patients in (("train", (0, 1, 2, 3)), ("test", (20, 21))):
+        named = [f"p{p}" for p in patients for _ in range(2)]
+        table = table_of(patients) | {"PatientID": named if name == "train" else ["p1", "p1", "p9", "p9"]}
+        paths.append(save(table, tmp_path / f"{name}.pkl"))
+    assert main([paths[0], "--test", paths[1], "--out", str(tmp_path / "f"), "--size", "32"]) == 0
+    assert "Leakage: 2 of 4 test slices" in capsys.readouterr().out
+    records = read_manifest(tmp_path / "f")
+    assert [r.group for r in records if r.split == "test"] == ["p9", "p9"]
+    check_no_patient_is_split(records)
+
+
+# ---- what a table says of its slices -----------------------------------------------------------------------
+
+
+def check_no_patient_is_split(records):
+    assert len({(r.group, r.split) for r in records}) == len({r.group for r in records})
+
+
+def prepare(table, tmp_path, *options):
+    """Exit code of a run on one table, and its records if there are any."""
+    code = main([save(table, tmp_path / "t.pkl"), "--out", str(tmp_path / "f"), "--size", "32", *options])
+    return code, read_manifest(tmp_path / "f") if code == 0 else []
+
+
+PATIENTS = ["a", "b", "a", "c", "c", "b", "a", "c", "d", "d", "b", "d"]  # unlike the textures of the slices
+
+
+@pytest.mark.parametrize("name", ["patient", "Patient ID", "series_uid"])
+def test_the_patients_of_a_table_are_its_groups(name, tmp_path, capsys):
+    code, records = prepare(table_of(range(6)) | {name: PATIENTS}, tmp_path)
+    assert code == 0 and [r.group for r in records] == PATIENTS
+    check_no_patient_is_split(records)
+    told = capsys.readouterr().out
+    assert f"4 patients, from its column {name!r}." in told and "patients: 4, the largest of 3" in told
+    assert "pairs of patients look alike: a and b, " in told  # they share textures
+
+
+def test_another_column_or_none_can_be_asked_for(tmp_path, capsys):
+    table = table_of(range(6)) | {"patient": PATIENTS, "Ward": ["x"] * 6 + ["y"] * 6}
+    assert {r.group for r in prepare(table, tmp_path / "1", "--group", "ward")[1]} == {"x", "y"}
+    assert "2 patients, from its column 'Ward'" in capsys.readouterr().out
+    groups = [r.group for r in prepare(table, tmp_path / "2", "--group", "none")[1]]
+    assert groups == [f"cluster{i // 2:04d}" for i in range(12)] and "from its column" not in capsys.readouterr().out
+    for wrong in ("doctor", "hu_array"):
+        assert prepare(table, tmp_path / wrong, "--group", wrong)[0] == 2
+        assert f"t.pkl has no column {wrong!r} of texts or numbers for --group (it has " in capsys.readouterr().err
+
+
+def test_a_slice_without_a_patient_goes_where_its_like_goes(tmp_path, capsys):
+    """Slices 2k and 2k + 1 are alike. One has a name: both belong to it. Neither has one: a group of their own."""
+    cells = [7.0, None, float("nan"), 8.0, "", "nan", 7.0, 7.0]
+    code, records = prepare(table_of(range(4)) | {"patient": cells}, tmp_path)
+    assert code == 0 and [r.group for r in records] == ["7", "7", "8", "8", "cluster0002", "cluster0002", "7", "7"]
+    assert "2 patients, from its column 'patient'; 4 rows name none and go by likeness" in capsys.readouterr().out
+
+
+def test_a_column_that_only_numbers_the_rows_names_no_patients(tmp_path, capsys):
+    table = table_of(range(3)) | {"series": list(range(6))}
+    assert len({r.group for r in prepare(table, tmp_path / "1")[1]}) == 3
+    assert "column 'series' names every row differently, so it was not used for groups (--group series" in (
+        capsys.readouterr().out
+    )
+    assert len({r.group for r in prepare(table, tmp_path / "2", "--group", "series")[1]}) == 6
+
+
+def test_mirrored_and_turned_copies_stay_with_their_slice(tmp_path):
+    table = table_of(range(4), slices=1)
+    for name in ("mask", "hu_array", "hu_array_old"):
+        copies = [table[name][0][:, ::-1], np.rot90(table[name][1]), table[name][2].T]
+        table[name] = np.concatenate([table[name], copies])
+    table["label1"] = ["LR2"] * 7
+    groups = [r.group for r in prepare(table, tmp_path)[1]]
+    assert groups == [f"cluster{k:04d}" for k in (0, 1, 2, 3, 0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("column", "options", "expected"),
+    [
+        ({}, ["--spacing-mm", "0.7"], [2.8] * 4),
+        ({}, [], [np.nan] * 4),
+        ({"Pixel Spacing": [0.7, "0.5\\0.5", None, 1]}, [], [2.8, 2.0, np.nan, 4.0]),
+        ({"pixel_spacing": [0.7] * 4, "mm": [0.5] * 4}, ["--spacing-mm", "MM"], [2.0] * 4),
+        ({"spacing_mm": [0.7] * 4}, ["--spacing-mm", "1"], [4.0] * 4),
+        ({"spacing_mm": [0.7] * 4}, ["--spacing-mm", "none"], [np.nan] * 4),
+    ],
+)
+def test_the_manifest_has_the_pixels_of_the_files_in_mm(column, options, expected, tmp_path, capsys):
+    code, records = prepare(table_of(range(2)) | column, tmp_path, *options)  # 128 pixels become 32
+    assert code == 0 and np.allclose([r.spacing_mm for r in records], expected, equal_nan=True)
+    assert {r.source_size for r in records} == {(128, 128)}
+    told = capsys.readouterr().out
+    assert ("mm per pixel unknown" in told) == bool(np.isnan(expected).all())
+    assert ("mm per pixel from its column" in told) == bool(column and options[-1:] not in (["none"], ["1"]))
+
+
+@pytest.mark.parametrize("words", ["0", "-1", "nan", "inf", "width"])
+def test_an_impossible_pixel_size_is_refused(words, tmp_path, capsys):
+    assert prepare(table_of(range(2)), tmp_path, "--spacing-mm", words)[0] == 2
+    error = capsys.readouterr().err
+    assert error.startswith("prepare_data: ") and "--spacing-mm" in error and error.count("\n") == 1
+
+
+def test_a_missing_label_is_none_and_zero_is_one(tmp_path):
+    labels = [float("nan"), None, "nan", 0, 4.0, "LR2"]
+    _, records = prepare(table_of(range(3)) | {"label1": labels}, tmp_path)
+    assert [r.label for r in records] == ["", "", "", "0", "4", "LR2"]
+
+
+def test_rows_of_several_sizes_are_each_resized_and_know_their_size(tmp_path, capsys):
+    rows = []
+    for side, table in ((128, table_of(range(2))), (96, table_of([5], size=96))):
+        rows += [{name: cells[i] for name, cells in table.items()} for i in range(len(table["mask"]))]
+        assert len(rows[-1]["mask"]) == side
+    rows.append({name: cell if name == "label1" else cell[:, :60] for name, cell in rows[-1].items()})
+    code, records = prepare(rows, tmp_path, "--spacing-mm", "0.7")
+    assert code == 0 and [r.source_size for r in records] == [(128, 128)] * 4 + [(96, 96)] * 2 + [(96, 60)]
+    assert [r.spacing_mm for r in records] == pytest.approx([2.8] * 4 + [2.1] * 2 + [np.nan], nan_ok=True)
+    assert [r.group for r in records[:6]] == [f"cluster000{i // 2}" for i in range(6)]
+    assert "4 of 128 x 128, 2 of 96 x 96, 1 of 96 x 60 pixels) were each resized to 32 x 32." in capsys.readouterr().out
+
+
+# ---- the network sees the same, whichever it is given ------------------------------------------------------
+
+
+class Watch(nn.Module):
+    """Notes what it is shown."""
+
+    def forward(self, image):
+        self.seen = image.clone()
+        return image
+
+
+@pytest.mark.parametrize("sides", [[128], [128, 96], [(128, 100)]], ids=["one size", "two sizes", "oblong"])
+@pytest.mark.parametrize("img_size", [32, 24])
+def test_a_row_of_the_table_looks_like_the_slice_that_was_made_of_it(sides, img_size, tmp_path):
+    rows = []
+    for k, side in enumerate(sides):
+        height, width = side if isinstance(side, tuple) else (side, side)
+        table = table_of(range(3 * k, 3 * k + 3), size=128)
+        for i in range(6):
+            images = {name: table[name][i][:height, :width] for name in ("mask", "hu_array_old")}
+            rows.append({"label1": "LR2", "patient": f"p{3 * k + i // 2}", **images})
+    code, records = prepare(rows, tmp_path, "--fractions", "0.6", "0.4", "0")
+    assert code == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # slices of several sizes
+        *_, input_ = read_slices(tmp_path / "f", TrainingRecipe(img_size=img_size, augment="none"), seed=0)
+    predictor = Predictor(Watch(), input_)
+    trained_on = SliceDataset(tmp_path / "f", size=img_size)
+    grids = read_scans(tmp_path / "t.pkl", HU_WINDOW), read_scans(tmp_path / "f", HU_WINDOW)
+    for scans in grids:
+        for number, scan in enumerate(scans):
+            grey = predictor.grey(scan.hu)
+            scale, said = predictor.scale_for(grey.shape, scan.spacing_mm, scan.source_size)
+            predictor.probs(grey, scale)
+            assert said is None and predictor.network.seen.shape == (1, 1, img_size, img_size)
+            assert (predictor.network.seen[0] - trained_on[number][0]).abs().max() <= 1.01 / 255  # rounded twice
+        assert number == len(records) - 1
+
+
 # ---- small and odd tables ----------------------------------------------------------------------------------
 
 
@@ -204,6 +375,96 @@ def test_the_published_format_gives_a_folder_that_training_accepts(tmp_path):
     records = read_manifest(tmp_path / "f")
     assert len(records) == 4 and len({r.group for r in records}) == 2  # two patients, two slices of each
     assert SliceDataset(tmp_path / "f", "train")[0][1].sum() > 0
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def download(tmp_path):
+    """A folder as one finds it: JPEGs in colour, masks in PNG, one of them without an image, and rubbish."""
+    folder = tmp_path / "download"
+    for name in ("images/a", "masks"):
+        (folder / name).mkdir(parents=True)
+    table = table_of(range(4))
+    for i, (hu, mask) in enumerate(zip(table["hu_array_old"], table["mask"], strict=True)):
+        grey = Image.fromarray(hu_to_grey(hu))
+        grey.convert("RGB").save(folder / f"images/a/pat{i // 2}_s{i}.{('jpg', 'JPG')[i % 2]}", quality=95)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"masks/pat{i // 2}_s{i}_mask.png")
+    Image.new("L", (9, 9)).save(folder / "masks/pat9_s0_mask.png")
+    (folder / "images/a/.DS_Store").write_bytes(b"x")
+    (folder / "readme.txt").write_text("hello")
+    return folder
+
+
+PATTERNS = ["--images", "images/a/*.jpg", "--masks", "masks/*_mask.png"]
+
+
+def test_pictures_become_a_folder_that_can_be_trained_on(download, tmp_path, capsys):
+    assert main([str(download), *PATTERNS, "--out", str(tmp_path / "f"), "--size", "64", "--augment", "9"]) == 0
+    assert check_folder(tmp_path / "f") == [] and (tmp_path / "f/contact_sheet.png").stat().st_size > 5000
+    records = [r for r in read_manifest(tmp_path / "f") if "aug" not in r.id]
+    assert [r.id for r in records] == [f"pat{i // 2}_s{i}" for i in range(8)]
+    assert [r.group for r in records] == [f"cluster000{i // 2}" for i in range(8)]  # by likeness
+    assert {r.source_size for r in records} == {(128, 128)} and {(r.hu_low, r.hu_high) for r in records} == {HU_WINDOW}
+    for record, hu, mask in zip(records, table_of(range(4))["hu_array_old"], table_of(range(4))["mask"], strict=True):
+        image, target = read_slice(tmp_path / "f", record)
+        expected = hu_to_grey(np.clip(hu, *HU_WINDOW).reshape(64, 2, 64, 2).mean((1, 3)))
+        assert abs(image.astype(float) - expected).mean() < 12  # another patient gives 80
+        assert np.array_equal(target, mask.reshape(64, 2, 64, 2).mean((1, 3)) >= 0.5)
+    told = capsys.readouterr().out
+    assert "1 files have no partner and were left out: masks/pat9_s0_mask.png." in told
+    assert "What HU black and white are is unknown: the manifest says -1000 and 400, which is a guess" in told
+    assert "images/a/*.jpg and masks/*_mask.png" in told and "coloured" not in told
+
+
+def test_patients_pixels_and_window_of_pictures_can_be_stated(download, tmp_path, capsys):
+    options = ["--patient-from", r"/(pat\d)_", "--spacing-mm", "0.7", "--hu-window", "-1350", "150"]
+    assert main([str(download), *PATTERNS, *options, "--out", str(tmp_path / "f"), "--size", "64"]) == 0
+    records = read_manifest(tmp_path / "f")
+    assert [r.group for r in records] == [f"pat{i // 2}" for i in range(8)]
+    assert {(r.spacing_mm, r.hu_low, r.hu_high) for r in records} == {(1.4, -1350.0, 150.0)}
+    assert "is unknown" not in capsys.readouterr().out
+
+
+def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
+    test = tmp_path / "test"
+    for name in ("images/a", "masks"):
+        (test / name).mkdir(parents=True)
+    Image.fromarray(hu_to_grey(table_of([20])["hu_array_old"][0])).save(test / "images/a/pat0_s0.jpg")
+    Image.new("L", (128, 128)).save(test / "masks/pat0_s0_mask.png")
+    assert main([str(download), *PATTERNS, "--test", str(test), "--out", str(tmp_path / "f"), "--size", "64"]) == 0
+    split_of = {r.id: r.split for r in read_manifest(tmp_path / "f")}
+    assert split_of["pat0_s0_2"] == "test" and list(split_of.values()).count("test") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "is a folder. Say what is what: --images"),
+        (PATTERNS[:2], "is a folder. Say what is what: --images"),
+        (["--patient-from", "(a)"], "are for folders of pictures, with --images and --masks"),
+        ([*PATTERNS, "--group", "patient"], "pictures have no columns: use --patient-from"),
+        ([*PATTERNS, "--spacing-mm", "mm"], "pictures have no columns"),
+        ([*PATTERNS, "--spacing-mm", "0"], "--spacing-mm must be a number above 0"),
+        ([*PATTERNS, "--hu-window", "400", "-1000"], "--hu-window must be two numbers, the lower one first"),
+        ([*PATTERNS, "--hu-window", "nan", "400"], "--hu-window must be two numbers, the lower one first"),
+        ([*PATTERNS, "--patient-from", "(x"], "is no regular expression"),
+        ([*PATTERNS, "--patient-from", "pat"], "has no group"),
+        ([*PATTERNS, "--patient-from", r"/(pat[12])_"], "finds no patient in images/a/pat0_s0.jpg"),
+        (["--images", "pictures/*.jpg", *PATTERNS[2:]], "fits --images pictures/*.jpg (it holds"),
+    ],
+)
+def test_what_cannot_be_meant_of_pictures_is_refused(options, sentence, download, tmp_path, capsys):
+    assert main([str(download), "--out", str(tmp_path / "f"), *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("prepare_data: ") and captured.err.count("\n") == 1
+    assert sentence in captured.err and [p.name for p in tmp_path.iterdir()] == ["download"]
+
+
+def test_patterns_of_pictures_do_not_fit_a_table(train_pickle, tmp_path, capsys):
+    assert main([train_pickle, *PATTERNS, "--out", str(tmp_path / "f")]) == 2
+    assert "are for a folder of pictures, and" in capsys.readouterr().err
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------
@@ -267,7 +528,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path, train_pickle, capsys):
     assert [p.name for p in tmp_path.rglob("*")] == ["thesis", "chapter1.txt"]
 
 
-@pytest.mark.parametrize("function", ["fine_structure", "split_by_group", "draw_sheet"])
+@pytest.mark.parametrize("function", ["slices_of_table", "like_pairs", "split_by_group", "draw_sheet"])
 def test_ctrl_c_at_any_stage_leaves_no_folder(tmp_path, train_pickle, monkeypatch, capsys, function):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -283,7 +544,7 @@ def test_help_is_for_people(capsys):
         main(["--help"])
     assert stop.value.code == 0
     told = capsys.readouterr().out
-    assert all(word in told for word in ("PICKLE", "--augment", "patient", "3400", "hu_array_old"))
+    assert all(word in told for word in ("SOURCE", "--images", "--augment", "patient", "3400", "hu_array_old"))
 
 
 def test_the_script_runs_as_a_script_and_is_quiet_where_nobody_watches(train_pickle, tmp_path):
