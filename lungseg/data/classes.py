@@ -6,6 +6,7 @@ Without the file a folder is binary: lesion or not. On the disk, and wherever pe
 label map (*spatial) with values 0..K. Networks and losses take one channel for each class: (K, *spatial) in {0, 1}.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -99,6 +100,17 @@ def unused_classes(seen: Iterable[int], classes: Sequence[str]) -> list[str]:
         for k in sorted(missing)
         if len(classes) > 1
     ]
+
+
+def number_labels(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Classes from the labels of slices: their names, in natural order (LR4 before LR10), and the number of each.
+
+    Raises:
+        ValueError: for labels that differ only in capitals, or cannot be class names (`checked_classes`).
+    """
+    parts = {name: re.split(r"(\d+)", name.casefold()) for name in labels}  # text, digits, text, ...
+    names = sorted(parts, key=lambda name: ([int(x) if x.isdecimal() else x for x in parts[name]], name))
+    return checked_classes(names), {name: k for k, name in enumerate(names, start=1)}
 
 
 # ---- the two forms ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from lungseg.data.classes import (
     MOST_CLASSES,
     check_labels,
+    number_labels,
     one_hot,
     read_classes,
     to_labels,
@@ -102,6 +103,19 @@ def test_a_class_that_no_mask_holds_is_named():
         "values above 2 by one."
     ]
     assert unused_classes([1, 2, 3], ("a", "b", "c")) == [] == unused_classes([0], ())
+
+
+@given(names=st.permutations(["LR2", "LR3", "LR4A", "LR4B", "LR10", "solid", "2", "10"]), repeats=st.integers(1, 3))
+def test_labels_are_numbered_in_natural_order_whatever_their_order(names, repeats):
+    classes, number = number_labels(names * repeats)
+    assert classes == ("2", "10", "LR2", "LR3", "LR4A", "LR4B", "LR10", "solid")
+    assert [number[name] for name in classes] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_labels_that_cannot_be_classes_are_refused():
+    for labels, message in ((["LR2", "lr2"], "capitals do not count"), (["a", "background"], "mask value 0"), ([], "0 cl")):
+        with pytest.raises(ValueError, match=message):
+            number_labels(labels)
 
 
 # ---- the two forms ----------------------------------------------------------------------------------------------
