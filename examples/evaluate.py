@@ -31,14 +31,14 @@ from lungseg.data.volumes import VolumeDataset
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation import (
-    Predict, SliceScore, known_spacings, rows_of_classes, rows_of_table, score_all, scores_per_slice, spacing_of,
-    unit_remark,
+    Predict, SliceScore, known_spacings, rows_of_calls, rows_of_classes, rows_of_table, score_all, scores_per_slice,
+    spacing_of, unit_remark,
 )  # fmt: skip
 from lungseg.files import check_free, whole_folder
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.recipe import Parser, add_flags, changed, given_path
-from lungseg.tables import CLASSES, POOLED, markdown_table, rows_of_slices, write_csv
+from lungseg.tables import CLASSES, POOLED, Column, markdown_table, rows_of_slices, write_csv
 
 LEGEND = (
     "A slice (or volume) stands in the row of its largest lesion; `lesions` and `found` count each lesion by its own "
@@ -145,19 +145,21 @@ def class_remark(predictor: Predictor, data: SliceDataset | VolumeDataset) -> li
     return [f"The network knows {known[0]}, the data {known[1]}: only lesions of any class are scored."]
 
 
-def class_table(rows: list[dict]) -> list[str]:
-    """The lesion classes, if there are rows of several."""
+def class_tables(rows: list[dict], calls: list[dict]) -> list[str]:
+    """The lesion classes, and what the lesions of each were taken for, if there are rows of several."""
     if not rows:
         return []
     text = (
         "Each class by itself. Its lesions count as found, and its pixels as right, only where the same class was "
         "predicted. A slice with neither has no Dice; a false alarm of the class has 0:"
     )
-    return [text, markdown_table(rows, CLASSES)]
+    columns = [Column(name, name) for name in calls[0] if name != "class"]
+    what = "What the lesions of each class were taken for: the class that has most of the pixels predicted on it."
+    return [text, markdown_table(rows, CLASSES), what, markdown_table(calls, columns, names=("class",))]
 
 
 def report_of(
-    args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], of_classes: list[dict], notes: list[str]
+    args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], of_classes: list[str], notes: list[str]
 ) -> str:
     """Markdown: the network by stratum and by class, and all methods side by side. The network has the first rows."""
     name = next(iter(rows))
@@ -170,7 +172,7 @@ def report_of(
             f"patients: {everything['patients']}. Lesion is where the probability is above {threshold}.",
             markdown_table(rows[name]),
             markdown_table(rows[name], POOLED),
-            *class_table(of_classes),
+            *of_classes,
             "Beside what needs no network:",
             markdown_table(side_by_side, names=("method",)),
             *notes,
@@ -233,7 +235,8 @@ def evaluate(args: argparse.Namespace) -> float:
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(resampled, len(data))
     notes += [unit_remark(data, known)] * (not all(known)) + class_remark(predictor, data)
     of_classes = rows_of_classes(scores[name], data.classes) if by_class else []
-    report = report_of(args, threshold, rows, of_classes, notes)
+    calls = rows_of_calls(scores[name], data.classes) if by_class else []
+    report = report_of(args, threshold, rows, class_tables(of_classes, calls), notes)
     rows[name] += of_classes
     with whole_folder(args.out) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lungseg.data.classes import to_labels
 from lungseg.data.manifest import SliceRecord
-from lungseg.lesions import SIZES_MM, SIZES_PX, Lesion, match_lesions, size_of
+from lungseg.lesions import SIZES_MM, SIZES_PX, Lesion, called_as, match_lesions, size_of
 from lungseg.metrics import counts_from_pred, hausdorff95, per_image
 
 FEWEST_PATIENTS = 5  # for an interval; below about ten it is still too narrow
@@ -48,6 +48,7 @@ class SliceScore:
     false_positives: int  # connected pieces of the prediction that lie on no lesion
     unit: str = "mm"  # of hd95 and of diameters; "px" (of the original slice) where the spacing is unknown
     classes: tuple["SliceScore", ...] = ()  # the same for each lesion class by itself, where they were asked for
+    called_as: tuple[tuple[int, ...], ...] = ()  # then also: `lungseg.lesions.called_as`
 
     @property
     def diameter(self) -> float:
@@ -125,9 +126,12 @@ def score_all(
             scores.append(score_slice(pred, target[0].numpy(), **about))
             continue
         pred, labels = np.asarray(pred), to_labels(target.numpy())  # (*spatial) in 0..K
-        classes = range(1, len(target) + 1) if by_class else ()
-        each = tuple(score_slice(pred == k, labels == k, **about) for k in classes)
-        scores.append(replace(score_slice(pred != 0, labels != 0, **about), classes=each))
+        score = score_slice(pred != 0, labels != 0, **about)
+        if by_class:
+            each = tuple(score_slice(pred == k, labels == k, **about) for k in range(1, len(target) + 1))
+            called = tuple(map(tuple, called_as(pred, labels, len(target)).tolist()))
+            score = replace(score, classes=each, called_as=called)
+        scores.append(score)
     return scores
 
 
@@ -346,3 +350,13 @@ def rows_of_classes(scores: Sequence[SliceScore], classes: Sequence[str], **opti
     """
     rows = [table_row([s.classes[k] for s in scores], **options) for k in range(len(classes))]
     return [row | {"stratum": f"class {name}"} for row, name in zip(rows, classes, strict=True)]
+
+
+def rows_of_calls(scores: Sequence[SliceScore], classes: Sequence[str]) -> list[dict]:
+    """For each class, what its lesions were taken for: "class", "lesions", "missed", and "called NAME" of each name."""
+    table = np.sum([s.called_as for s in scores], axis=0)  # (K, K + 1)
+    return [
+        {"class": name, "lesions": sum(calls), "missed": calls[0]}
+        | {f"called {other}": number for other, number in zip(classes, calls[1:], strict=True)}
+        for name, calls in zip(classes, table.tolist(), strict=True)
+    ]

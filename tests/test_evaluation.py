@@ -21,6 +21,7 @@ from lungseg.evaluation import (
     interval,
     intervals,
     known_spacings,
+    rows_of_calls,
     rows_of_classes,
     rows_of_table,
     score_all,
@@ -425,7 +426,7 @@ def test_each_class_is_scored_as_a_binary_task_and_lesion_is_any_of_them(maps):
         return preds[round(float(image[0, 0]) * 10)]
 
     scores = score_all(LabelMaps(targets, 3), predict, by_class=True)
-    whole = [str(replace(s, classes=())) for s in scores]  # as text, in which NaN equals NaN
+    whole = [str(replace(s, classes=(), called_as=())) for s in scores]  # as text, in which NaN equals NaN
     assert list(map(str, score_all(LabelMaps(targets, 3), predict))) == whole
 
     def binary(k):  # as a folder of this class alone would be scored
@@ -449,3 +450,7 @@ def test_the_right_place_with_the_wrong_class_is_found_for_any_and_missed_for_ea
     right, wrong = score.classes
     assert (right.tp, right.fn) == (0, 4) and not right.lesions[0].found
     assert (wrong.tp, wrong.fp, wrong.false_positives) == (0, 4, 1) and not wrong.lesions
+    assert rows_of_calls([score, score], ("a", "b")) == [
+        {"class": "a", "lesions": 2, "missed": 0, "called a": 0, "called b": 2},
+        {"class": "b", "lesions": 0, "missed": 0, "called a": 0, "called b": 0},
+    ]

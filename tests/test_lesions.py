@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lungseg.lesions import SIZES_MM, SIZES_PX, connected_pieces, equal_diameter, match_lesions, size_of
+from lungseg.lesions import SIZES_MM, SIZES_PX, called_as, connected_pieces, equal_diameter, match_lesions, size_of
 
 
 @st.composite
@@ -136,3 +136,26 @@ def test_a_size_begins_at_its_lower_edge(diameter, mm, px):
 def test_the_sizes_in_pixels_are_about_those_in_mm():
     for in_mm, in_px in zip(SIZES_MM.values(), SIZES_PX.values(), strict=True):
         assert [0.7 * edge for edge in in_px] == pytest.approx(in_mm, rel=0.03)
+
+
+# ---- classes -----------------------------------------------------------------------------------------------
+
+
+@given(maps=hnp.arrays(np.uint8, st.tuples(st.just(2), *[st.integers(1, 5)] * 2), elements=st.sampled_from([0, 0, 1, 2, 3])))
+def test_each_lesion_is_called_once_as_the_class_with_most_pixels_on_it(maps):
+    pred, target = maps
+    want = np.zeros((3, 4), int)
+    for k in (1, 2, 3):
+        for piece in flood_fill(target == k):
+            votes = [sum(pred[place] == other for place in piece) for other in (1, 2, 3)]
+            want[k - 1, votes.index(max(votes)) + 1 if max(votes) else 0] += 1
+    assert np.array_equal(called_as(pred, target, 3), want)
+
+
+def test_a_lesion_that_is_called_by_its_class_is_on_the_diagonal():
+    target = np.zeros((2, 9, 9), np.uint8)
+    target[0, 1:3, 1:3], target[1, 5:7, 5:7], target[0, 8, 1] = 1, 2, 2
+    pred = target.copy()
+    pred[1, 5:7, 5:7] = 1  # the second is taken for class 1 ...
+    pred[0, 8, 1] = 0  # ... and the third is missed
+    assert called_as(pred, target, 2).tolist() == [[0, 1, 0], [1, 1, 0]]
