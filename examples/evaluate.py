@@ -4,8 +4,8 @@
     python examples/evaluate.py runs/unetr/best.pt --data data/volumes --split val --out runs/unetr/val
 
 CHECKPOINT is best.pt or last.pt of a training. DATA is a folder of slices or of volumes, with targets. All is scored
-in the pixels of its files, whatever size the network works at. Of several lesion classes (classes.txt in DATA), each has
-a row of its own in a second table; all else is about lesions of any class. In --out there will be
+in the pixels of its files, whatever size the network works at. Of several lesion classes (classes.txt in DATA), each
+has a row of its own in a table of classes; all else is about lesions of any class. In --out there will be
 
     evaluation.md           the tables, as they are printed
     evaluation.csv          every score with its interval, for each method and each stratum

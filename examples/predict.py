@@ -21,8 +21,8 @@ In --out there will be
     slices.csv              for each slice: its input, how many pixels were found, and how many mm2 if that is known
 
 If the network knows several lesion classes, masks and `pred` hold their numbers 1, 2, ..., which classes.txt names;
-outlines have the colours that legend.png names (outside the target, inside the prediction), there are probabilities/1/ID.png,
-probabilities/2/ID.png, ..., and slices.csv has a column for each class.
+outlines have the colours that legend.png names (outside the target, inside the prediction), there are
+probabilities/1/ID.png, probabilities/2/ID.png, ..., and slices.csv has a column for each class.
 
 Networks for slices take a volume slice by slice. An input is shrunk as the slices of the training were (or brought to
 their pixels in mm, where those are known and differ much), and covered with overlapping windows if it is larger. This
@@ -223,7 +223,7 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def look_at(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray, str | None]:
-    """Grey values and probabilities (`Predictor.probs`) of (H, W) or (D, H, W), and what was resampled; an error names the scan."""
+    """Grey values, probabilities (as `Predictor.probs`), and what was resampled; an error names the scan."""
     grey = predictor.grey(scan.hu)
     try:
         scale, resampled = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)

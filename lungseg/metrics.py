@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from torch import Tensor
 
-COUNTED = ("images", "empty_targets", "empty_predictions", "false_alarms")  # what `summarise` counts; the rest are scores
+COUNTED = ("images", "empty_targets", "empty_predictions", "false_alarms")  # by `summarise`; the rest are scores
 
 
 def confusion_counts(logits: Tensor, target: Tensor, *, threshold: float = 0.5) -> Tensor:
@@ -140,7 +140,8 @@ def summarise_classes(counts: Tensor, names: Sequence[str] = ()) -> dict[str, fl
     Returns:
         "dice", ..., "pooled_rmse": means over the classes that occur; "images", "empty_targets",
         "empty_predictions", "false_alarms": as in `summarise`, of lesions of any class; then all but "images" for
-        each class, as "dice of NAME". The mean is that of the classes' means: a rare class weighs as much as a common one.
+        each class, as "dice of NAME". A mean over classes is that of their means: rare ones weigh as much as common
+        ones.
     """
     if counts.ndim != 3 or counts.shape[1] < 1:
         raise ValueError(f"counts of classes are {tuple(counts.shape)}, but must be (n, K, 4)")

@@ -197,7 +197,7 @@ class Run:
         return self.data
 
     def _check_lesions(self) -> None:
-        """A ValueError where a split has no lesion to learn or to be judged on; a class may be missing in validation."""
+        """A ValueError where a split has no lesion to learn or to be judged on; validation may lack a class."""
         classes, several = self.data.classes, len(self.data.classes) > 1
         train = self.data.plain_train_set if several else self.data.train_set  # windows miss a rare class by chance
         for split, samples in (("training", train), ("validation", self.data.val_set)):
@@ -208,8 +208,8 @@ class Run:
             names = ", ".join(classes[k] for k in missing) if several else ""
             if names and split == "training":
                 raise ValueError(
-                    f"No training image of {self.data.folder} holds a lesion of {names}, so the network could not learn "
-                    f"it. Put some into that split, or take the class out of classes.txt and the masks."
+                    f"No training image of {self.data.folder} holds a lesion of {names}, so the network could not "
+                    f"learn it. Put some into that split, or take the class out of classes.txt and the masks."
                 )
             if names and self.processes.is_main:
                 print(f"No validation image holds a lesion of {names}: no score, and no part in the mean over classes.")

@@ -169,8 +169,9 @@ class Evaluation:
     @property
     def scores(self) -> dict[str, float]:
         """The loss, and `lungseg.metrics.summarise`; of several classes `summarise_classes`."""
-        several = self.counts.ndim == 3
-        return {"loss": self.loss} | (summarise_classes(self.counts, self.classes) if several else summarise(self.counts))
+        if self.counts.ndim == 3:
+            return {"loss": self.loss} | summarise_classes(self.counts, self.classes)
+        return {"loss": self.loss} | summarise(self.counts)
 
 
 @torch.no_grad()

@@ -141,7 +141,10 @@ def test_the_sizes_in_pixels_are_about_those_in_mm():
 # ---- classes -----------------------------------------------------------------------------------------------
 
 
-@given(maps=hnp.arrays(np.uint8, st.tuples(st.just(2), *[st.integers(1, 5)] * 2), elements=st.sampled_from([0, 0, 1, 2, 3])))
+LABELS = hnp.arrays(np.uint8, st.tuples(st.just(2), *[st.integers(1, 5)] * 2), elements=st.sampled_from([0, 0, 1, 2, 3]))
+
+
+@given(maps=LABELS)  # (prediction and target, H, W)
 def test_each_lesion_is_called_once_as_the_class_with_most_pixels_on_it(maps):
     pred, target = maps
     want = np.zeros((3, 4), int)

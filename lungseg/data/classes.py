@@ -28,9 +28,11 @@ def read_classes(folder: str | Path) -> tuple[str, ...]:
     Raises:
         ValueError: in one sentence, for a file that does not name 1 to MOST_CLASSES different classes.
     """
-    path = Path(folder, FILE)
-    if not path.exists():
+    folder = Path(folder)
+    named = sorted(p for p in folder.iterdir() if p.name.lower() == FILE) if folder.is_dir() else []
+    if not named:
         return ()
+    path = named[0]  # Classes.txt counts as well
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path} is no list of names. Write one class name per line.")
     try:

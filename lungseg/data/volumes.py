@@ -164,7 +164,7 @@ class VolumeDataset(Dataset):
     def _cut(
         self, number: int, volume: Volume, box: tuple[slice, ...] = ()
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Image (d, h, w) and target (K, d, h, w) in a box of the volume (() is all), checked now that they are read."""
+        """Image (d, h, w) and target (K, d, h, w) in a box of the volume (() is all), checked as they are read."""
         hu, target = volume.hu[box], volume.target[box]
         try:
             check_target(target, self.classes)
@@ -176,9 +176,9 @@ class VolumeDataset(Dataset):
 class PatchDataset(VolumeDataset):
     """Patches of the volumes of one split, as (image, target, id), `patches_per_volume` of each in every epoch.
 
-    image is float32 (1, d, h, w), target (1, d, h, w) or (K, d, h, w), as in `VolumeDataset`; id is "<volume>:<number of the patch>". Of an
-    uncompressed file only the parts that the patch touches are read. A volume smaller than the patch is filled up at
-    the far ends: with 0 in both, which is air and no lesion.
+    image is float32 (1, d, h, w), target (1, d, h, w) or (K, d, h, w), as in `VolumeDataset`; id is "<volume>:<number of
+    the patch>". Of an uncompressed file only the parts that the patch touches are read. A volume smaller than the patch
+    is filled up at the far ends: with 0 in both, which is air and no lesion.
 
     Args:
         patch_size: (d, h, w) in voxels.

@@ -71,6 +71,11 @@ def test_a_file_that_names_no_classes_is_refused_in_one_sentence(text, message, 
     assert "\n" not in str(refused.value)
 
 
+def test_the_name_of_the_file_may_have_capitals(tmp_path):
+    (tmp_path / "Classes.TXT").write_text("LR2\nLR3\n")
+    assert read_classes(tmp_path) == ("LR2", "LR3")
+
+
 def test_what_is_no_file_is_refused(tmp_path):
     (tmp_path / "classes.txt").mkdir()
     with pytest.raises(ValueError, match="classes.txt is no list of names"):
@@ -113,7 +118,8 @@ def test_labels_are_numbered_in_natural_order_whatever_their_order(names, repeat
 
 
 def test_labels_that_cannot_be_classes_are_refused():
-    for labels, message in ((["LR2", "lr2"], "capitals do not count"), (["a", "background"], "mask value 0"), ([], "0 cl")):
+    refused = {"capitals do not count": ["LR2", "lr2"], "mask value 0": ["a", "background"], "it names 0 classes": []}
+    for message, labels in refused.items():
         with pytest.raises(ValueError, match=message):
             number_labels(labels)
 

@@ -455,7 +455,7 @@ def test_one_named_class_is_binary(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "s0.png holds the values 0, 1, 2. A mask holds 0 and 255 .* Masks of lesion classes 1 to K need a classes"),
+        (None, "s0.png holds the values 0, 1, 2. A mask holds 0 and 255 .* Masks of lesion classes 1 to K need a cl"),
         ("LR2\nLR3\n", r"s1.png holds the values 0, 1, 2, 3, but classes.txt names only the values 1 to 2"),
         ("LR2\nLR3\nLR4A\nLR4B\n", r"f: no mask holds the value 4, which classes.txt calls 'LR4B'"),
         ("LR2\n\nLR4A\n", "classes.txt: line 2 is empty"),

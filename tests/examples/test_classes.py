@@ -67,8 +67,10 @@ def test_the_evaluation_has_a_row_for_each_class_that_agrees_with_the_training(l
     assert {"slices": "3", "empty_targets": "1"}.items() <= of_network["class cyst"].items()  # slice 12 holds none
     assert not any(row["stratum"].startswith("class") for row in table if row["method"] != "UNet")
     report = (learned / "evaluation_test/evaluation.md").read_text()
-    assert "| class solid | 3 | 0 |" in report and "| class cyst | 3 | 1 |" in report and "Each class by itself" in report
-    assert "| class | lesions | missed | called solid | called cyst |" in report and "| solid | 3 | 0 | 3 | 0 |" in report
+    assert "Each class by itself" in report
+    assert "| class solid | 3 | 0 |" in report and "| class cyst | 3 | 1 |" in report
+    assert "| class | lesions | missed | called solid | called cyst |" in report
+    assert "| solid | 3 | 0 | 3 | 0 |" in report
     shown = colours_of(learned / "evaluation_test/worst_median_best.png")
     assert {class_colour(1), class_colour(2)} <= shown
 
