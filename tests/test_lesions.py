@@ -141,7 +141,9 @@ def test_the_sizes_in_pixels_are_about_those_in_mm():
 # ---- classes -----------------------------------------------------------------------------------------------
 
 
-LABELS = hnp.arrays(np.uint8, st.tuples(st.just(2), *[st.integers(1, 5)] * 2), elements=st.sampled_from([0, 0, 1, 2, 3]))
+LABELS = hnp.arrays(
+    np.uint8, st.tuples(st.just(2), st.integers(1, 5), st.integers(1, 5)), elements=st.sampled_from([0, 0, 1, 2, 3])
+)
 
 
 @given(maps=LABELS)  # (prediction and target, H, W)
