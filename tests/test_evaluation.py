@@ -385,6 +385,18 @@ def test_the_same_patients_are_drawn_for_two_networks_so_their_difference_is_pai
     assert not np.allclose(bootstrap(one, seed=1)["dice"], bootstrap(one)["dice"])
 
 
+def test_two_thousand_draws_from_seed_0_and_other_draws_and_seeds_reach_every_interval():
+    scores = [constant(i % 8, f"p{i}", 0) for i in range(12)]
+    drawn = bootstrap(scores)
+    assert all(len(values) == 2000 for values in drawn.values())
+    assert np.array_equal(drawn["dice"], bootstrap(scores, draws=2000, seed=0)["dice"])
+    for options in ({}, {"draws": 60}, {"seed": 3}, {"draws": 60, "seed": 3}):
+        low, high = np.percentile(bootstrap(scores, **options)["dice"], [2.5, 97.5])
+        assert interval(scores, **options) == intervals(scores, **options)["dice"] == (low, high)
+        for row in (table_row(scores, **options), rows_of_table(scores, **options)[0]):
+            assert (row["dice_low"], row["dice_high"]) == (low, high)
+
+
 def test_an_interval_can_be_asked_of_a_stratum():
     scores = [constant(i, f"p{i}", 0) for i in range(10)]  # each lesion is 10 mm2, so 3.6 mm
     assert interval(scores, stratum=Stratum(size="<5 mm")) == interval(scores, stratum=EVERYTHING)

@@ -20,12 +20,13 @@ def window_cases(draw) -> tuple[int, int, int, int]:
     return draw(st.integers(1, 12)), draw(st.integers(1, 12)), ws, draw(st.integers(0, ws - 1))
 
 
-def shifted_grid_cells(height: int, width: int, ws: int, shift: int) -> list[list[tuple]]:
+def shifted_grid_cells(height: int, width: int, ws: int, shift: int | tuple[int, int]) -> list[list[tuple]]:
     """For each window of the rolled map, where each token came from: (cell row, cell column, is padding).
 
     The grid lies on the padded map and its lines pass through (shift, shift). Rolling moves row `shift` to
-    row 0, so row r of the rolled map was row (r + shift) mod H' before.
+    row 0, so row r of the rolled map was row (r + shift) mod H' before. A pair shifts rows and columns differently.
     """
+    down, across = shift if isinstance(shift, tuple) else (shift, shift)
     rows, cols = -(-height // ws) * ws, -(-width // ws) * ws  # sides of the padded map
     windows = []
     for top in range(0, rows, ws):
@@ -33,8 +34,8 @@ def shifted_grid_cells(height: int, width: int, ws: int, shift: int) -> list[lis
             window = []
             for r in range(top, top + ws):
                 for c in range(left, left + ws):
-                    row, col = (r + shift) % rows, (c + shift) % cols
-                    window.append(((row - shift) // ws, (col - shift) // ws, row >= height or col >= width))
+                    row, col = (r + down) % rows, (c + across) % cols
+                    window.append(((row - down) // ws, (col - across) // ws, row >= height or col >= width))
             windows.append(window)
     return windows
 

@@ -7,7 +7,8 @@ https://arxiv.org/abs/2103.14030), Figure 3. With equal weights the output equal
 Where their code departs from their figure we follow the code, because published weights were trained with it:
 each skip leaves *before* a stage's blocks (so the finest skip is the patch embedding itself), and a map that
 fits into one window is attended to as a whole, without a shift. One case differs from it: a map with only one side
-below the window (an image much longer than wide). Their window shrinks to the shorter side; ours pads that side.
+that fits into a window (an image much longer than wide). Their window shrinks to the shorter side and stays where it
+is, so that nothing travels along the longer; ours pads the shorter side and is shifted along the longer.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,8 @@ class SwinBlock(nn.Module):
         dim: channels C of a token.
         num_heads: attention heads; must divide dim.
         window_size: side of a window in tokens.
-        shift_size: how far the grid of windows is shifted, in tokens, 0 <= shift_size < window_size.
+        shift_size: how far the grid of windows is shifted, in tokens, 0 <= shift_size < window_size. An axis along
+            which the map fits into one window is not shifted.
         mlp_ratio: hidden channels of the MLP, as a multiple of dim.
         qkv_bias, attn_drop, drop: of the attention (`WindowAttention`) and the MLP.
         drop_path: probability of leaving out each of the two branches, per image, in training.
@@ -72,19 +74,19 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def window_attention(self, x: Tensor) -> Tensor:
-        """Attention inside windows that lie `shift_size` tokens off the regular grid."""
+        """Attention inside windows that lie `shift_size` tokens off the regular grid, where a side has several."""
         _, H, W, _ = x.shape
-        ws, s = self.window_size, self.shift_size
-        if min(H, W) <= ws:  # one row or column of windows: nothing to exchange by a shift
-            ws, s = min(ws, max(H, W)), 0  # ... and no need for a window larger than the map
+        # Shift only along an axis that has windows to exchange with: one window that holds it all sees it all.
+        down, across = (self.shift_size if side > self.window_size else 0 for side in (H, W))
+        ws = min(self.window_size, max(H, W))  # no need for a window larger than the map
         x = pad_to_multiple(x, ws)  # (B, H', W', C); pad first, roll after
         _, padded_height, padded_width, _ = x.shape
         attn_mask = None
-        if s or (padded_height, padded_width) != (H, W):
-            attn_mask = shifted_window_mask(H, W, ws, s, device=x.device)  # (nW, N, N)
-        windows = window_partition(cyclic_shift(x, s), ws).flatten(1, 2)  # (B*nW, N, C)
+        if down or across or (padded_height, padded_width) != (H, W):
+            attn_mask = shifted_window_mask(H, W, ws, (down, across), device=x.device)  # (nW, N, N)
+        windows = window_partition(cyclic_shift(x, (down, across)), ws).flatten(1, 2)  # (B*nW, N, C)
         windows = self.attn(windows, attn_mask).unflatten(1, (ws, ws))  # (B*nW, ws, ws, C)
-        x = cyclic_shift(window_reverse(windows, padded_height, padded_width), -s)  # (B, H', W', C)
+        x = cyclic_shift(window_reverse(windows, padded_height, padded_width), (-down, -across))  # (B, H', W', C)
         return x[:, :H, :W]  # drop what pad_to_multiple added
 
 

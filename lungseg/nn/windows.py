@@ -71,16 +71,28 @@ def window_reverse(windows: Tensor, height: int, width: int) -> Tensor:
     return x.reshape(-1, height, width, C)
 
 
-def cyclic_shift(x: Tensor, shift_size: int) -> Tensor:
+def rows_and_columns(shift_size: int | tuple[int, int]) -> tuple[int, int]:
+    """A shift of both axes alike, or of rows and columns, as (rows, columns)."""
+    return shift_size if isinstance(shift_size, tuple) else (shift_size, shift_size)
+
+
+def cyclic_shift(x: Tensor, shift_size: int | tuple[int, int]) -> Tensor:
     """Roll a (B, H, W, C) map so that row and column `shift_size` come first; negative undoes it.
 
-    The first rows and columns wrap around to the far side (Figure 4 of the Swin paper).
+    The first rows and columns wrap around to the far side (Figure 4 of the Swin paper). A pair shifts rows and
+    columns differently.
     """
-    return x.roll((-shift_size, -shift_size), dims=(1, 2))
+    down, across = rows_and_columns(shift_size)
+    return x.roll((-down, -across), dims=(1, 2))
 
 
 def shifted_window_mask(
-    height: int, width: int, window_size: int, shift_size: int, *, device: torch.device | None = None
+    height: int,
+    width: int,
+    window_size: int,
+    shift_size: int | tuple[int, int],
+    *,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Say which token pairs may attend to each other inside each shifted window.
 
@@ -92,7 +104,7 @@ def shifted_window_mask(
     Args:
         height, width: size of the map in tokens before padding, each >= 1.
         window_size: side of a window in tokens.
-        shift_size: how far the padded map was rolled, 0 <= shift_size < window_size.
+        shift_size: how far the padded map was rolled, 0 <= shift_size < window_size; a pair for rows and columns.
         device: where to build the mask.
 
     Returns:
@@ -103,7 +115,8 @@ def shifted_window_mask(
     Raises:
         ValueError: if shift_size is not in [0, window_size), or a side is below 1.
     """
-    if not 0 <= shift_size < window_size:
+    down, across = rows_and_columns(shift_size)
+    if not (0 <= down < window_size and 0 <= across < window_size):
         raise ValueError(
             f"shifted_window_mask: shift_size must be in [0, window_size={window_size}), got {shift_size}."
         )
@@ -111,10 +124,10 @@ def shifted_window_mask(
         raise ValueError(f"shifted_window_mask: the map must hold at least one token, got {height} x {width}.")
     padded_height = height + -height % window_size
     padded_width = width + -width % window_size
-    row = torch.arange(padded_height, device=device).roll(-shift_size)  # where each row was before the roll
-    col = torch.arange(padded_width, device=device).roll(-shift_size)
+    row = torch.arange(padded_height, device=device).roll(-down)  # where each row was before the roll
+    col = torch.arange(padded_width, device=device).roll(-across)
     # Inside one window, tokens share a cell of the shifted grid unless the roll wrapped one and not the other.
-    wrapped = 2 * (row < shift_size)[:, None] + 1 * (col < shift_size)[None, :]  # (H', W'), 0..3
+    wrapped = 2 * (row < down)[:, None] + 1 * (col < across)[None, :]  # (H', W'), 0..3
     padding = (row >= height)[:, None] | (col >= width)[None, :]  # (H', W')
     region = 2 * wrapped + padding  # (H', W'), 0..7: tokens attend inside their region only
     region = window_partition(region[None, :, :, None], window_size).flatten(1)  # (nW, N)

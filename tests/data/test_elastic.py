@@ -11,7 +11,16 @@ from scipy.ndimage import gaussian_filter1d, map_coordinates
 
 from lungseg.checks.augment import check_elastic_displacement
 from lungseg.data.augment import Augmentation
-from lungseg.data.elastic import MAX_STRETCH, elastic_displacement, sample, smooth_noise, spread, warp
+from lungseg.data.elastic import (
+    MAX_STRETCH,
+    check_elastic_strength,
+    elastic_displacement,
+    largest_stretch,
+    sample,
+    smooth_noise,
+    spread,
+    warp,
+)
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/elastic/warp.pt"
 
@@ -98,6 +107,29 @@ def test_the_product_in_blocks_of_rows_is_the_whole_product():
 def test_nobody_can_spoil_the_cached_weights():
     with pytest.raises(ValueError, match="read-only"):
         spread(10, 2.0)[0, 0] = 7
+
+
+@given(sigma=st.floats(1, 1000))
+def test_a_quarter_of_sigma_is_the_strongest_and_a_hair_more_is_refused(sigma):
+    check_elastic_strength(sigma / 4, sigma)
+    with pytest.raises(ValueError, match="choose 0 <= alpha <= sigma / 4"):
+        check_elastic_strength(np.nextafter(sigma / 4, np.inf), sigma)
+
+
+def test_above_a_quarter_of_sigma_every_field_would_have_to_be_shrunk():
+    """The reason of the limit: `alpha` must still say what happens. Before any shrinking, at 256 x 256 pixels:"""
+    sigma, stretches = 24.0, []
+    for seed in range(40):
+        for axis in smooth_noise((256, 256), sigma, np.random.default_rng(seed)):
+            stretches.append(largest_stretch(axis) / np.sqrt(np.mean(axis**2)))  # of a field of RMS 1
+
+    def unshrunk(alpha):
+        """Share of the axes that would keep the strength asked for."""
+        return np.mean(alpha * np.array(stretches) <= MAX_STRETCH)
+
+    assert unshrunk(sigma / 8) > 0.95  # the default strength
+    assert 0.05 < unshrunk(sigma / 4) < 0.5
+    assert unshrunk(sigma / 3) == 0
 
 
 @pytest.mark.parametrize(

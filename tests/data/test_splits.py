@@ -1,5 +1,6 @@
 """Splits: whole groups, all rows, the fractions asked for; and groups found where no patient is named."""
 
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -171,6 +172,26 @@ def test_links_form_chains_and_neighbouring_rows_link_sooner():
     )  # 0.64 > 0.7 * 0.8, and the rows follow each other
     assert len(set(link_patterns(ring[[0, 2, 1]], threshold=0.8))) == 2  # only one of the two pairs follows
     assert len(set(link_patterns(ring, threshold=0.95))) == 3
+
+
+@pytest.mark.parametrize(
+    ("correlation", "apart", "following"), [(0.41, 1, 1), (0.39, 2, 1), (0.29, 2, 1), (0.27, 2, 2)]
+)
+def test_the_threshold_is_0_4_and_0_7_of_it_for_rows_that_follow_each_other(correlation, apart, following):
+    a, spacer = np.eye(3)[[0, 2]]
+    b = np.array([correlation, math.sqrt(1 - correlation**2), 0])
+    assert len(set(link_patterns(np.stack([a, b])))) == following
+    assert len(set(link_patterns(np.stack([a, spacer, b])))) == 1 + apart  # the spacer is like neither
+
+
+def test_the_threshold_reaches_the_links():
+    images, _ = phantom_rows(2, slices=2)
+    patterns = [fine_structure(image) for image in images]
+    likeness = (patterns[0] @ patterns[1]).item()
+    for threshold in (likeness / 0.7 - 0.01, likeness / 0.7 + 0.01):
+        groups = near_duplicate_groups(images[:2], threshold=threshold)
+        assert groups == link_patterns(patterns[:2], threshold=threshold)
+        assert len(set(groups)) == 1 + (threshold > likeness / 0.7)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 137.0, -1000.0])

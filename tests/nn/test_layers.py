@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lungseg.nn.layers import (
+    CONV,
     MLP,
+    NORM,
     DropPath,
     InstanceNorm,
     check_batch_norm,
@@ -121,6 +123,16 @@ def test_options_that_can_be_meant_pass_and_the_first_that_cannot_is_named():
         check_stages("net", a=(1,), b=[])
     with pytest.raises(ValueError, match=r"net: b must be a probability in \[0, 1\), got 1"):
         check_rates("net", a=0.5, b=1)
+
+
+@pytest.mark.parametrize("norm", NORM)
+@pytest.mark.parametrize("spatial_dims", CONV)
+def test_both_halves_of_a_double_conv_are_of_the_kind_asked_for(spatial_dims, norm):
+    halves = double_conv(2, 3, spatial_dims=spatial_dims, norm=norm)
+    assert [[type(layer) for layer in half] for half in halves] == [
+        [CONV[spatial_dims], NORM[norm][spatial_dims], nn.ReLU]
+    ] * 2
+    assert halves(torch.randn(2, 2, *[4] * spatial_dims)).shape == (2, 3, *[4] * spatial_dims)
 
 
 def test_batch_norm_needs_more_than_one_value_per_channel():

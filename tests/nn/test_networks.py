@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lungseg.nn import UNETR, ResNet50UNet, RRCUNet, SwinUNet, UNet
-from lungseg.nn.attention import WindowAttention
+from lungseg.nn import MLP, UNETR, ResNet50UNet, RRCUNet, SelfAttention, SwinBlock, SwinUNet, UNet, WindowAttention
+from lungseg.nn.layers import CONV, CONV_TRANSPOSE, NORM, InstanceNorm
+from lungseg.nn.rrc_unet import RecurrentConv
 
 NETWORKS = {
     "SwinUNet": partial(SwinUNet, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4),
@@ -118,6 +119,85 @@ def test_under_autocast_image_and_weights_may_differ_in_precision(build, image, 
     network = build().to(weights).eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert network(torch.randn(1, 1, 40, 33, dtype=image)).isfinite().all()
+
+
+# Every option reaches the network, and every place in it
+
+CHANGES = {
+    "in_channels": 2, "num_classes": 3, "embed_dim": 24, "depths": (2, 3), "num_heads": (2, 4), "window_size": 3,
+    "patch_size": 8, "mlp_ratio": 2.0, "qkv_bias": None, "drop_rate": 0.5, "attn_drop_rate": 0.5,
+    "drop_path_rate": 0.5, "head_bias": True, "img_size": 64, "spatial_dims": 3, "depth": 5, "feature_size": 4,
+    "skip_layers": (1, 2, 4), "attn_scale": "head_dim", "norm_affine": True, "channels": (4, 8, 8), "norm": None,
+    "block": partial(torch.nn.Conv2d, kernel_size=1), "steps": 3, "stem": 8, "widths": (2, 3, 4, 6),
+    "decoder_channels": (8, 8, 6, 4, 3), "grey_input": True,
+}  # fmt: skip  # None: the other of two values
+OTHER = {False: True, True: False, "batch": "instance", "instance": "batch"}
+SPECIAL = {("UNETR", "num_heads"): 4, ("ResNet50UNet", "depths"): (1, 1, 2, 1)}
+ALL_OPTIONS = [(name, o) for name, build in NETWORKS.items() for o in inspect.signature(build.func).parameters]
+
+
+def other_value(name, option):
+    default = inspect.signature(NETWORKS[name].func).parameters[option].default
+    value = SPECIAL.get((name, option), CHANGES[option])
+    return OTHER[default] if value is None else value
+
+
+@pytest.mark.parametrize(("name", "option"), ALL_OPTIONS, ids="-".join)
+def test_every_option_changes_the_state_or_the_output(name, option):
+    shapes, outputs = [], []
+    for options in ({}, {option: other_value(name, option)}):
+        torch.manual_seed(0)
+        network = NETWORKS[name](**options)
+        shapes.append({key: value.shape for key, value in network.state_dict().items()})
+        size = [48] * options.get("spatial_dims", 2)
+        torch.manual_seed(1)  # with equal shapes they also start from the same weights, and drop the same
+        outputs.append(network(torch.randn(2, options.get("in_channels", 1), *size)))
+        assert outputs[-1].shape == (2, options.get("num_classes", 1), *size)
+    assert shapes[0] != shapes[1] or not torch.equal(*outputs)
+
+
+def every(kind, value):
+    """network -> value(module) of all its modules of a kind."""
+    return lambda network: [value(m) for m in network.modules() if isinstance(m, kind)]
+
+
+def families(network):
+    """The number of axes of everything that is built for images or volumes."""
+    kinds = [(n, t) for n in (2, 3) for t in (CONV[n], CONV_TRANSPOSE[n], NORM["batch"][n])]
+    return [n for m in network.modules() for n, t in kinds if isinstance(m, t)]
+
+
+def norms(network):
+    return [k for m in network.modules() for k, classes in NORM.items() if isinstance(m, tuple(classes.values()))]
+
+
+EVERYWHERE = [  # network, option, what is looked at, how many there are
+    ("SwinUNet", {"drop_rate": 0.25}, every(torch.nn.Dropout, lambda m: m.p), 1 + 2 * 6),
+    ("SwinUNet", {"attn_drop_rate": 0.25}, every(WindowAttention, lambda m: m.attn_drop), 6),
+    ("SwinUNet", {"window_size": 3}, every((SwinBlock, WindowAttention), lambda m: m.window_size), 2 * 6),
+    ("SwinUNet", {"qkv_bias": False}, every(WindowAttention, lambda m: m.qkv.bias is not None), 6),
+    ("SwinUNet", {"mlp_ratio": 2.0}, every(MLP, lambda m: m.fc1.out_features / m.fc1.in_features), 6),
+    ("UNETR", {"drop_rate": 0.25}, every(torch.nn.Dropout, lambda m: m.p), 1 + 2 * 4),
+    ("UNETR", {"attn_drop_rate": 0.25}, every(SelfAttention, lambda m: m.attn_drop), 4),
+    ("UNETR", {"num_heads": 4}, every(SelfAttention, lambda m: m.num_heads), 4),
+    ("UNETR", {"qkv_bias": True}, every(SelfAttention, lambda m: m.qkv.bias is not None), 4),
+    ("UNETR", {"mlp_ratio": 2.0}, every(MLP, lambda m: m.fc1.out_features / m.fc1.in_features), 4),
+    ("UNETR", {"norm_affine": True}, every(InstanceNorm, lambda m: m.affine), 3 * 2 + 3 + 4 * 3),  # skips, image, up
+    ("UNETR", {"spatial_dims": 3}, families, (3 * 2 + 3 + 4 * 3) + (6 + 4) + 2),  # as many, deconvolutions, ends
+    ("UNet", {"norm": "instance"}, norms, 3 * 2),
+    ("UNet", {"norm": "batch"}, norms, 3 * 2),
+    ("UNet", {"spatial_dims": 3}, families, 3 * 4 + 2),
+    ("RRCUNet", {"norm": "batch"}, norms, 3 * 2 * 2),
+    ("RRCUNet", {"norm": "instance"}, norms, 3 * 2 * 2),
+    ("RRCUNet", {"steps": 3}, every(RecurrentConv, lambda m: len(m.norms)), 3 * 2),
+    ("RRCUNet", {"spatial_dims": 3}, families, 3 * 5 + 2),
+]
+
+
+@pytest.mark.parametrize(("name", "option", "look", "count"), EVERYWHERE, ids=[f"{e[0]}-{e[1]}" for e in EVERYWHERE])
+def test_an_option_reaches_every_place_that_it_is_about(name, option, look, count):
+    found = look(NETWORKS[name](**option))
+    assert set(found) == set(option.values()) and len(found) == count, found
 
 
 # What cannot be built

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
 from lungseg.layouts import rename_swin_unet
 from lungseg.nn.swin_unet import SwinBlock, SwinUNet
-from lungseg.nn.windows import shifted_window_mask, window_partition
+from lungseg.nn.windows import shifted_window_mask, window_partition, window_reverse
 from lungseg.weights import load_published
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/swin_unet"
@@ -40,13 +40,38 @@ def test_a_token_sees_exactly_its_cell_of_the_shifted_grid(H, W, ws, data):
     out = block(ws, shift)(x)[0, row, col]
     grad = torch.autograd.grad((out * torch.randn(8, dtype=torch.double)).sum(), x)[0]
     seen = grad[0].abs().sum(-1) > 0  # (H, W)
-    if min(H, W) <= ws:
-        shift = 0  # one row or column of windows: the block does not shift
-        ws = min(ws, max(H, W))
-    cell_row, cell_col = (row - shift) // ws, (col - shift) // ws
-    same_row = (torch.arange(H) - shift).div(ws, rounding_mode="floor") == cell_row
-    same_col = (torch.arange(W) - shift).div(ws, rounding_mode="floor") == cell_col
-    assert torch.equal(seen, same_row[:, None] & same_col[None, :])
+
+    def same_cell(side, at):
+        """Which of `side` rows (columns) lie in one cell with number `at`. One window that holds all does not move."""
+        s = shift if side > ws else 0
+        return torch.tensor([(i - s) // ws == (at - s) // ws for i in range(side)])
+
+    assert torch.equal(seen, same_cell(H, row)[:, None] & same_cell(W, col)[None, :])
+
+
+@pytest.mark.parametrize("side", [1, 3, 4])
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize(("token", "first", "last"), [(5, 0, 11), (0, 0, 7), (23, 16, 23)])
+def test_shifts_carry_information_along_a_strip_one_window_wide(side, upright, token, first, last):
+    """Windows of 4, shifted by 2: token 5 sees 4-7, then 2-9, then 0-11. The two ends do not meet."""
+    stage = torch.nn.Sequential(block(4, 0), block(4, 2), block(4, 0))
+    x = torch.randn(1, side, 24, 8, dtype=torch.double, requires_grad=True)
+    out = stage(x.transpose(1, 2)).transpose(1, 2) if upright else stage(x)
+    grad = torch.autograd.grad((out[0, 0, token] * torch.randn(8, dtype=torch.double)).sum(), x)[0]
+    seen = grad[0].abs().sum(-1) > 0  # (side, 24)
+    assert torch.equal(seen, ((torch.arange(24) >= first) & (torch.arange(24) <= last)).expand(side, 24))
+
+
+@settings(max_examples=30)
+@given(H=st.integers(5, 11), W=st.integers(5, 11), shift=st.integers(0, 3))
+def test_where_both_sides_are_longer_than_a_window_both_are_shifted_as_published(H, W, shift):
+    """Bit for bit what one shift of both axes, written out, gives."""
+    ours, x = block(4, shift), torch.randn(1, H, W, 8, dtype=torch.double)
+    padded = F.pad(x, (0, 0, 0, -W % 4, 0, -H % 4))
+    windows = window_partition(padded.roll((-shift, -shift), (1, 2)), 4).flatten(1, 2)
+    windows = ours.attn(windows, shifted_window_mask(H, W, 4, shift) if shift or padded.shape != x.shape else None)
+    by_hand = window_reverse(windows.unflatten(1, (4, 4)), *padded.shape[1:3]).roll((shift, shift), (1, 2))
+    assert torch.equal(ours.window_attention(x), by_hand[:, :H, :W])
 
 
 @given(H=st.integers(5, 11), W=st.integers(5, 11), shift=st.integers(0, 3))
@@ -202,7 +227,7 @@ def test_half_precision_stays_close():
     assert (half - full).norm() < 0.03 * full.norm()  # bfloat16 keeps about three digits
 
 
-@pytest.mark.parametrize("size", [(48, 33), (32, 32)])
+@pytest.mark.parametrize("size", [(48, 33), (32, 32), (16, 90)])
 def test_it_can_be_exported(size):
     network, image = small_network().eval(), torch.randn(2, 1, *size)
     exported = torch.export.export(network, (image,)).module()

@@ -5,7 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg.checks.windows import check_relative_position_index, check_shifted_window_mask, check_window_round_trip
+from lungseg.checks.windows import (
+    check_relative_position_index,
+    check_shifted_window_mask,
+    check_window_round_trip,
+    shifted_grid_cells,
+)
 from lungseg.nn.windows import (
     cyclic_shift,
     pad_to_multiple,
@@ -20,6 +25,22 @@ def test_the_mask_is_the_shifted_grid():
     check_shifted_window_mask(shifted_window_mask, max_examples=300)
 
 
+@given(H=st.integers(1, 9), W=st.integers(1, 9), ws=st.integers(1, 4), data=st.data())
+def test_the_mask_is_the_shifted_grid_also_where_rows_and_columns_shift_differently(H, W, ws, data):
+    shift = data.draw(st.tuples(st.integers(0, ws - 1), st.integers(0, ws - 1)))
+    cells = shifted_grid_cells(H, W, ws, shift)
+    mask = shifted_window_mask(H, W, ws, shift)
+    assert mask.tolist() == [[[a == b for b in window] for a in window] for window in cells]
+
+
+def test_the_mask_of_a_strip_shifted_along_its_length_by_hand():
+    """Two rows of six, windows of two, rolled by one column: the last window holds columns 5 and 0."""
+    mask = shifted_window_mask(2, 6, 2, (0, 1))
+    assert mask[:2].all()
+    left, right = [True, False, True, False], [False, True, False, True]
+    assert mask[2].tolist() == [left, right, left, right]
+
+
 def test_windows_are_cut_in_reading_order_and_put_back():
     check_window_round_trip(window_partition, window_reverse)
 
@@ -31,6 +52,8 @@ def test_equal_offsets_share_a_bias():
 @given(H=st.integers(1, 9), W=st.integers(1, 9), shift=st.integers(0, 8))
 def test_roll_and_unroll_is_the_identity(H, W, shift):
     x = torch.arange(H * W).reshape(1, H, W, 1)
+    assert torch.equal(cyclic_shift(x, (shift, 0)), x.roll(-shift, 1))
+    assert torch.equal(cyclic_shift(x, (0, shift)), x.roll(-shift, 2))
     assert torch.equal(cyclic_shift(cyclic_shift(x, shift), -shift), x)
     assert cyclic_shift(x, shift)[0, 0, 0, 0] == x[0, shift % H, shift % W, 0]
 
@@ -78,6 +101,9 @@ def test_windows_that_do_not_tile_are_an_error():
 def test_a_shift_outside_the_window_is_an_error(shift):
     with pytest.raises(ValueError, match=rf"shift_size must be in \[0, window_size=4\), got {shift}"):
         shifted_window_mask(8, 8, 4, shift)
+    for pair in [(shift, 1), (1, shift)]:
+        with pytest.raises(ValueError, match=rf"in \[0, window_size=4\), got \({pair[0]}, {pair[1]}\)"):
+            shifted_window_mask(8, 8, 4, pair)
 
 
 def test_an_empty_map_is_an_error():
