@@ -68,7 +68,7 @@ class Comparison:
     seeds: tuple[int, ...] = option((0, 1), "one training of each network for each; two are the least worth printing")
     img_size: int = option(64, "side in pixels to which slices are resized")
     batch_size: int = option(8, "slices per optimizer step")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute; auto takes a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "where to compute; auto takes a GPU if there is one")
     images: bool = option(True, "show the slices in the picture; not if they must not leave your machine")
 
     def __post_init__(self) -> None:

@@ -74,7 +74,7 @@ def train(run: Run) -> float:
     model = run.build(ResNet50UNet, network_arguments(recipe), weights=weights, reminder=reminder)
     data = run.open_data()
     run.prepare(model)
-    parallel = run.processes.wrap(model)
+    parallel = run.wrap(model)
     loss_fn = LOSSES[recipe.loss]
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
@@ -83,9 +83,10 @@ def train(run: Run) -> float:
     run.begin(model=model, optimizer=optimizer, schedule=schedule, plateau=plateau, stopping=stopping, scaler=scaler)
 
     for epoch in run.epochs():
+        frozen = run.freeze_encoder(model, epoch)
         train_loss = train_one_epoch(
             parallel, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
-            accumulate=recipe.accumulate, scaler=scaler, title=run.title(epoch), **run.place,
+            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.place,
         )  # fmt: skip
         val = evaluate(model, data.val, loss_fn, classes=data.classes, **run.place).scores
         lr = optimizer.param_groups[0]["lr"]

@@ -62,11 +62,16 @@ class Processes:
             if self.size > 1 and self.is_main:
                 dist.barrier()
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The network whose `backward` averages gradients over the processes."""
+    def wrap(self, model: nn.Module, *, may_freeze: bool = False) -> nn.Module:
+        """The network whose `backward` averages gradients over the processes.
+
+        Args:
+            may_freeze: parts of it will stand still for some epochs. Else DDP would wait for their gradients for ever.
+        """
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=may_freeze)
 
 
 ALONE = Processes()
@@ -77,18 +82,21 @@ def start_processes(device: str = "auto") -> Iterator[Processes]:
     """Join the group that torchrun describes in the environment, if there is one; leave it at the end.
 
     Args:
-        device: "cpu", "cuda", or "auto" for cuda where there is a GPU. With several processes on one machine,
-            each takes the GPU of its local rank; they talk through nccl on GPUs and gloo on the CPU.
+        device: "cpu", "cuda", "mps" (the GPU of an Apple computer), or "auto" for the GPU where there is one. With
+            several processes on one machine, each takes the CUDA GPU of its local rank; they talk through nccl on GPUs
+            and gloo on the CPU. Apple's GPU takes one process only.
 
     Raises:
-        ValueError: if cuda is wanted and there is none.
+        ValueError: if a GPU was asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda was given, but torch finds no GPU. Use --device cpu, or install a CUDA torch.")
-    use_gpu = device != "cpu" and torch.cuda.is_available()
+    use_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
     rank, local = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
     size = int(os.environ.get("WORLD_SIZE", 1))
     place = torch.device("cuda", local) if use_gpu else torch.device("cpu")
+    if not use_gpu and use_apple_gpu(device, size):
+        place = torch.device("mps")
     if use_gpu:
         if local >= torch.cuda.device_count():
             raise ValueError(
@@ -104,6 +112,20 @@ def start_processes(device: str = "auto") -> Iterator[Processes]:
         yield Processes(rank, size, place)
     finally:
         dist.destroy_process_group()
+
+
+def use_apple_gpu(device: str, size: int) -> bool:
+    """Whether to compute on the GPU of an Apple computer (Metal Performance Shaders), if there is no CUDA.
+
+    Raises:
+        ValueError: if it was asked for and there is none, or for several processes.
+    """
+    available = torch.backends.mps.is_available()
+    if device == "mps" and not available:
+        raise ValueError("--device mps was given, but torch finds no Apple GPU. Use --device cpu.")
+    if device == "mps" and size > 1:
+        raise ValueError("--device mps takes one process, not several. Start the script without torchrun.")
+    return available and size == 1 and device in ("auto", "mps")
 
 
 class TrainBatches(Sampler[list[int]]):

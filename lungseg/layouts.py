@@ -104,9 +104,10 @@ def undo_window_clipping(key: str, published: Mapping[str, Tensor]) -> Tensor:
     of the full table; the rest, which that stage never saw, repeats the border.
     """
     table = published[key]
-    if not key.endswith("relative_position_bias_table"):
+    tables = {k: t for k, t in published.items() if k.endswith("relative_position_bias_table") and t.dim() == 2}
+    if key not in tables:
         return table
-    full = max(len(t) for k, t in published.items() if k.endswith("relative_position_bias_table"))
+    full = max(len(t) for t in tables.values())
     old, new = isqrt(len(table)), isqrt(full)  # 2a-1 and 2b-1
     grid = table.T.reshape(1, -1, old, old)  # (1, heads, 2a-1, 2a-1)
     grid = F.pad(grid, [(new - old) // 2] * 4, mode="replicate")  # (1, heads, 2b-1, 2b-1)

@@ -41,7 +41,9 @@ class PredictOptions:
     threshold: float = option(0.5, "lesion is where the probability is above this")
     overlap: float = option(0.5, "share of a window's side that the next one covers again; more is slower and smoother")
     batch_size: int = option(8, "windows in the network at once; fewer need less memory")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute; auto takes a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "auto", "where to compute; auto takes a GPU if there is one; mps is that of an Apple computer"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:

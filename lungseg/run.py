@@ -30,7 +30,9 @@ class RunOptions:
     out: Path = option(Path("runs/train"), "folder of this run; a new or empty one, unless you resume")
     resume: bool = option(False, "go on with the run in --out, or begin it if it has not finished an epoch yet")
     seed: int = option(0, "start of every random generator: same seed, same machine, same digits")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute; auto takes a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "auto", "where to compute; auto takes a GPU if there is one; mps is that of an Apple computer"
+    )
     num_workers: int = option(0, "processes that read and augment slices; the result does not depend on it")
     compile: bool = option(False, "compile the network first: minutes at the start, faster steps on a GPU")
 
@@ -86,7 +88,7 @@ def seed_everything(seed: int, device: torch.device) -> None:
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)  # of the CPU and of all GPUs: weights, drop-out, stochastic depth
+    torch.manual_seed(seed)  # of the CPU and of all GPUs, Apple's too: weights, drop-out, stochastic depth
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and only useful to find bugs
 
@@ -95,12 +97,13 @@ def rng_state() -> dict[str, Any]:
     """The state of every global generator, as plain types and tensors."""
     numpy = np.random.get_state(legacy=False)
     numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
-    return {
+    state = {
         "python": random.getstate(),
         "numpy": numpy,
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+    return state | ({"mps": torch.mps.get_rng_state()} if torch.backends.mps.is_available() else {})
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
@@ -111,6 +114,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
 
 
 # ---- files ------------------------------------------------------------------------------------------------------
@@ -163,5 +168,8 @@ def _plain(value: Any) -> Any:
 
 def machine(device: torch.device) -> dict[str, str]:
     """What a log should say about where it was made."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = "Apple GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
     return {"device": name, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}

@@ -26,12 +26,13 @@ from lungseg.data.classes import read_classes
 from lungseg.datasets import Data, empty_channels, open_data
 from lungseg.distributed import Processes, start_processes
 from lungseg.early_stopping import EarlyStopping
+from lungseg.layouts import encoder_of
 from lungseg.longer import command_from_best, with_more_epochs
 from lungseg.recipe import parse_recipe
 from lungseg.run import RunLog, RunOptions, check_same_run, machine, open_run, rng_state, seed_everything, set_rng_state
-from lungseg.settings import AUTOCAST, TrainingRecipe, from_older_version
+from lungseg.settings import TrainingRecipe, about_precision, autocast_dtype, from_older_version
 from lungseg.summary import epoch_line, write_summary
-from lungseg.training import Evaluation, keep_freed_memory
+from lungseg.training import Evaluation, freeze, keep_freed_memory
 from lungseg.weights import load_published
 
 
@@ -63,6 +64,15 @@ def run_script(
             return train(Run(recipe, options, given, processes, recipes))
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except NotImplementedError as error:  # torch's answer to what Apple's GPUs cannot compute
+        if "MPS" not in str(error):
+            raise
+        print(
+            f"{name}: the Apple GPU cannot compute a part of this ({str(error).splitlines()[0]}) "
+            f"Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1 in the environment.",
+            file=sys.stderr,
+        )
         return 2
     except torch.OutOfMemoryError:
         print(f"{name}: too little GPU memory. Halve --batch-size, or set --accumulate 2.", file=sys.stderr)
@@ -116,8 +126,9 @@ class Run:
         self.head_is_fresh = True  # until weights are loaded into it
         self.recipes = recipes or {"default": type(recipe)()}
         self.recipe, self.options = self.as_it_was_started(recipe, options, given)
-        autocast_dtype = AUTOCAST[self.recipe.amp] if self.device.type == "cuda" else None
-        self.place = {"autocast_dtype": autocast_dtype, "processes": processes}
+        self.place = {"autocast_dtype": autocast_dtype(self.recipe.amp, self.device), "processes": processes}
+        if processes.is_main and (remark := about_precision(self.recipe.amp, self.device)):
+            print(remark)
 
     def as_it_was_started(
         self, recipe: TrainingRecipe, options: RunOptions, given: dict[str, Any]
@@ -151,9 +162,7 @@ class Run:
         new_run = command_from_best(
             this_script(), then, self.recipes, epochs - done, self.out, data=options.data, seed=options.seed
         )
-        then = with_more_epochs(
-            then, epochs, self.out, done=state["epochs"], stopped=state["stop"], new_run=new_run
-        )
+        then = with_more_epochs(then, epochs, self.out, done=state["epochs"], stopped=state["stop"], new_run=new_run)
         if self.processes.is_main:
             print(f"The run goes on to epoch {epochs}, as if it had been started so (schedule {then.schedule}).")
         return then
@@ -182,6 +191,8 @@ class Run:
             self.head_is_fresh = "head.weight" in report.fresh
             if self.processes.is_main:
                 print(report)
+        elif self.recipe.freeze_encoder and not self.saved and self.processes.is_main:
+            print("There are no --weights, so --freeze-encoder keeps the encoder at random numbers.")
         elif reminder and not self.saved and self.processes.is_main:
             print(reminder)
         return model
@@ -222,6 +233,17 @@ class Run:
         model.to(self.device)
         if self.options.compile:
             model.compile()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """What to train: with several processes, a network that averages their gradients."""
+        done = self.saved["stopping"]["epochs"] if self.saved else 0
+        return self.processes.wrap(model, may_freeze=done < self.recipe.freeze_encoder)
+
+    def freeze_encoder(self, model: nn.Module, epoch: int) -> list[nn.Module]:
+        """Let the encoder stand still in the first `freeze_encoder` epochs, and learn after them (`freeze`)."""
+        if not self.recipe.freeze_encoder:
+            return []
+        return freeze(model, encoder_of(model), epoch < self.recipe.freeze_encoder)
 
     def scaler(self) -> GradScaler:
         """For float16, whose smallest gradients are 0; else it does nothing."""

@@ -22,7 +22,8 @@ LOSSES = {"bce": bce_loss, "dice": dice_loss, "dice_bce": dice_bce_loss}
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 POSITIVE = ("lr", "grad_clip")
 NOT_NEGATIVE = (
-    "weight_decay", "warmup_epochs", "min_epochs", "min_lr", "momentum", "patience", "plateau_patience", "foreground"
+    "weight_decay", "warmup_epochs", "min_epochs", "min_lr", "momentum", "patience", "plateau_patience", "foreground",
+    "freeze_encoder",
 )  # fmt: skip
 
 
@@ -49,6 +50,9 @@ class TrainingRecipe:
     # the start
     weights: str | None = option(
         None, "file of weights to start from: best.pt of another run, or a published one (docs/weights.md)"
+    )
+    freeze_encoder: int = option(
+        0, "epochs for which the encoder stays as it was loaded, batch norms too, while the rest learns to read it"
     )
     prior_bias: bool = option(
         True, "start a fresh head at the lesions' share of the pixels, not at 1/2: saves the steps that only learn it"
@@ -77,9 +81,10 @@ class TrainingRecipe:
     patience: int | None = option(None, "stop after so many epochs without a better score; none: the cosine is the end")
     min_epochs: int = option(0, "never stop before so many epochs are done")
     monitor: Literal["dice", "iou", "loss"] = option("dice", "validation score that decides which epoch is the best")
-    amp: Literal["none", "bf16", "fp16"] = option(
-        "bf16", "number type of the forward pass on a GPU (the CPU always uses float32); fp16 for GPUs before Ampere"
-    )
+    amp: Literal["auto", "none", "bf16", "fp16"] = option(
+        "auto", "number type of the forward pass; auto: bf16 on a CUDA GPU, float32 (none) elsewhere; bf16 is faster "
+        "on CPUs that have it; fp16 is for CUDA GPUs before Ampere"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -120,8 +125,29 @@ class VolumeRecipe(TrainingRecipe):
 
 
 def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run as this version would have written them: it goes on with the same numbers."""
-    return {"weights": None} | settings
+    """The settings of a run as this version would have written them, so that it goes on with the same numbers."""
+    added = {"weights": None, "freeze_encoder": 0}
+    if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
+        settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
+    return added | settings
+
+
+def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """The number type of the forward pass; None is float32. float16 is for CUDA GPUs only: elsewhere it is float32."""
+    if amp == "auto":
+        amp = "bf16" if device.type == "cuda" else "none"
+    if amp == "fp16" and device.type != "cuda":
+        amp = "none"
+    return AUTOCAST[amp]
+
+
+def about_precision(amp: str, device: torch.device) -> str:
+    """What somebody should know who asked for a number type on a device that is not made for it; usually nothing."""
+    if amp == "fp16" and device.type != "cuda":
+        return "--amp fp16 is for CUDA GPUs: this run computes in float32."
+    if amp == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "This processor has no bfloat16 arithmetic: --amp bf16 will be slower than --amp none."
+    return ""
 
 
 def make_optimizer(recipe: TrainingRecipe, model: nn.Module) -> Optimizer:

@@ -6,6 +6,8 @@ is decided in lungseg/weights.py, by how much of the network each one fills.
 """
 
 import argparse
+import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,6 +25,10 @@ PREFIXES = frozenset(
 )  # of names: DataParallel, Lightning, mmseg, the class around Swin-Unet, DINO, ...
 INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # by torch, anywhere
 AVERAGED = re.compile(r"ema|teacher")  # the mean over the last steps: it is what was published to be used
+SAFETENSORS = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 MOST_NESTED = 4  # mappings inside mappings
 
 
@@ -41,8 +47,8 @@ class Table:
     outside: tuple[str, ...] = ()
 
 
-def read_file(path: str | Path) -> Mapping[str, Any]:
-    """What a file of `save_checkpoint` or `torch.save` holds, all tensors on the CPU. Nothing in it is executed.
+def read_file(path: str | Path) -> Any:
+    """What a file of `save_checkpoint`, `torch.save` or safetensors holds, all on the CPU. Nothing in it is executed.
 
     Raises:
         ValueError: in one sentence, if it cannot be read, is damaged, or holds more than tensors and plain values.
@@ -55,19 +61,46 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
     try:
         if is_sealed(path):
             return load_checkpoint(path)  # one of ours: its checksum is verified
+        if path.suffix == ".safetensors":
+            return read_safetensors(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # plain values: the flags of whoever trained it
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). Give the path of a checkpoint.") from None
     except ValueError:
         raise
-    except Exception:  # torch raises many kinds here; none of them tells a user what to do
+    except Exception as error:  # torch raises many kinds here; none of them tells a user what to do
+        more = re.search(r"GLOBAL ([\w.]+)", str(error))
+        holds = f" (it also holds {more[1]})" if more else ""
         raise ValueError(
-            f"{path}: is not a checkpoint of tensors only, written by torch.save. Save its state_dict()."
+            f"{path}: is not a checkpoint of tensors only, written by torch.save{holds}. Save its state_dict()."
         ) from None
-    if not isinstance(content, Mapping) or not any(candidates(content)):
-        raise ValueError(f"{path}: holds no tensors by name. Give a file with a state_dict.")
-    return content
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file in the format of Hugging Face, in which timm offers its weights.
+
+    Eight bytes with the length of the header (little-endian); the header, JSON: {name: {"dtype": "F32",
+    "shape": [2, 3], "data_offsets": [0, 24]}}; then the numbers, from whose beginning the offsets count.
+
+    Raises:
+        ValueError: in one sentence, if any of that is not so.
+    """
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    numbers, tensors = memoryview(data)[8 + length :], {}
+    try:
+        for name, entry in json.loads(data[8 : 8 + length]).items():
+            if name != "__metadata__":
+                dtype, shape, (start, end) = SAFETENSORS[entry["dtype"]], entry["shape"], entry["data_offsets"]
+                raw = bytearray(numbers[start:end])  # a copy that may be written to, as torch asks for
+                if min([start, *shape]) < 0 or not len(raw) == end - start == math.prod(shape) * dtype.itemsize:
+                    raise ValueError(f"{name} has not the length of its shape")
+                flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+                tensors[name] = flat.reshape(shape)
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, RecursionError, OverflowError):
+        raise ValueError(f"{path}: is damaged, or not in the format of safetensors. Fetch it again.") from None
+    return tensors
 
 
 def candidates(content: Mapping[str, Any]) -> Iterator[Table]:

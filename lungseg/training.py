@@ -42,6 +42,7 @@ def train_one_epoch(
     accumulate: int = 1,
     autocast_dtype: torch.dtype | None = None,
     scaler: GradScaler | None = None,
+    frozen: Sequence[nn.Module] = (),
     processes: Processes = ALONE,
     title: str = "train",
 ) -> float:
@@ -57,6 +58,7 @@ def train_one_epoch(
         accumulate: compute each batch in this many parts and add their gradients: the same step, less memory.
         autocast_dtype: type of the forward pass; None is float32.
         scaler: scales the loss so that float16 gradients do not vanish; None, or a disabled one, does nothing.
+        frozen: parts of the network that stay in evaluation mode (`freeze`).
         title: stands before the progress bar, which is silent where there is no terminal.
 
     Raises:
@@ -64,11 +66,13 @@ def train_one_epoch(
             has not been changed by that batch; on a GPU it may have been, up to CHECK_EVERY steps ago.
     """
     model.train()
+    for part in frozen:
+        part.eval()
     device, watch = processes.device, LossWatch(processes)
     scaler = scaler or GradScaler(device.type, enabled=False)
     with tqdm(batches, desc=title, leave=False, disable=None if processes.is_main else True) as bar:
         for image, target, ids in bar:
-            image, target = image.to(device, non_blocking=True), target.to(device, non_blocking=True)
+            image, target = to_device(image, device), to_device(target, device)
             optimizer.zero_grad(set_to_none=True)
             share = processes.share(len(image))  # 1.0 if we are alone
             loss = torch.zeros((), device=device)
@@ -89,6 +93,30 @@ def train_one_epoch(
                 schedule.step()
             bar.set_postfix_str(watch.text(), refresh=False)
     return watch.mean()
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy that a CUDA GPU may finish later, while the program goes on; elsewhere nobody would wait for it."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def freeze(model: nn.Module, names: Sequence[str], frozen: bool) -> list[nn.Module]:
+    """Let children of a network stand still, or learn again.
+
+    Without requires_grad no gradient of theirs is computed, and an optimizer leaves parameters without a gradient
+    alone: no step, no weight decay, no average of gradients.
+
+    Args:
+        names: of modules and parameters of `model` itself.
+
+    Returns:
+        The modules that stand still: `train_one_epoch` keeps them in evaluation mode, in which a batch norm takes its
+        running statistics and leaves them as they are, and nothing is dropped out.
+    """
+    parts = [getattr(model, name) for name in names]
+    for part in parts:
+        part.requires_grad_(not frozen)
+    return [part for part in parts if isinstance(part, nn.Module)] if frozen else []
 
 
 @dataclass(frozen=True)
@@ -206,7 +234,7 @@ def evaluate(
     model.eval()
     device, watch, names, counts = processes.device, LossWatch(processes), [], []
     for image, target, ids in tqdm(batches, desc=title, leave=False, disable=None if processes.is_main else True):
-        image, target = image.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        image, target = to_device(image, device), to_device(target, device)
         with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
             logits = model(image)  # (B, K, H, W)
         watch.add(loss_fn(logits.float(), target), ids)

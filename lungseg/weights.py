@@ -28,6 +28,7 @@ ADAPTABLE = frozenset(
     ("in_channels", "num_classes", "head_bias", "img_size", "window_size")
     + ("drop_rate", "attn_drop_rate", "drop_path_rate")
 )
+MOST_LARGER = 10_000  # times: a tensor that is adapted to ours is no larger
 OUTSIDE = "outside the part of the file that is this network"
 
 
@@ -69,10 +70,7 @@ def by_reason(names: Mapping[str, str]) -> list[str]:
 
 
 def load_published(
-    model: nn.Module,
-    source: Mapping[str, Any] | str | Path,
-    *,
-    arguments: Mapping[str, Any] | None = None,
+    model: nn.Module, source: Mapping[str, Any] | str | Path, *, arguments: Mapping[str, Any] | None = None
 ) -> LoadReport:
     """Fill `model` with the weights of a checkpoint, ours or a published one, adapting what differs in a known way.
 
@@ -100,10 +98,15 @@ def load_published(
     name, content = "load_published", source
     if isinstance(source, str | Path):
         name, content = str(source), read_file(source)
+    if not isinstance(content, Mapping) or not any(candidates(content)):
+        raise ValueError(f"{name}: holds no tensors by name. Give a state_dict, or a file with one.")
     try:
         check_network(model, content, arguments)
         layout, table, beside = find_reading(model, content)
-        report, new = fit(model, layout, table)
+        try:
+            report, new = fit(model, layout, table)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError):  # a rearrangement met another shape
+            raise ValueError(f"its tensors do not have the shapes of {layout.name}. Use another checkpoint.") from None
         ours = model.state_dict()
         (check_complete if layout.ours else check_encoder)(layout, ours, new, report)
         check_finite(new)
@@ -161,15 +164,15 @@ def check_network(model: nn.Module, content: Mapping[str, Any], arguments: Mappi
         return
     try:
         theirs, ours = (complete_arguments(kind, given) for given in (saved["arguments"], arguments))
-    except TypeError as error:
-        raise ValueError(f"its arguments are not those of {kind.__name__} ({error}).") from None
-    differing = [name for name in ours if name not in ADAPTABLE and theirs[name] != ours[name]]
+        differing = [name for name in ours if name not in ADAPTABLE and theirs[name] != ours[name]]
+    except (TypeError, RuntimeError):  # unknown names, or values that cannot be compared
+        raise ValueError(f"its arguments are not those of {kind.__name__}. Use another checkpoint.") from None
     if differing:
         flags = [part for name in differing for part in as_flag(name, theirs[name])]
         there, here = (", ".join(f"{name} {values[name]}" for name in differing) for values in (theirs, ours))
         raise ValueError(
-            f"holds a {kind.__name__} with {there}, and this one has {here}. Give {' '.join(flags)} to build the network "
-            f"that it holds."
+            f"holds a {kind.__name__} with {there}, and this one has {here}. "
+            f"Give {' '.join(flags)} to build the network that it holds."
         )
 
 
@@ -217,18 +220,22 @@ def adapt(name: str, theirs: Tensor, ours: Tensor, layout: Layout) -> tuple[Tens
     shape = ours.shape
     if theirs.layout != torch.strided or theirs.is_quantized or theirs.is_complex() or theirs.is_meta:
         return None, "not plain real numbers"
-    theirs = theirs.to(ours.dtype)
     if theirs.shape == shape:
-        return theirs, ""
-    if name.endswith("relative_position_bias_table") and not (layout.ours and theirs.shape[1:] != shape[1:]):
+        return theirs.to(ours.dtype), ""
+    misfit = f"shape {tuple(theirs.shape)} does not fit {name} {tuple(shape)}"
+    if theirs.dim() != len(shape) or not 0 < theirs.numel() <= MOST_LARGER * ours.numel():
+        return None, misfit
+    theirs = theirs.to(ours.dtype)
+    is_table = name.endswith("relative_position_bias_table") and isqrt(len(theirs)) ** 2 == len(theirs)
+    if is_table and not (layout.ours and theirs.shape[1] != shape[1]):
         return resize_bias_table(theirs, shape), f"bias table {tuple(theirs.shape)} -> {tuple(shape)}, bicubic"
-    if name == "position_embedding" and theirs.dim() == len(shape) and theirs.shape[-1] == shape[-1]:
+    if name == "position_embedding" and theirs.shape[-1] == shape[-1]:
         how = f"position table {tuple(theirs.shape)} -> {tuple(shape)}, interpolated"
         return resize_positions(theirs, shape[:-1]), how
     if name in layout.first_convolutions and theirs.shape[0] == shape[0] and theirs.shape[2:] == shape[2:]:
         summed = theirs.sum(dim=1, keepdim=True) / shape[1]  # (out_channels, 1, k, k)
         return summed.expand(shape).clone(), f"{theirs.shape[1]} input channels -> {shape[1]}, summed and shared out"
-    return None, f"shape {tuple(theirs.shape)} does not fit {name} {tuple(shape)}"
+    return None, misfit
 
 
 def resize_bias_table(table: Tensor, shape: torch.Size) -> Tensor:
@@ -243,9 +250,7 @@ def resize_bias_table(table: Tensor, shape: torch.Size) -> Tensor:
     return grid[0, heads].flatten(1).T.contiguous()
 
 
-def check_complete(
-    layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport
-) -> None:
+def check_complete(layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport) -> None:
     """Raise unless a checkpoint of ours fills all of the network but its head, and has nothing else."""
     missing = [name for name in ours if name not in new and not name.startswith("head.")]
     unused = {key: why for key, why in report.skipped.items() if why != OUTSIDE and not key.startswith("head.")}
@@ -257,9 +262,7 @@ def check_complete(
         )
 
 
-def check_encoder(
-    layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport
-) -> None:
+def check_encoder(layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport) -> None:
     """Raise unless at least half of the encoder's numbers come from the checkpoint."""
     wanted = {k: v.numel() for k, v in ours.items() if k.startswith(layout.encoder)}
     found, total = sum(n for k, n in wanted.items() if k in new), sum(wanted.values())

@@ -68,7 +68,8 @@ def test_a_foreign_file_is_refused_and_nothing_in_it_runs(tmp_path, monkeypatch)
     Path("plain.pkl").write_bytes(pickle.dumps(Bomb()))
     Path("foreign.pt").write_bytes(buffer.getvalue())
     Path("forged.pt").write_bytes(sealed({"model": Bomb()}))  # with a right checksum
-    for name, words in (("plain.pkl", "no checkpoint"), ("foreign.pt", "not written by lungseg"), ("forged.pt", "not read")):
+    cases = {"plain.pkl": "no checkpoint", "foreign.pt": "not written by lungseg", "forged.pt": "not read"}
+    for name, words in cases.items():
         with pytest.raises(ValueError, match=words):
             load_checkpoint(name)
     with pytest.raises(ValueError, match="No such file"):

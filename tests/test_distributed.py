@@ -1,15 +1,20 @@
 """How images are shared out among processes: every image once, the same batches for any number of them."""
 
 import itertools
+from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset
 
 from lungseg.distributed import ALONE, Processes, TrainBatches, held_out_batches, start_processes, train_batches
+from lungseg.losses import bce_loss
+from lungseg.training import freeze, train_one_epoch
 
 counts, sizes = st.integers(1, 60), st.integers(1, 20)
 
@@ -95,7 +100,60 @@ def test_one_process_is_a_group_of_its_own(monkeypatch):
             pass
 
 
+@pytest.fixture
+def group_of_one():
+    """A real group, whose gradients DDP averages with nobody's."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_frozen_parts_do_not_keep_the_other_processes_waiting(group_of_one):
+    """Two steps frozen and two of learning; DDP notices at the second step that gradients of the first are missing."""
+    steps = [(torch.randn(2, 1, 4, 4), torch.ones(2, 1, 4, 4), ["a", "b"])] * 2
+    after = []
+    for wrap in (lambda model: model, partial(Processes(0, 2).wrap, may_freeze=True)):
+        torch.manual_seed(0)
+        model = nn.Sequential(OrderedDict(encoder=nn.Conv2d(1, 2, 1), head=nn.Conv2d(2, 1, 1)))
+        optimizer, parallel = torch.optim.SGD(model.parameters(), lr=0.1), wrap(model)
+        for frozen in (True, False):
+            parts = freeze(model, ["encoder"], frozen)
+            train_one_epoch(parallel, steps, bce_loss, optimizer, frozen=parts, accumulate=2)
+        after.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(after[1], after[0])
+    parallel = Processes(0, 2).wrap(model)
+    with pytest.raises(RuntimeError, match="find_unused_parameters"):
+        train_one_epoch(parallel, steps, bce_loss, optimizer, frozen=freeze(model, ["encoder"], True))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_asked_for_in_vain():
     with pytest.raises(ValueError, match="finds no GPU"), start_processes("cuda"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "asked", "size", "place"),
+    [
+        (False, True, "auto", 1, "mps"),
+        (False, True, "mps", 1, "mps"),
+        (False, True, "cpu", 1, "cpu"),
+        (False, False, "auto", 1, "cpu"),
+        (False, True, "auto", 2, "cpu"),
+        (False, False, "mps", 1, "finds no Apple GPU"),
+        (False, True, "mps", 2, "takes one process"),
+        (False, True, "cuda", 1, "finds no GPU"),
+    ],
+)
+def test_where_to_compute(monkeypatch, cuda, mps, asked, size, place):
+    """With what torch would say on an Apple computer; of several processes only the choice is looked at."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setenv("WORLD_SIZE", str(size))
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *args, **kwargs: None)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    try:
+        with start_processes(asked) as processes:
+            assert processes.device == torch.device(place) and processes.size == size
+    except ValueError as error:
+        assert place in str(error)

@@ -80,6 +80,7 @@ TABLE = {
         "datasets",
         "distributed",
         "early_stopping",
+        "layouts",
         "longer",
         "recipe",
         "run",

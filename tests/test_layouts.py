@@ -7,8 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from lungseg.layouts import LAYOUTS, kernel_of_linear, positions_on_a_grid, rename_swin, rename_timm_swin, rename_unetr
+from lungseg.layouts import (
+    LAYOUTS,
+    encoder_of,
+    kernel_of_linear,
+    positions_on_a_grid,
+    rename_swin,
+    rename_timm_swin,
+    rename_unetr,
+)
+from lungseg.nn.resnet_unet import ResNet50UNet
+from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
+from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR, resize_positions
 from lungseg.weights import load_published
 
@@ -42,6 +53,29 @@ def vit():
 def test_names_are_distinct_within_a_network():
     names = [(layout.network, layout.name) for layout in LAYOUTS]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("network", "rest"),
+    [
+        (SwinUNet(embed_dim=8, depths=(1, 1), num_heads=(1, 2)),
+         {"expanding", "fuse", "decoder", "norm_up", "final_expanding", "head"}),
+        (UNETR(img_size=32, embed_dim=8, num_heads=1, depth=4, feature_size=2),
+         {"skips", "image_block", "decoder", "head"}),
+        (ResNet50UNet(widths=(2,) * 4, depths=(1,) * 4), {"decoder", "head"}),
+        (UNet(channels=(4, 8)), {"pool", "up", "decoder", "head"}),
+        (RRCUNet(channels=(4,)), {"pool", "up", "decoder", "head"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_the_encoder_of_each_network_is_all_but_its_way_back_up(network, rest):
+    names = {name for name, _ in [*network.named_children(), *network.named_parameters(recurse=False)]}
+    assert set(encoder_of(network)) == names - rest
+
+
+def test_a_foreign_network_has_no_encoder_that_we_know():
+    with pytest.raises(ValueError, match="Linear has no encoder"):
+        encoder_of(nn.Linear(1, 1))
 
 
 # Swin

@@ -127,3 +127,18 @@ def test_only_the_main_process_writes(tmp_path):
 def test_the_log_says_where_it_was_made():
     assert machine(CPU)["torch"] == torch.__version__
     assert "threads" in machine(CPU)["device"]
+
+
+def test_the_generator_of_an_apple_gpu_is_part_of_the_state_where_there_is_one(monkeypatch):
+    given = []
+    assert "mps" not in rng_state() or torch.backends.mps.is_available()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: torch.arange(3))
+    monkeypatch.setattr(torch.mps, "set_rng_state", given.append)
+    state = rng_state()
+    set_rng_state(state)
+    assert torch.equal(given[0], torch.arange(3))
+    del state["mps"]  # of a run that began elsewhere
+    set_rng_state(state)
+    assert len(given) == 1
+    assert machine(torch.device("mps"))["device"] == "Apple GPU"

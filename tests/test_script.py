@@ -44,6 +44,16 @@ def test_what_a_user_can_mend_is_one_sentence_and_a_code(tmp_path, capsys, error
     assert words in text and "Traceback" not in text
 
 
+def test_what_an_apple_gpu_cannot_compute_is_told_in_a_sentence(tmp_path, capsys):
+    def train(run):
+        raise NotImplementedError("The operator 'aten::x' is not currently implemented for the MPS device.\nMore.")
+
+    argv = ["--out", str(tmp_path / "run")]
+    assert run_script(train, {"a": RECIPE}, argv, script="x.py", out="x", description="") == 2
+    text = capsys.readouterr().err
+    assert "aten::x" in text and "--device cpu" in text and text.count("\n") == 1
+
+
 def test_a_mistake_of_ours_is_not_hidden(tmp_path):
     def train(run):
         raise ZeroDivisionError
@@ -76,6 +86,30 @@ def test_a_network_is_the_same_whatever_was_drawn_before_it(tmp_path):
 def test_the_prior_is_the_share_of_lesion_pixels(tmp_path):
     run = begun(tmp_path)
     model = run.build(UNet, {"channels": (4, 8)})
+    data = run.open_data()
+    run.prepare(model)
+    share = torch.cat([target.flatten() for _, target, _ in data.train_set]).mean()
+    assert model.head.bias.sigmoid().item() == pytest.approx(share.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("bias", [None, 1.25], ids=["a head without a bias", "a head with one"])
+def test_the_prior_leaves_a_loaded_head_alone(tmp_path, bias):
+    theirs = UNet(channels=(4, 8)).state_dict()
+    theirs["head.bias"] = torch.tensor([bias or 0.0])
+    if bias is None:
+        del theirs["head.bias"]
+    torch.save(theirs, tmp_path / "weights.pt")
+    run = begun(tmp_path / "run")
+    model = run.build(UNet, {"channels": (4, 8)}, weights=str(tmp_path / "weights.pt"))
+    run.open_data()
+    run.prepare(model)
+    assert model.head.bias.item() == (bias or 0.0) and torch.equal(model.head.weight, theirs["head.weight"])
+
+
+def test_the_prior_is_given_to_a_head_of_other_classes(tmp_path):
+    torch.save(UNet(num_classes=3, channels=(4, 8)).state_dict(), tmp_path / "weights.pt")
+    run = begun(tmp_path / "run")
+    model = run.build(UNet, {"channels": (4, 8)}, weights=str(tmp_path / "weights.pt"))
     data = run.open_data()
     run.prepare(model)
     share = torch.cat([target.flatten() for _, target, _ in data.train_set]).mean()

@@ -1,12 +1,21 @@
 """What all recipes share: their refusals, and the optimizers and schedules that they become."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import nn
 
-from lungseg.settings import TrainingRecipe, VolumeRecipe, make_optimizer, make_schedules
+from lungseg.settings import (
+    AUTOCAST,
+    TrainingRecipe,
+    VolumeRecipe,
+    about_precision,
+    autocast_dtype,
+    from_older_version,
+    make_optimizer,
+    make_schedules,
+)
 
 PLAIN = TrainingRecipe()
 
@@ -24,6 +33,7 @@ def network():
         (PLAIN, {"lr": float("nan")}, "lr=nan must be positive"),
         (PLAIN, {"grad_clip": -1.0}, "grad_clip=-1.0 must be positive"),
         (PLAIN, {"min_lr": -1e-9}, "min_lr=-1e-09 must not be negative"),
+        (PLAIN, {"freeze_encoder": -1}, "freeze_encoder=-1 must not be negative"),
         (PLAIN, {"patience": -1}, "patience=-1 must not be negative"),
         (PLAIN, {"schedule": "plateau"}, "must have --warmup-epochs 0, not 2.0"),
         (VolumeRecipe(), {"window": (16, 0, 16)}, "must be at least 1"),
@@ -86,3 +96,41 @@ def test_plateau_divides_by_ten_after_its_patience_and_stops_at_the_floor():
     recipe = replace(PLAIN, lr=1.0, warmup_epochs=0.0, schedule="plateau", plateau_patience=2, min_lr=0.05, epochs=8)
     rates = learning_rates(recipe, 2)[::2]
     assert rates == pytest.approx([1, 1, 1, 0.1, 0.1, 0.05, 0.05, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("amp", "on_cuda", "on_cpu", "on_mps"),
+    [
+        ("auto", torch.bfloat16, None, None),
+        ("none", None, None, None),
+        ("bf16", torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        ("fp16", torch.float16, None, None),
+    ],
+)
+def test_the_number_type_depends_on_the_device(amp, on_cuda, on_cpu, on_mps):
+    found = [autocast_dtype(amp, torch.device(device)) for device in ("cuda", "cpu", "mps")]
+    assert found == [on_cuda, on_cpu, on_mps]
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_a_number_type_that_a_device_is_not_made_for_is_remarked_on(monkeypatch, has_bf16):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
+    remarks = {(amp, d): about_precision(amp, torch.device(d)) for amp in AUTOCAST for d in ("cpu", "cuda", "mps")}
+    told = {key for key, remark in remarks.items() if remark}
+    assert told == {("fp16", "cpu"), ("fp16", "mps")} | ({("bf16", "cpu")} if not has_bf16 else set())
+
+
+@pytest.mark.parametrize(("then", "device"), [(a, d) for a in ("none", "bf16", "fp16") for d in ("cpu", "cuda")])
+def test_a_run_of_an_older_version_computes_as_it_did(then, device):
+    """Then the CPU always took float32, whatever was asked for; and bf16 was the default."""
+    old = {k: v for k, v in asdict(replace(PLAIN, amp=then)).items() if k not in ("weights", "freeze_encoder")}
+    now = replace(PLAIN, **from_older_version(old))
+    before = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[then] if device == "cuda" else None
+    assert autocast_dtype(now.amp, torch.device(device)) == before
+    assert now.freeze_encoder == 0 and now.weights is None
+
+
+def test_a_run_of_this_version_is_left_as_it_is():
+    for amp in ("auto", "none", "bf16", "fp16"):
+        settings = asdict(replace(PLAIN, amp=amp, weights="a.pt", freeze_encoder=3)) | {"seed": 4}
+        assert from_older_version(settings) == settings

@@ -1,6 +1,7 @@
 """What stands in a file of weights, and what is refused of it."""
 
 import argparse
+import json
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungseg.checkpoint import save_checkpoint
-from lungseg.state_dicts import candidates, contents, nested, prefixes, read_file
+from lungseg.state_dicts import SAFETENSORS, candidates, contents, nested, prefixes, read_file
 
 ONE = torch.ones(1)
 PARTS = st.sampled_from(["module", "encoder", "layer1", "weight"])
@@ -74,6 +75,60 @@ def test_the_flags_of_whoever_trained_it_do_no_harm(tmp_path):
     assert torch.equal(read_file(tmp_path / "x.pth")["model"]["a"], ONE)
 
 
+def safetensors(header, body=b""):
+    """Bytes of the format; the header may be anything."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(list(SAFETENSORS.items())), st.lists(st.integers(0, 3), max_size=3), st.integers(0, 9)
+        ),
+        max_size=4,
+    )
+)
+def test_safetensors_give_back_every_tensor(tmp_path_factory, tensors):
+    header, body, expected = {"__metadata__": {"format": "pt"}, "w": None}, b"", {}
+    for i, ((name, dtype), shape, value) in enumerate([(("F32", torch.float32), [2], 1), *tensors]):
+        tensor = torch.full(shape, value).to(dtype)
+        raw = tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        header[f"w{i}"] = {"dtype": name, "shape": shape, "data_offsets": [len(body), len(body) + len(raw)]}
+        body += raw
+        expected[f"w{i}"] = tensor
+    del header["w"]
+    path = tmp_path_factory.getbasetemp() / "x.safetensors"
+    path.write_bytes(safetensors(header, body))
+    found = read_file(path)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+
+
+ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"1234567", (2**63).to_bytes(8, "little"), safetensors(b"{"), safetensors(b"\xff"), safetensors([1]),
+        safetensors({"w": 3}), safetensors({"w": {}}), safetensors({"w": ENTRY | {"dtype": "X"}}, b"1234"),
+        safetensors({"w": ENTRY}), safetensors({"w": ENTRY}, b"123"),
+        safetensors({"w": ENTRY | {"data_offsets": [-4, 0]}}, b"1234"),
+        safetensors({"w": ENTRY | {"shape": [2**62, 4]}}, b"1234"),
+        safetensors({"w": ENTRY | {"shape": [-1]}}, b"1234"),
+        safetensors({"w": ENTRY | {"shape": ["1"]}}, b"1234"), safetensors({"w": ENTRY | {"shape": 1}}, b"1234"),
+        safetensors({"w": ENTRY | {"dtype": []}}, b"1234"), safetensors(b"[" * 100_000),
+    ],
+)  # fmt: skip
+def test_broken_safetensors_are_refused_in_one_sentence(tmp_path, data):
+    (tmp_path / "x.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.safetensors: is damaged") as error:
+        read_file(tmp_path / "x.safetensors")
+    assert "\n" not in str(error.value)
+
+
 class Bomb:
     def __reduce__(self):
         return Path.touch, (Path("exploded"),)
@@ -82,13 +137,10 @@ class Bomb:
 def test_what_is_no_file_of_weights_is_refused_in_one_sentence_and_nothing_in_it_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {"a": ONE}, "extra": Bomb()}, "bomb.pth")
-    torch.save([ONE], "list.pth")
-    torch.save({"epoch": 3}, "numbers.pth")
     Path("page.html").write_text("<html>404</html>")
     Path("empty.pth").write_bytes(b"")
     Path("folder").mkdir()
-    cases = [("bomb.pth", "not a checkpoint of tensors only"), ("list.pth", "no tensors by name")]
-    cases += [("numbers.pth", "no tensors by name"), ("page.html", "not a checkpoint of tensors only")]
+    cases = [("bomb.pth", r"of tensors only.*also holds getattr"), ("page.html", "not a checkpoint of tensors only")]
     cases += [("empty.pth", "not a checkpoint"), ("missing.pth", "No such file"), ("folder", "folder/best.pt")]
     if hasattr(os, "mkfifo"):
         os.mkfifo("pipe")

@@ -14,7 +14,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from lungseg.losses import bce_loss, dice_bce_loss
 from lungseg.metrics import class_counts, confusion_counts, summarise_classes
 from lungseg.nn.swin_unet import SwinUNet
-from lungseg.training import evaluate, keep_freed_memory, train_one_epoch, warmup_cosine, weight_decay_groups
+from lungseg.training import (
+    evaluate,
+    freeze,
+    keep_freed_memory,
+    to_device,
+    train_one_epoch,
+    warmup_cosine,
+    weight_decay_groups,
+)
 
 
 def small_network(**options):
@@ -124,6 +132,56 @@ def test_the_loss_sees_float32_whatever_the_forward_pass_computed_in():
         model, [batch(2)], loss_fn, torch.optim.SGD(model.parameters(), lr=0.1), autocast_dtype=torch.bfloat16
     )
     assert seen == [torch.bfloat16, torch.float32]
+
+
+class Noisy(nn.Module):
+    """An encoder with everything that does not stand still by itself: a batch norm, a drop-out, a bare parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.position = nn.Parameter(torch.zeros(4, 1, 1))
+        self.head = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1))
+        self.seen = []
+
+    def forward(self, image):
+        features = self.encoder(image) + self.position
+        self.seen.append(features.detach())
+        return self.head(features)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_what_is_frozen_stands_still_bit_by_bit_and_learns_again_afterwards(optimizer):
+    model = Noisy()
+    optimizer = optimizer(model.parameters(), lr=0.1, weight_decay=0.1)
+    parts = ("encoder", "position")
+    frozen = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(parts)}
+    head = model.state_dict()["head.1.weight"].clone()
+    still = freeze(model, parts, True)
+    assert still == [model.encoder]
+    train_one_epoch(model, [batch(3)] * 3, bce_loss, optimizer, frozen=still, grad_clip=1.0)
+    now = model.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in frozen.items())  # running statistics too
+    assert not torch.equal(now["head.1.weight"], head) and now["head.0.num_batches_tracked"] == 3
+    assert torch.equal(model.seen[0], model.seen[-1])  # the same images, and no drop-out
+    assert all(p.grad is None for p in model.encoder.parameters()) and model.position.grad is None
+    assert len(optimizer.state_dict()["state"]) in (0, 4)  # of the head alone (SGD without momentum keeps nothing)
+    assert freeze(model, parts, False) == []
+    train_one_epoch(model, [batch(3)], bce_loss, optimizer)
+    assert not any(torch.equal(now[name], value) for name, value in frozen.items() if "bias" not in name)
+
+
+def test_a_copy_that_may_be_late_is_for_cuda_alone(monkeypatch):
+    """Elsewhere the program could read it before it is there."""
+    asked = {}
+
+    class Spy:
+        def to(self, device, non_blocking):
+            asked[device.type] = non_blocking
+
+    for device in ("cpu", "mps", "cuda"):
+        to_device(Spy(), torch.device(device))
+    assert asked == {"cpu": False, "mps": False, "cuda": True}
 
 
 # ---- evaluation -------------------------------------------------------------------------------------------------

@@ -174,6 +174,16 @@ def test_a_file_that_is_no_state_dict_is_refused_in_words(tmp_path, write, messa
         load_published(tiny_network(), path)
 
 
+@pytest.mark.parametrize("source", [{}, {"epoch": 3, "model": {}}, [torch.zeros(1)], nn.Linear(1, 1)])
+def test_what_holds_no_tensors_by_name_is_refused_in_words(tmp_path, source):
+    with pytest.raises(ValueError, match="load_published: holds no tensors by name"):
+        load_published(tiny_network(), source)
+    if not isinstance(source, nn.Module):
+        torch.save(source, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=r"x\.pth: holds no tensors by name"):
+            load_published(tiny_network(), tmp_path / "x.pth")
+
+
 def test_the_grey_kernel_is_the_sum_over_colours(tiny):
     model = tiny_network(in_channels=2)
     load_published(model, tiny["state_dict"])
@@ -356,6 +366,25 @@ def test_a_damaged_checkpoint_of_ours_is_refused(tmp_path):
         load_published(UNet(**SIZES[UNet]), tmp_path / "best.pt")
 
 
+@pytest.mark.parametrize(
+    "network",
+    [{"name": "UNet", "arguments": {"width": 3}}, {"name": "UNet", "arguments": {3: 4}},
+     {"name": "UNet", "arguments": {"channels": torch.zeros(2)}}, {"name": "UNet", "arguments": {"norm": [3]}}],
+)  # fmt: skip
+def test_arguments_that_are_none_are_refused_in_words(tmp_path, network):
+    save_checkpoint(tmp_path / "best.pt", {"model": UNet(channels=(4, 8)).state_dict(), "network": network})
+    with pytest.raises(ValueError, match=r"best\.pt: (its arguments are not those|holds a UNet with)") as error:
+        load_published(UNet(channels=(4, 8)), tmp_path / "best.pt", arguments={"channels": (4, 8)})
+    assert "\n" not in str(error.value)
+
+
+def test_an_entry_that_is_no_network_is_no_obstacle(tmp_path):
+    for odd in (None, 3, {}, {"name": 3}, {"name": "UNet", "arguments": None}):
+        save_checkpoint(tmp_path / "best.pt", {"model": UNet(channels=(4, 8)).state_dict(), "network": odd})
+        arguments = {"channels": (4, 8)}
+        assert not load_published(UNet(**arguments), tmp_path / "best.pt", arguments=arguments).fresh
+
+
 # The head, as a whole
 
 
@@ -469,6 +498,38 @@ def test_other_number_types_are_converted(dtype):
     load_published(ours, published)
     assert {tensor.dtype for tensor in ours.state_dict().values()} == {torch.float32}
     assert torch.equal(ours.merging[0].reduction.weight, published["layers.1.downsample.reduction.weight"].float())
+
+
+ODD_SHAPES = st.sampled_from([(), (0,), (3,), (7, 5), (1, 9, 24), (2, 0, 4), (8, 3, 4, 4), (1, 1, 1, 1, 1), (24, 3072)])
+ODD_FILES = {
+    "Swin-Unet": (FIXTURES / "tiny_swin_unet_w4.pt", lambda: tiny_network()),
+    "UNETR": (
+        FIXTURES.parent / "unetr/tiny_unetr3d.pt",
+        lambda: UNETR(1, 2, img_size=(32, 16, 48), spatial_dims=3, embed_dim=12, mlp_ratio=2.0, num_heads=3,
+                      feature_size=2),
+    ),
+    "ViT (timm)": (
+        FIXTURES.parent / "unetr/tiny_timm_vit.pt",
+        lambda: UNETR(1, 1, img_size=48, embed_dim=24, depth=3, num_heads=3, feature_size=2),
+    ),
+}  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(sorted(ODD_FILES)), st.data())
+def test_tensors_of_odd_shapes_are_skipped_or_refused_in_words(kind, data):
+    path, network = ODD_FILES[kind]
+    published = dict(torch.load(path, weights_only=True)["state_dict"])
+    special = [k for k in published if re.search("bias_table|pos_embed|position_emb|patch_emb|cls_token", k)]
+    for key in data.draw(st.lists(st.sampled_from(special), min_size=1, max_size=len(special), unique=True)):
+        published[key] = torch.zeros(data.draw(ODD_SHAPES))
+    model = network()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    try:
+        assert load_published(model, published).layout == kind
+    except ValueError as error:
+        assert "\n" not in str(error)
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_tensors_that_are_no_plain_numbers_are_left_out_and_said():

@@ -92,6 +92,50 @@ def test_weights_of_another_size_are_refused_with_the_flags_to_give(reference, t
     assert error.startswith("train_unet.py: ") and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+FROZEN = ["--freeze-encoder", "2", "--epochs", "4"]
+
+
+@pytest.mark.parametrize(("flags", "stops"), [(["--amp", "bf16"], [2]), (FROZEN, [2, 3, 4])], ids=["bf16", "frozen"])
+def test_half_precision_and_a_frozen_encoder_are_resumed_bit_by_bit(
+    reference, train_unet, discs, tmp_path, monkeypatch, log_of, flags, stops
+):
+    """Stopped while it is frozen, at its first epoch of learning, and after that."""
+    argv = ["--data", str(discs), *TINY, "--weights", str(reference[0] / "best.pt"), *flags]
+    dice, once = train_unet.main([*argv, "--out", str(tmp_path / "whole")]), train_unet.train_one_epoch
+    whole = load_checkpoint(tmp_path / "whole/last.pt")
+    for stop in stops:
+        out, calls = tmp_path / str(stop), []
+
+        def then_interrupted(*args, calls=calls, stop=stop, **kwargs):
+            calls.append(1)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            return once(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train_unet, "train_one_epoch", then_interrupted)
+            assert train_unet.main([*argv, "--out", str(out)]) == 130
+        assert train_unet.main(["--out", str(out), "--resume"]) == dice
+        assert log_of(out)[1:] == log_of(tmp_path / "whole")[1:]
+        again = load_checkpoint(out / "last.pt")
+        assert all(torch.equal(again["model"][name], tensor) for name, tensor in whole["model"].items())
+    if "bf16" in flags:
+        plain = [*argv, "--amp", "none", "--out", str(tmp_path / "plain")]
+        assert train_unet.main(plain) >= 0 and log_of(tmp_path / "plain")[1:] != log_of(tmp_path / "whole")[1:]
+
+
+def test_a_frozen_encoder_is_as_it_was_loaded_and_the_rest_learns(reference, train_unet, discs, tmp_path, capsys):
+    argv = ["--data", str(discs), *TINY, "--freeze-encoder", "2", "--out", str(tmp_path / "run")]
+    train_unet.main([*argv, "--weights", str(reference[0] / "best.pt")])
+    assert "at random" not in capsys.readouterr().out
+    before, after = (load_checkpoint(p)["model"] for p in (reference[0] / "best.pt", tmp_path / "run/last.pt"))
+    for name, tensor in before.items():
+        still = name.startswith(("encoder.", "bottleneck."))
+        assert torch.equal(tensor, after[name]) == still or name.endswith("bias"), name
+    train_unet.main([*argv[:-1], str(tmp_path / "other"), "--epochs", "1"])
+    assert "keeps the encoder at random numbers" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
