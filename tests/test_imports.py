@@ -43,6 +43,8 @@ TABLE = {
     "data/overview.py": {"numpy", "data.manifest", "data.sources"},
     "data/folder.py": {"torch", "numpy", "PIL", "tqdm", "data"},
     "data/volume_files.py": {"numpy", "data.classes"},
+    "data/geometry.py": {"numpy", "scipy"},
+    "data/dicom.py": {"numpy", "data.ct", "data.geometry"},
     "data/volumes.py": {"torch", "numpy", "scipy", "tqdm", "data"},
     "data/scans.py": {"numpy", "data"},
     "data/splits.py": {"numpy", "scipy"},

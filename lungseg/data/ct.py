@@ -55,6 +55,23 @@ def grey_to_hu(
     return (low + np.asarray(grey, dtype=np.float64) * ((high - low) / levels)).astype(np.float32)
 
 
+def round_hu(hu: ArrayLike) -> NDArray[np.int16]:
+    """HU as int16: rounded to the nearest whole number (a cast would cut off towards 0), clipped to -1024 .. 32767.
+
+    Nothing in a body is below air: scanners write -2000 or -3024 outside of the circle they looked at. Above 32767
+    (dense metal, on an extended scale) nothing changes for a window of lung or soft tissue.
+
+    Raises:
+        ValueError: for NaN and infinite values.
+    """
+    hu = np.asarray(hu)
+    if hu.dtype.kind == "f" and (bad := hu.size - np.count_nonzero(np.isfinite(hu))):
+        raise ValueError(f"round_hu: {bad} of {hu.size} values are NaN or infinite. Fill them with -1000, for air.")
+    if hu.dtype.itemsize < 4:
+        hu = hu.astype(np.float32)  # exact, and holds both limits, which 8 bits do not
+    return np.clip(np.rint(hu), -1024, 32767).astype(np.int16)
+
+
 def checked_window(window: tuple[float, float], bits: int) -> tuple[float, float, int]:
     """(low, high, largest grey level), or a ValueError that says what is wrong."""
     low, high = window

@@ -8,12 +8,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lungseg.data.ct import HU_WINDOW, grey_to_hu, hu_to_grey, hu_to_unit, resize_image, resize_target
+from lungseg.data.ct import HU_WINDOW, grey_to_hu, hu_to_grey, hu_to_unit, resize_image, resize_target, round_hu
 
 WINDOWS = st.tuples(st.floats(-1500, 0), st.floats(1, 2000))
 HU = hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-3000, 3000))
 SIDES = st.integers(1, 12)
 TARGETS = hnp.arrays(np.uint8, st.tuples(SIDES, SIDES), elements=st.integers(0, 1))
+
+
+# ---- whole numbers -----------------------------------------------------------------------------------------
+
+
+@given(hu=hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e5, 1e5)))
+def test_whole_hu_are_the_nearest_ones_in_the_range_that_int16_and_air_allow(hu):
+    whole = round_hu(hu)
+    assert whole.dtype == np.int16 and whole.min() >= -1024
+    assert np.abs(whole - np.clip(hu, -1024, 32767)).max() <= 0.5
+    assert round_hu([-0.6, 0.6, -999.7, -2000, -3024, 65536]).tolist() == [-1, 1, -1000, -1024, -1024, 32767]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "i4", "u4", "i8", "f2", "f4", "f8", "bool"])
+def test_each_kind_of_number_holds_its_hu(dtype):
+    assert round_hu(np.array([0, 1], dtype)).tolist() == [0, 1]
+    highest = np.finfo(dtype).max if dtype[0] == "f" else 1 if dtype == "bool" else np.iinfo(dtype).max
+    assert round_hu(np.array([highest], dtype)).tolist() == [min(int(highest), 32767)]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_hu_is_not_rounded(bad):
+    with pytest.raises(ValueError, match="1 of 2 values are NaN or infinite"):
+        round_hu([0.0, bad])
 
 
 # ---- grey levels -------------------------------------------------------------------------------------------
