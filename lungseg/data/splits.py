@@ -193,7 +193,7 @@ def fine_structure(image: NDArray) -> NDArray[np.float32]:
     means = np.asarray(image, dtype=np.float64)
     for axis, cells in enumerate(cells_of(means.shape)):
         size = means.shape[axis]
-        edges = np.linspace(0, size, cells + 1).astype(int)
+        edges = np.rint(np.linspace(0, size, cells + 1)).astype(int)  # the same from either end
         sums = np.add.reduceat(means, edges[:-1], axis=axis)  # (cells, W), then (cells, cells)
         means = sums / np.expand_dims(np.diff(edges), 1 - axis)
     fine = (means - gaussian_filter(means, BLUR_CELLS)).ravel()  # (cells * cells,)

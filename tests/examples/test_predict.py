@@ -292,7 +292,7 @@ def test_a_bright_picture_is_not_mistaken(predict, checkpoint, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(("spacing", "warned"), [(0.7, False), (1.0, False), (1.1, True), (0.5, False), (0.4, True)])
-def test_pixels_of_another_size_are_resampled_and_a_line_says_so(spacing, warned, predict, checkpoint, tmp_path, capsys):
+def test_pixels_of_another_size_are_resampled_and_told(spacing, warned, predict, checkpoint, tmp_path, capsys):
     with FolderWriter(tmp_path / "data") as out:
         for name in "ab":  # one warning for both
             out.add(SliceRecord(name, "a", "test", spacing_mm=spacing), make_grey(), np.zeros((30, 41)))
