@@ -104,9 +104,9 @@ def full_size(input: dict[str, Any], scale: Sequence[float]) -> Sides:
 def ambiguous(input: dict[str, Any], sides: Sides, trained_mm: NDArray) -> str:
     sizes = sides, full_size(input, input["scale"]), full_size(input, input["source_scale"])
     named = [" x ".join(map(str, size)) for size in sizes]
-    way_out = "say how large its pixels are: --spacing-mm MM"
+    way_out = "say how large its pixels are: --spacing-mm MM, or spacing_mm in its manifest"
     if np.isnan(trained_mm).any():  # then mm would not help
-        way_out = "give the original slice in HU"
+        way_out = "give the original slice in HU, or write source_height and source_width into its manifest"
     return (
         f"its {named[0]} pixels are those neither of the training's files ({named[1]}) nor of the slices these were "
         f"made from ({named[2]}), so its scale is unknown. Resize it to {named[1]}, or {way_out}."
