@@ -109,6 +109,8 @@ def near_duplicate_groups(images: Sequence[NDArray], *, threshold: float = 0.4) 
         The group of each slice: "cluster0000", "cluster0001", ... in order of first appearance.
     """
     shapes = sorted({np.shape(image) for image in images})
+    if not shapes:
+        return []
     if len(shapes) > 1:
         raise ValueError(f"near_duplicate_groups: slices of one size are expected, got {shapes[0]} and {shapes[1]}.")
     linked = like_pairs([fine_structure(image) for image in images], cells_of(shapes[0]), threshold=threshold)

@@ -218,6 +218,10 @@ def test_a_turned_phantom_joins_the_neighbours_of_its_slice_and_no_one_else(name
     assert groups[-1] == groups[5] and agreement(groups[:-1], patients) == (0, 1)
 
 
+def test_no_slices_have_no_groups():
+    assert near_duplicate_groups([]) == []
+
+
 def test_oblong_slices_have_mirrored_copies_too():
     image = np.random.default_rng(0).random((40, 70))
     others = [np.random.default_rng(1).random((40, 70)), image[::-1], image[:, ::-1], image[::-1, ::-1]]
