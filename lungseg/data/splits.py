@@ -120,7 +120,7 @@ def near_duplicate_groups(images: Sequence[NDArray], *, threshold: float = 0.4) 
 def like_pairs(
     patterns: Sequence[NDArray], grid: tuple[int, int] | None = None, *, threshold: float = 0.4
 ) -> NDArray[np.bool_]:
-    """(n, n) which slices are linked, for callers that cannot keep all images in memory: see `near_duplicate_groups`.
+    """(n, n), symmetric: which slices are linked, for callers that cannot keep all images in memory: see `near_duplicate_groups`.
 
     Args:
         patterns: `fine_structure` of each slice, all of one length.
@@ -158,14 +158,14 @@ def group_slices(patients: Sequence[str], linked: NDArray[np.bool_]) -> list[str
 
     Args:
         patients: of each slice; "" = not named.
-        linked: (n, n), from `like_pairs`.
+        linked: (n, n), symmetric, from `like_pairs`.
 
     Returns:
         Names of patients, joined by "+" where need be, or "cluster0000", ... in order of first appearance.
     """
     names, number = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     unnamed = names[number] == ""  # (n,)
-    linked = linked & (unnamed[:, None] | unnamed)
+    linked = linked & unnamed  # of each link one end, at least, has no name
     linked |= (number[:, None] == number) & ~unnamed
     _, labels = connected_components(linked, directed=False)  # numbered in order of first appearance
     named: dict[int, set[str]] = {}

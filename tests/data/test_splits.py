@@ -218,6 +218,13 @@ def test_a_turned_phantom_joins_the_neighbours_of_its_slice_and_no_one_else(name
     assert groups[-1] == groups[5] and agreement(groups[:-1], patients) == (0, 1)
 
 
+def test_links_go_both_ways_and_each_slice_is_like_itself():
+    image = np.random.default_rng(0).random((50, 50))
+    patterns = [fine_structure(a) for a in (image, np.rot90(image), np.random.default_rng(1).random((50, 50)))]
+    assert like_pairs(patterns, (50, 50)).tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    assert like_pairs(patterns).tolist() == np.eye(3, dtype=bool).tolist()  # as they lie
+
+
 def test_no_slices_have_no_groups():
     assert near_duplicate_groups([]) == []
 
