@@ -120,7 +120,7 @@ def near_duplicate_groups(images: Sequence[NDArray], *, threshold: float = 0.4) 
 def like_pairs(
     patterns: Sequence[NDArray], grid: tuple[int, int] | None = None, *, threshold: float = 0.4
 ) -> NDArray[np.bool_]:
-    """(n, n), symmetric: which slices are linked, for callers that cannot keep all images in memory: see `near_duplicate_groups`.
+    """(n, n), symmetric: which slices are linked, for callers that cannot keep all images: see `near_duplicate_groups`.
 
     Args:
         patterns: `fine_structure` of each slice, all of one length.
