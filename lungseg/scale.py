@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 MOST_RATIO = 1.5  # between the pixels of an image and of the training, in mm, before we call them unlike
+MOST_BELIEVABLE = 20.0  # slices 0.5 mm apart and others 10 mm: beyond, a number is wrong, and would fill the memory
 
 Sides = tuple[int, ...]
 Scale = tuple[float, ...]
@@ -46,8 +47,8 @@ def scale_for(
         Training pixels per pixel of the image along each side of the network, and a sentence if mm decided.
 
     Raises:
-        ValueError: if it cannot be known whether the pixels are those of the files or of the sources, and for a single
-            slice and a network for volumes.
+        ValueError: if it cannot be known whether the pixels are those of the files or of the sources, if the two
+            differ by more than MOST_BELIEVABLE, and for a single slice and a network for volumes.
     """
     sides = sides_of(input, shape)
     known = pixel_mm(input)  # (dims,)
@@ -56,10 +57,15 @@ def scale_for(
     scale = scale_by_pixels(input, sides, source_size)
     if scale is None and np.isnan(by_mm).any():
         raise ValueError(ambiguous(input, sides, trained_mm=known))
-    if scale is None or not np.abs(np.log(by_mm / scale)).max() > math.log(MOST_RATIO):  # NaN is not
-        return tuple(by_mm.tolist()) if scale is None else scale, None
-    sizes = [" x ".join(f"{mm:.3g}" for mm in lengths) for lengths in (here, known * scale)]
-    return tuple(by_mm.tolist()), f"a pixel is {sizes[0]} mm, and was {sizes[1]} mm in the training: resampled to that."
+    usual = scale or input["scale"]
+    difference = np.abs(np.log(by_mm / usual)).max()  # NaN if unknown: then no comparison is true
+    sizes = [" x ".join(f"{mm:.3g}" for mm in lengths) for lengths in (here, known * usual)]
+    told = f"a pixel is {sizes[0]} mm, and was {sizes[1]} mm in the training"
+    if difference > math.log(MOST_BELIEVABLE):
+        raise ValueError(f"{told}: one of them must be wrong. Correct the size of its pixels, or leave it out.")
+    if scale is None or difference > math.log(MOST_RATIO):
+        return tuple(by_mm.tolist()), None if scale is None else f"{told}: resampled to that."
+    return scale, None
 
 
 def sides_of(input: dict[str, Any], shape: Sequence[int]) -> Sides:
@@ -104,9 +110,9 @@ def full_size(input: dict[str, Any], scale: Sequence[float]) -> Sides:
 def ambiguous(input: dict[str, Any], sides: Sides, trained_mm: NDArray) -> str:
     sizes = sides, full_size(input, input["scale"]), full_size(input, input["source_scale"])
     named = [" x ".join(map(str, size)) for size in sizes]
-    way_out = "say how large its pixels are: --spacing-mm MM"
+    way_out = "say how large its pixels are: --spacing-mm MM, or spacing_mm in its manifest"
     if np.isnan(trained_mm).any():  # then mm would not help
-        way_out = "give the original slice in HU"
+        way_out = "give the original slice in HU, or write source_height and source_width into its manifest"
     return (
         f"its {named[0]} pixels are those neither of the training's files ({named[1]}) nor of the slices these were "
         f"made from ({named[2]}), so its scale is unknown. Resize it to {named[1]}, or {way_out}."

@@ -157,10 +157,10 @@ def test_slices_made_from_several_sizes_were_stretched(tmp_path):
 def test_files_of_several_sizes_have_training_pixels_of_a_median_size(tmp_path):
     """Each slice is 16 mm wide, in 8 pixels or in 16: a training pixel is 4 mm in all of them."""
     sizes = [(8, 8), (16, 16), (8, 8), (8, 8)]
-    folder = folder_of(tmp_path / "data", sizes, [(0, 0)] * 4, [2.0, 1.0, 2.0, 2.0])
+    folder = folder_of(tmp_path / "data", sizes, [(32, 32)] * 4, [2.0, 1.0, 2.0, 2.0])
     with pytest.warns(UserWarning, match="has slices of 2 sizes"):
         about = opened(replace(FEW, img_size=4), tmp_path, folder).input
-    assert about["stretched"] is True and about["source_scale"] is None
+    assert about["stretched"] is True and about["source_scale"] is None  # one source, but no one file
     assert np.array(about["spacing_mm"]) / about["scale"] == pytest.approx([4, 4])
 
 

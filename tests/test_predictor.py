@@ -317,6 +317,20 @@ def test_the_two_steps_of_the_preparation_are_repeated(tmp_path):
     assert of_slice.shape == (1, 1, 20, 20) and torch.equal(of_slice, of_file) and said is None
 
 
+@pytest.mark.parametrize(("shape", "scale"), [((20, 30), (0.5, 2.0)), ((6, 20, 30), (0.5, 2.0))])
+def test_a_given_scale_takes_the_place_of_that_of_the_files(shape, scale):
+    predictor = watch(size=[64, 64], scale=[3.0, 3.0])
+    assert predictor.probs(grey_of(shape), scale).shape == shape
+    assert {seen.shape[2:] for seen in predictor.network.seen} == {(10, 60)}
+
+
+def test_a_volume_with_other_voxels_is_brought_to_those_of_the_training():
+    predictor = Predictor(Watch(), VOLUMES | {"size": [64, 64, 64]})  # voxels of 2 x 0.7 x 0.7 mm
+    scale, said = predictor.scale_for((6, 20, 30), (4.0, 0.7, 0.35))
+    assert predictor.probs(grey_of((6, 20, 30)), scale).shape == (6, 20, 30)
+    assert predictor.network.seen[0].shape[2:] == (12, 20, 15) and "resampled" in said
+
+
 def test_a_slice_of_any_size_is_stretched_if_those_of_the_training_were():
     predictor = Predictor(Watch(), SLICES | {"scale": [0.5, 0.5], "source_scale": None, "stretched": True})
     for shape in [(32, 32), (50, 23), (16, 16), (3, 9, 70)]:

@@ -96,6 +96,13 @@ def test_the_sizes_are_told_in_the_pixels_of_the_image():
     assert scale_for(OLD, (9, 9, 9), (9.0, 0.7, 0.7)) == ((1.0, 1.0), None)  # it does not look along that side
 
 
+@pytest.mark.parametrize("about", [OLD, SHRUNK])
+@pytest.mark.parametrize("mm", [0.02, 700.0])
+def test_a_size_that_no_pixel_has_is_refused_before_it_fills_the_memory(about, mm):
+    with pytest.raises(ValueError, match=r"a pixel is \S+ x \S+ mm, and was \S+ x \S+ mm .* one of them must be wrong"):
+        scale_for(about, (300, 300), (mm, mm))
+
+
 @pytest.mark.parametrize("spacing", [None, (np.nan, np.nan), (np.nan, 5.0)])
 def test_what_is_unknown_decides_nothing(spacing):
     assert scale_for(OLD, (40, 40), spacing) == ((1.0, 1.0), None)

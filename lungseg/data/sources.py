@@ -129,6 +129,8 @@ def slices_of_pictures(
     patients = ["" if pattern is None else patient_of(image.relative_to(folder), pattern) for _, image, _ in pairs]
     deep_window = white_of([image for _, image, _ in pairs])
     in_hu = deep_window == (-math.inf, math.inf)
+    if in_hu and hu_window:
+        raise ValueError(f"{folder}: its pictures hold HU, so black and white need no HU. Leave --hu-window out.")
     written = hu_window or HU_WINDOW
     slices, coloured, shaded = [], [], []
     bar = tqdm(pairs, desc=folder.name, unit="slice", disable=None)

@@ -109,6 +109,8 @@ def near_duplicate_groups(images: Sequence[NDArray], *, threshold: float = 0.4) 
         The group of each slice: "cluster0000", "cluster0001", ... in order of first appearance.
     """
     shapes = sorted({np.shape(image) for image in images})
+    if not shapes:
+        return []
     if len(shapes) > 1:
         raise ValueError(f"near_duplicate_groups: slices of one size are expected, got {shapes[0]} and {shapes[1]}.")
     linked = like_pairs([fine_structure(image) for image in images], cells_of(shapes[0]), threshold=threshold)
@@ -118,7 +120,7 @@ def near_duplicate_groups(images: Sequence[NDArray], *, threshold: float = 0.4) 
 def like_pairs(
     patterns: Sequence[NDArray], grid: tuple[int, int] | None = None, *, threshold: float = 0.4
 ) -> NDArray[np.bool_]:
-    """(n, n) which slices are linked, for callers that cannot keep all images in memory: see `near_duplicate_groups`.
+    """(n, n), symmetric: which slices are linked, for callers that cannot keep all images: see `near_duplicate_groups`.
 
     Args:
         patterns: `fine_structure` of each slice, all of one length.
@@ -156,14 +158,14 @@ def group_slices(patients: Sequence[str], linked: NDArray[np.bool_]) -> list[str
 
     Args:
         patients: of each slice; "" = not named.
-        linked: (n, n), from `like_pairs`.
+        linked: (n, n), symmetric, from `like_pairs`.
 
     Returns:
         Names of patients, joined by "+" where need be, or "cluster0000", ... in order of first appearance.
     """
     names, number = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     unnamed = names[number] == ""  # (n,)
-    linked = linked & (unnamed[:, None] | unnamed)
+    linked = linked & unnamed  # of each link one end, at least, has no name
     linked |= (number[:, None] == number) & ~unnamed
     _, labels = connected_components(linked, directed=False)  # numbered in order of first appearance
     named: dict[int, set[str]] = {}
@@ -193,7 +195,7 @@ def fine_structure(image: NDArray) -> NDArray[np.float32]:
     means = np.asarray(image, dtype=np.float64)
     for axis, cells in enumerate(cells_of(means.shape)):
         size = means.shape[axis]
-        edges = np.linspace(0, size, cells + 1).astype(int)
+        edges = np.rint(np.linspace(0, size, cells + 1)).astype(int)  # the same from either end
         sums = np.add.reduceat(means, edges[:-1], axis=axis)  # (cells, W), then (cells, cells)
         means = sums / np.expand_dims(np.diff(edges), 1 - axis)
     fine = (means - gaussian_filter(means, BLUR_CELLS)).ravel()  # (cells * cells,)

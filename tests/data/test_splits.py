@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungseg.data.ct import hu_to_grey
@@ -132,6 +132,11 @@ def phantom_rows(patients, slices=4):
     return [image for image, _ in rows], [p for _, p in rows]
 
 
+@pytest.fixture(scope="module")
+def phantoms():
+    return phantom_rows(6)
+
+
 def agreement(groups, patients):
     """(number of patients cut in pieces, largest number of patients in one group)."""
     pairs = set(zip(groups, patients, strict=True))
@@ -147,8 +152,8 @@ def test_neighbouring_slices_of_one_phantom_are_one_group_and_a_chain_does_not_s
     assert most_together <= 4  # of 16: a wrong link now and then does no harm, a chain of them would
 
 
-def test_the_order_of_the_rows_is_a_help_but_not_needed():
-    images, patients = phantom_rows(6)
+def test_the_order_of_the_rows_is_a_help_but_not_needed(phantoms):
+    images, patients = phantoms
     order = np.random.default_rng(0).permutation(len(images))
     groups = near_duplicate_groups([images[i] for i in order])
     assert agreement(groups, [patients[i] for i in order])[0] == 0
@@ -219,12 +224,30 @@ SYMMETRIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("side", [256, 300, 90])  # a whole number of pixels to a cell, not so, and less than one
-@pytest.mark.parametrize("name", SYMMETRIES)
-def test_a_mirrored_or_turned_copy_is_of_the_same_group(name, side):
-    images = [hu_to_grey(phantom_patient(np.random.default_rng(p), num_slices=1, size=side)[0].hu) for p in range(3)]
+@given(side=st.integers(20, 300), name=st.sampled_from(sorted(SYMMETRIES)))
+@settings(max_examples=25)
+def test_a_mirrored_or_turned_copy_is_of_the_same_group(side, name):
+    images = [np.random.default_rng(p).random((side, side)) for p in range(3)]
     groups = near_duplicate_groups([*images, SYMMETRIES[name](images[1])])
     assert groups == ["cluster0000", "cluster0001", "cluster0002", "cluster0001"]
+
+
+@pytest.mark.parametrize("name", SYMMETRIES)
+def test_a_turned_phantom_joins_the_neighbours_of_its_slice_and_no_one_else(name, phantoms):
+    images, patients = phantoms
+    groups = near_duplicate_groups([*images, SYMMETRIES[name](images[5])])
+    assert groups[-1] == groups[5] and agreement(groups[:-1], patients) == (0, 1)
+
+
+def test_links_go_both_ways_and_each_slice_is_like_itself():
+    image = np.random.default_rng(0).random((50, 50))
+    patterns = [fine_structure(a) for a in (image, np.rot90(image), np.random.default_rng(1).random((50, 50)))]
+    assert like_pairs(patterns, (50, 50)).tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    assert like_pairs(patterns).tolist() == np.eye(3, dtype=bool).tolist()  # as they lie
+
+
+def test_no_slices_have_no_groups():
+    assert near_duplicate_groups([]) == []
 
 
 def test_oblong_slices_have_mirrored_copies_too():

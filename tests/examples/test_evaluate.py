@@ -191,7 +191,7 @@ def test_pixels_of_another_size_than_in_the_training_are_resampled_and_remarked(
 
 def test_slices_and_volumes_are_shown_at_the_scale_of_the_training(volumes, folder, tmp_path, monkeypatch):
     """Trained on files of half the size of their sources; these are sources, by their kind and by their manifest."""
-    about = {"size": [12, 12], "scale": [1.0, 1.0], "source_scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0]}
+    about = {"size": [30, 30], "scale": [1.0, 1.0], "source_scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0]}
     shutil.copytree(folder, tmp_path / "data")
     manifest = (tmp_path / "data/manifest.csv").read_text()
     assert ",8,,\n" in manifest  # bits, and no size of a source

@@ -372,7 +372,7 @@ def test_a_bright_picture_is_not_mistaken(predict, checkpoint, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(("spacing", "warned"), [(0.7, False), (1.0, False), (1.1, True), (0.5, False), (0.4, True)])
-def test_pixels_of_another_size_are_resampled_and_a_line_says_so(spacing, warned, predict, checkpoint, tmp_path, capsys):
+def test_pixels_of_another_size_are_resampled_and_told(spacing, warned, predict, checkpoint, tmp_path, capsys):
     with FolderWriter(tmp_path / "data") as out:
         for name in "ab":  # one warning for both
             out.add(SliceRecord(name, "a", "test", spacing_mm=spacing), make_grey(), np.zeros((30, 41)))
@@ -398,11 +398,12 @@ SHRUNK = {"size": [12, 12], "source_scale": [0.5, 0.5], "stretched": False}  # f
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The sizes of what any U-Net is shown."""
+    """(windows, height, width) of what any U-Net is shown, but for the pixel that it is tried with on loading."""
     sizes, forward = [], UNet.forward
 
     def noted(self, image):
-        sizes.append(tuple(image.shape[2:]))
+        if image.numel() > 1:
+            sizes.append((len(image), *image.shape[2:]))
         return forward(self, image)
 
     monkeypatch.setattr(UNet, "forward", noted)
@@ -416,18 +417,16 @@ def as_volume(folder, grey):
 @pytest.mark.parametrize("form", [as_npy, as_volume], ids=lambda f: f.__name__)
 def test_what_has_the_pixels_of_the_scanner_is_shrunk_as_the_training_was(form, predict, tmp_path, seen, capsys):
     checkpoint = save_network(tmp_path / "shrunk.pt", **SHRUNK, spacing_mm=None)
-    source = form(tmp_path, make_grey((24, 24)))
-    seen.clear()
+    source = form(tmp_path, make_grey((20, 22)))
     assert run(predict, checkpoint, tmp_path / "out", source) == 0
-    assert set(seen[1:]) == {(12, 12)}  # the first is the check on loading
-    assert "warning" not in capsys.readouterr().err
+    assert seen == [(1, 10, 11)] and "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("side", [12, 24])
 def test_a_loose_png_is_known_by_its_size(side, predict, tmp_path, seen):
     checkpoint = save_network(tmp_path / "shrunk.pt", **SHRUNK)
     assert run(predict, checkpoint, tmp_path / "out", as_png(tmp_path, make_grey((side, side)))) == 0
-    assert set(seen[1:]) == {(12, 12)}
+    assert seen == [(1, 12, 12)]
 
 
 def test_a_png_of_another_size_is_refused_until_its_pixels_are_known(predict, tmp_path, seen, capsys):
@@ -436,13 +435,22 @@ def test_a_png_of_another_size_is_refused_until_its_pixels_are_known(predict, tm
     words = "its 30 x 30 pixels are those neither of the training's files (12 x 12) nor of the slices these were made"
     assert_refused(predict, checkpoint, tmp_path, capsys, source, words=words)
     assert_refused(predict, checkpoint, tmp_path, capsys, source, words="scan: its 30 x 30")
-    seen.clear()
+    assert seen == []
     assert run(predict, checkpoint, tmp_path / "out", source, "--spacing-mm", "0.35") == 0
-    assert set(seen[1:]) == {(12, 12)}  # windows of the slice, 15 x 15 by now
+    assert seen == [(4, 12, 12)]  # windows of the slice, 15 x 15 by now
     assert read_png(tmp_path / "out/masks/scan.png").shape == (30, 30)
     assert table_of(tmp_path / "out")[0]["predicted_mm2"] != "" and capsys.readouterr().err == ""
     for bad in ("0", "-1", "nan", "inf"):
         assert_refused(predict, checkpoint, tmp_path, capsys, source, "--spacing-mm", bad, words="--spacing-mm must be")
+
+
+def test_the_pixels_of_a_volume_can_be_stated_but_not_the_distance_of_its_slices(predict, checkpoint, tmp_path, seen):
+    _, hu, target = make_volume(tmp_path)
+    assert run(predict, checkpoint, tmp_path / "out", volume_npy(tmp_path, hu, target), "--spacing-mm", "1.4") == 0
+    assert {side for _, *sides in seen for side in sides} == {24}  # windows of slices twice as large
+    assert sum(n for n, *_ in seen) == 5 * 4 * 6  # 60 x 82 pixels
+    with np.load(tmp_path / "out/volumes/scan.npz") as saved:
+        assert np.isnan(saved["spacing_mm"][0]) and saved["spacing_mm"][1:].tolist() == [1.4, 1.4]
 
 
 def test_a_stated_pixel_size_does_not_overrule_that_of_the_file(predict, checkpoint, tmp_path, capsys):
