@@ -26,7 +26,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.data.folder import SliceDataset, check_folder
 from lungseg.datasets import draw_slices, find_data
@@ -35,6 +37,8 @@ from lungseg.draw import prediction_sheet
 from lungseg.evaluation import (
     FEWEST_PATIENTS, SliceScore, bootstrap, known_spacings, rows_of_table, score_all, scores_per_slice, unit_remark
 )  # fmt: skip
+from lungseg.exits import leave, run_main
+from lungseg.files import or_warn
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import load_predictor
 from lungseg.recipe import option, parse_options
@@ -84,14 +88,12 @@ class Comparison:
 def main(argv: list[str] | None = None) -> dict[str, float] | int:
     """Return the mean Dice of each network, or an exit code: 2 for what the user can mend, 130 for Ctrl-C."""
     options = parse_options(Comparison(), argv, description=__doc__)
-    try:
-        return compare(options)
-    except (ValueError, OSError) as error:
-        print(f"compare.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        return 130
+    return run_main(
+        "compare.py",
+        lambda: compare(options),
+        stopped="The same command goes on from here.",
+        too_little_memory="Lower --img-size or --batch-size.",
+    )
 
 
 def compare(options: Comparison) -> dict[str, float]:
@@ -105,17 +107,20 @@ def compare(options: Comparison) -> dict[str, float]:
     for seed in options.seeds:
         for name in NETWORKS:
             train(name, data, options, epochs[name], seed)
-    rows, pictures, scores = [], [], {}
+    rows, scores = [], {}
     for name in NETWORKS:
         scores[name] = judge(name, test, options)
         cost = {"network": name} | cost_of(name, options, epochs[name])
         rows += [cost | per_training(row, len(options.seeds)) for row in rows_of_table(scores[name])]
-        pictures += three_rows(name, test, scores[name], options)
-    picture = prediction_sheet(pictures, scale=max(1, 128 // options.img_size))
     remarks = [spread(scores, options), differences(scores), unit_remark(test, known_spacings(test))]
     if len(test.classes) > 1:
         remarks.append(f"Scored are lesions of any class, not which of {', '.join(test.classes)} they are.")
-    return write(options, data, rows, picture, " ".join(filter(None, remarks)))
+    dice = write(options, data, rows, " ".join(filter(None, remarks)))
+    with or_warn("worst_median_best.png was not drawn"):
+        pictures = [row for name in NETWORKS for row in three_rows(name, test, scores[name], options)]
+        sheet = prediction_sheet(pictures, scale=max(1, 128 // options.img_size))
+        sheet.save(options.out / "worst_median_best.png", optimize=True)
+    return dice
 
 
 def check_test(test: SliceDataset) -> None:
@@ -236,7 +241,7 @@ def three_rows(name: str, test: SliceDataset, scores: list[SliceScore], options:
 # ---- telling ----------------------------------------------------------------------------------------------------
 
 
-def write(options: Comparison, data: Path, rows: list[dict], picture: Image.Image, remarks: str) -> dict[str, float]:
+def write(options: Comparison, data: Path, rows: list[dict], remarks: str) -> dict[str, float]:
     """The tables on the screen and in --out; returns the mean Dice of each network."""
     whole = [row for row in rows if row["stratum"] == "all"]
     sizes = [row for row in rows if row["stratum"] != "all"]
@@ -254,9 +259,8 @@ def write(options: Comparison, data: Path, rows: list[dict], picture: Image.Imag
             beside_the_report({row["network"]: row for row in whole}),
         ]
     )  # fmt: skip
-    (options.out / "comparison.md").write_text(text + "\n", encoding="utf-8")
+    (options.out / "comparison.md").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     write_csv(options.out / "comparison.csv", rows)
-    picture.save(options.out / "worst_median_best.png", optimize=True)
     print(f"\n{text}\n\nWritten to {options.out}.")
     return {row["network"]: row["dice"] for row in whole}
 
@@ -289,5 +293,4 @@ def differences(scores: dict[str, list[SliceScore]]) -> str:
 
 
 if __name__ == "__main__":
-    outcome = main()
-    sys.exit(outcome if isinstance(outcome, int) else 0)
+    leave(main())

@@ -18,10 +18,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
+
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.baselines import LEVELS, best_threshold, fixed_map, of_any_class
 from lungseg.data.classes import to_labels
@@ -34,7 +36,8 @@ from lungseg.evaluation import (
     Predict, SliceScore, known_spacings, rows_of_calls, rows_of_classes, rows_of_table, score_all, scores_per_slice,
     spacing_of, unit_remark,
 )  # fmt: skip
-from lungseg.files import check_free, whole_folder
+from lungseg.exits import leave, run_main
+from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.recipe import Parser, add_flags, changed, given_path
@@ -195,7 +198,8 @@ def draw_three(
             target, probs = target > 0, anything
         if image.ndim == 3:
             z = int(((target > 0).astype(int) + (anything > threshold)).sum(axis=(1, 2)).argmax())
-            image, target, probs = image[z], target[z], probs[..., z, :, :]  # (H, W) each, or probs (K, H, W)
+            parts = image[z], target[z], probs[..., z, :, :]  # (H, W) each, or probs (K, H, W)
+            image, target, probs = (x.copy() for x in parts)  # a view keeps all of it
         rows.append((f"{name}\nDice {dice[i]:.3f}\n{scores[i].id}", image, target, probs))
     classes = predictor.classes if by_class else ()
     return prediction_sheet(rows, threshold=threshold, scale=max(1, 192 // max(rows[0][1].shape)), classes=classes)
@@ -233,36 +237,31 @@ def evaluate(args: argparse.Namespace) -> float:
     }
     rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(resampled, len(data))
-    notes += [unit_remark(data, known)] * (not all(known)) + class_remark(predictor, data)
+    notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor, data)]
     of_classes = rows_of_classes(scores[name], data.classes) if by_class else []
     calls = rows_of_calls(scores[name], data.classes) if by_class else []
     report = report_of(args, threshold, rows, class_tables(of_classes, calls), notes)
     rows[name] += of_classes
     with whole_folder(args.out) as out:
-        (out / "evaluation.md").write_text(report + "\n", encoding="utf-8")
+        (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
         write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
         write_csv(out / "slices.csv", rows_of_slices(scores[name], data.classes))
-        picture = draw_three(predictor, data, scores[name], threshold, by_class)
-        picture.save(out / "worst_median_best.png", optimize=True)
     print(f"{report}\n\nWritten to {args.out}.")
+    with or_warn("worst_median_best.png was not drawn"):  # last of all: it needs the network and its memory again
+        picture = draw_three(predictor, data, scores[name], threshold, by_class)
+        picture.save(args.out / "worst_median_best.png", optimize=True)
     return rows[name][0]["dice"]
 
 
 def main(argv: list[str] | None = None) -> float | int:
     args = parse_arguments(argv)
-    try:
-        return evaluate(args)
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("evaluate.py: too little GPU memory. Lower --batch-size.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"evaluate.py: stopped; {args.out} was not written.", file=sys.stderr)
-        return 130
+
+    def stopped() -> str:
+        what = "holds the scores, but no picture" if (args.out / "evaluation.md").exists() else "was not written"
+        return f"{args.out} {what}."
+
+    return run_main("evaluate.py", lambda: evaluate(args), stopped=stopped, too_little_memory="Lower --batch-size.")
 
 
 if __name__ == "__main__":
-    outcome = main()
-    sys.exit(outcome if isinstance(outcome, int) else 0)
+    leave(main())

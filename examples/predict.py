@@ -17,7 +17,8 @@ In --out there will be
     masks/ID.png            0 and 255, as high and wide as the slice; of a volume masks/ID/000.png, 001.png, ...
     overlays/ID.png         prediction orange, target green; of a volume only the slices where there is either
     probabilities/ID.png    with --probabilities: 16-bit grey, probability = grey / 65535
-    volumes/ID.npz          of each volume: `pred` (D, H, W), 0 and 1, and `spacing_mm` if it is known
+    volumes/ID.npz          of each volume: `pred` (D, H, W), 0 and 1, on the grid of its `hu`, and where that lies:
+                            `spacing_mm`, `affine`, `origin_mm`, ... as far as its file has them, as they are
     slices.csv              for each slice: its input, how many pixels were found, and how many mm2 if that is known
 
 If the network knows several lesion classes, masks and `pred` hold their numbers 1, 2, ..., which classes.txt names;
@@ -39,16 +40,19 @@ from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
+
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.data.classes import write_classes
 from lungseg.data.scans import Scan, kind_of, read_scans
 from lungseg.distributed import start_processes
 from lungseg.draw import enlarge, overlay, with_legend
-from lungseg.files import check_free, path_below, whole_folder
+from lungseg.exits import leave, run_main
+from lungseg.files import check_free, or_warn, path_below, whole_folder
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.recipe import Parser, add_flags, changed, given_path
 from lungseg.training import keep_freed_memory
@@ -148,7 +152,7 @@ def write_scan(
     names = [id_]
     if pred.ndim == 3:
         names = [f"{id_}/{z:03d}" for z in range(len(pred))]
-        known = {} if scan.spacing_mm is None else {"spacing_mm": np.array(scan.spacing_mm)}
+        known = scan.geometry | ({} if scan.spacing_mm is None else {"spacing_mm": np.array(scan.spacing_mm)})
         np.savez_compressed(path_below(out, f"volumes/{id_}.npz"), pred=pred, **known)
     else:
         grey, target, pred = grey[None], target[None], pred[None]  # (1, H, W)
@@ -158,8 +162,9 @@ def write_scan(
         Image.fromarray(pred[z] if classes else pred[z] * np.uint8(255)).save(path_below(out, f"masks/{name}.png"))
         if len(names) == 1 or pred[z].any() or target[z].any():
             scale = max(1, OVERLAY_SIDE // max(pred[z].shape))  # so that the outlines of a small slice are thin
-            picture = draw(grey[z], target[z], pred[z], scale, bool(classes), known_classes)
-            Image.fromarray(picture).save(path_below(out, f"overlays/{name}.png"))
+            with or_warn("overlays/ is not complete"):
+                picture = draw(grey[z], target[z], pred[z], scale, bool(classes), known_classes)
+                Image.fromarray(picture).save(path_below(out, f"overlays/{name}.png"))
         for k, of_class in enumerate(() if probs is None else probs, start=1):
             levels = np.rint(of_class[z] * 65535).astype(np.uint16)
             folder = f"probabilities/{k}" if classes else "probabilities"
@@ -218,7 +223,8 @@ def predict(args: argparse.Namespace) -> None:
             csv.writer(file, lineterminator="\n").writerows([columns, *table])
         if predictor.classes:
             write_classes(out, predictor.classes)
-            with_legend(Image.new("RGB", (OVERLAY_SIDE, 1), "white"), predictor.classes).save(out / "legend.png")
+            with or_warn("legend.png was not drawn"):
+                with_legend(Image.new("RGB", (OVERLAY_SIDE, 1), "white"), predictor.classes).save(out / "legend.png")
     print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
 
 
@@ -234,19 +240,9 @@ def look_at(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDAr
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    try:
-        predict(args)
-    except (ValueError, OSError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("predict.py: too little GPU memory. Lower --batch-size.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"predict.py: stopped; {args.out} was not written.", file=sys.stderr)
-        return 130
-    return 0
+    stopped, remedy = f"{args.out} was not written.", "Lower --batch-size."
+    return run_main("predict.py", lambda: predict(args), stopped=stopped, too_little_memory=remedy) or 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -19,6 +19,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
+
 from lungseg.data.augment import Augmentation
 from lungseg.data.classes import number_labels
 from lungseg.data.columns import as_number
@@ -28,6 +31,7 @@ from lungseg.data.overview import summarise
 from lungseg.data.sources import Form, Slice, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
 from lungseg.data.splits import affordable_fractions, group_slices, like_pairs, like_strangers, split_by_group
 from lungseg.draw import contact_sheet, overlay, with_legend
+from lungseg.exits import leave, run_main
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -257,23 +261,21 @@ def prepare(args: argparse.Namespace) -> None:
     print(f"{args.out} is ready:\n{summary}Look at {Path(args.out, 'contact_sheet.png')} before you train.")
 
 
+def tell_again(args: argparse.Namespace, summary: Path) -> None:
+    told = summary.read_text("utf-8")
+    print(f"{args.out} exists already and was left as it is:\n{told}Remove it to make it anew.")
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     summary = Path(args.out, "summary.txt")
-    if summary.is_file():
-        told = summary.read_text("utf-8")
-        print(f"{args.out} exists already and was left as it is:\n{told}Remove it to make it anew.")
-        return 0
-    try:
-        prepare(args)
-    except (ValueError, OSError) as error:
-        print(f"prepare_data: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"prepare_data: stopped; {args.out} was not written.", file=sys.stderr)
-        return 130
-    return 0
+    return run_main(
+        "prepare_data.py",
+        lambda: tell_again(args, summary) if summary.is_file() else prepare(args),
+        stopped=f"{args.out} was not written.",
+        too_little_memory="Lower --size, or give fewer tables at once.",
+    ) or 0  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

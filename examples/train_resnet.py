@@ -12,7 +12,11 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
+
 from lungseg.early_stopping import EarlyStopping, mode_of
+from lungseg.exits import leave
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.recipe import option
 from lungseg.script import Run, run_script
@@ -107,5 +111,4 @@ def network_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    outcome = main()
-    sys.exit(outcome if isinstance(outcome, int) else 0)
+    leave(main())

@@ -12,7 +12,11 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+    sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
+
 from lungseg.early_stopping import EarlyStopping, mode_of
+from lungseg.exits import leave
 from lungseg.inference import SlidingWindow
 from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.recipe import option
@@ -85,5 +89,4 @@ def network_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    outcome = main()
-    sys.exit(outcome if isinstance(outcome, int) else 0)
+    leave(main())

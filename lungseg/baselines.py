@@ -35,9 +35,11 @@ def threshold_counts(slices: Slices) -> Tensor:
     """
     rows = []
     for image, target, _ in slices:
-        level = (image * (LEVELS - 1)).round().long().flatten()  # (H*W,)
-        lesion = at_least(level[target.flatten() > 0.5])  # (LEVELS + 1,)
-        every = at_least(level)
+        lesion, every = torch.zeros(2, LEVELS + 1, dtype=torch.int64)
+        for cut, lesion_map in zip(*(x.view(-1, *x.shape[-2:]) for x in (image, target)), strict=True):  # (H, W)
+            level = (cut * (LEVELS - 1)).round().long()  # (H, W): of a slice, since of a volume it is a gigabyte
+            lesion += at_least(level[lesion_map > 0.5])
+            every += at_least(level.flatten())
         tp, fp, fn = lesion, every - lesion, lesion[0] - lesion
         rows.append(torch.stack([tp, fp, fn, every[0] - tp - fp - fn], dim=-1))  # (LEVELS + 1, 4)
     return torch.stack(rows)  # (n, LEVELS + 1, 4)
@@ -87,7 +89,7 @@ def fixed_map(slices: Iterable[tuple[Tensor, Tensor, str]]) -> Tensor:
     lesions, often = [], None  # often: at how many slices each pixel is lesion
     for _, target, id_ in slices:
         lesion = target > 0.5
-        often = torch.zeros(lesion.shape, dtype=torch.int64) if often is None else often
+        often = torch.zeros(lesion.shape, dtype=torch.int32) if often is None else often
         if lesion.shape != often.shape:
             raise ValueError(
                 f"slice {id_} is {size_of(lesion)} pixels, but those before it {size_of(often)}: "

@@ -6,16 +6,17 @@
 Every score of a table comes from sums over slices: a mean is (sum of the slices' scores) / (number that have one),
 a pooled Dice is made from the sums of the pixel counts. So the sums of each patient are all that the bootstrap needs.
 A slice may also be a volume; "patient" is what the manifest calls `group`. Sizes and distances are in mm where the
-manifest says how large a pixel is, else in pixels of the original slice: one unit for a data set, never a mean over both.
+manifest says how large a pixel is, else in pixels of the original slice; never does a mean mix the two.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -91,13 +92,19 @@ def score_slice(
             f"NaN is unknown."
         )
     try:
-        counts = counts_from_pred(*(torch.from_numpy(np.ascontiguousarray(m))[None, None] for m in (pred, target)))
+        counts = sum(counts_from_pred(*pair) for pair in zip(in_slices(pred), in_slices(target), strict=True))  # (1, 4)
     except ValueError as error:
         raise ValueError(f"{id}: {error}") from None
     unit, distance = ("mm", spacing_mm) if np.isfinite(spacing).all() else ("px", spacing_px)
     lesions, false_positives = match_lesions(pred, target, distance)
     hd95 = hausdorff95(pred, target, distance)
     return SliceScore(id, group, label, *counts[0].tolist(), hd95, lesions, false_positives, unit)
+
+
+def in_slices(volume: NDArray) -> Iterator[Tensor]:
+    """(1, 1, H, W) of each slice: work on all of a volume at once would need many times its memory."""
+    for slice_ in volume.reshape(-1, *volume.shape[-2:]):
+        yield torch.from_numpy(np.ascontiguousarray(slice_))[None, None]
 
 
 def score_all(
@@ -313,12 +320,12 @@ def table_row(
 
     Returns:
         "stratum"; "unit", in which its sizes and distances are ("mm", "px" or, of slices of both kinds, "mm, px": then
-        each has its own); the numbers "slices", "patients" (those with a slice in the stratum; the intervals also draw those
-        who have only a lesion of it, in a slice of a larger one), "lesions", "lesions_found", "false_positives",
-        "empty_targets", "empty_predictions", "false_alarms" (as in `lungseg.metrics.summarise`); then for each
-        score NAME, NAME_low and NAME_high: the means over the slices that have it ("dice", "iou", "precision",
-        "recall", "rmse", "hd95_mm", "hd95_px"), "lesion_recall", "false_positives_per_slice", and the scores of all pixels
-        together ("pooled_dice", ...). NaN where there is none.
+        each has its own); the numbers "slices", "patients" (those with a slice in the stratum; the intervals also
+        draw those who have only a lesion of it, in a slice of a larger one), "lesions", "lesions_found",
+        "false_positives", "empty_targets", "empty_predictions", "false_alarms" (as in `lungseg.metrics.summarise`);
+        then for each score NAME, NAME_low and NAME_high: the means over the slices that have it ("dice", "iou",
+        "precision", "recall", "rmse", "hd95_mm", "hd95_px"), "lesion_recall", "false_positives_per_slice", and the
+        scores of all pixels together ("pooled_dice", ...). NaN where there is none.
     """
     columns = addends(scores, stratum)
     sums = {name: values.sum(keepdims=True) for name, values in columns.items()}  # (1,) each

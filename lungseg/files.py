@@ -1,7 +1,8 @@
-"""A folder of results is written completely or not at all, never over what somebody has, and nothing lands beside it."""
+"""A folder of results is written completely or not at all, over nobody's files, and nothing lands beside it."""
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,20 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)  # nothing is left there after the rename
 
 
+@contextmanager
+def or_warn(what: str) -> Iterator[None]:
+    """Go on with a warning if a picture fails inside the `with`: the scores beside it are worth more than hours.
+
+    Args:
+        what: begins the sentence, such as "worst_median_best.png was not drawn".
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(f"{what} ({reason}). Everything else is there.", stacklevel=1)  # said once, however often
+
+
 def path_below(folder: str | Path, name: str) -> Path:
     """The place of a new file in `folder`; folders on the way are made. All files named by others get their place here.
 
@@ -48,7 +63,7 @@ def path_below(folder: str | Path, name: str) -> Path:
             name of somebody's file.
 
     Raises:
-        ValueError: if it would not lie below `folder`: an empty or absolute name, "." or ".." in it, a link that leads out.
+        ValueError: if it would not lie below `folder`: an empty or absolute name, "." or ".." in it, a link out of it.
     """
     path = Path(folder, name)
     parts = name.split("/")

@@ -44,11 +44,12 @@ def match_lesions(
     pred, target = np.asarray(pred) != 0, np.asarray(target) != 0
     if pred.shape != target.shape:
         raise ValueError(f"match_lesions: prediction {pred.shape} and target {target.shape} must have one shape")
-    lesions, num_lesions = connected_pieces(target)
-    finds, num_finds = connected_pieces(pred)
-    pixels = np.bincount(lesions.ravel(), minlength=num_lesions + 1)[1:]  # (num_lesions,); piece 0 is background
     both = pred & target
+    lesions, num_lesions = connected_pieces(target)
+    pixels = np.bincount(lesions[target], minlength=num_lesions + 1)[1:]  # (num_lesions,); piece 0 is background
     found = np.isin(np.arange(1, num_lesions + 1), lesions[both])  # (num_lesions,)
+    del lesions  # four bytes for each voxel
+    finds, num_finds = connected_pieces(pred)
     true_finds = len(np.unique(finds[both]))
     diameters = [equal_diameter(n, spacing, target.ndim) for n in pixels.tolist()]
     return tuple(map(Lesion, diameters, found.tolist())), num_finds - true_finds

@@ -26,6 +26,7 @@ from lungseg.data.classes import read_classes
 from lungseg.datasets import Data, empty_channels, open_data
 from lungseg.distributed import Processes, start_processes
 from lungseg.early_stopping import EarlyStopping
+from lungseg.exits import run_main
 from lungseg.layouts import encoder_of
 from lungseg.longer import command_from_best, with_more_epochs
 from lungseg.recipe import parse_recipe
@@ -54,32 +55,20 @@ def run_script(
         out: default of --out.
 
     Returns:
-        What `train` returned, or an exit code: 2 for what the user can mend, 130 for Ctrl-C.
+        What `train` returned, or an exit code (`lungseg.exits`): 2 for what the user can mend, 130 for Ctrl-C.
     """
-    name = Path(script).name
-    options = replace(RunOptions(), out=Path(out))
-    recipe, options, given = parse_recipe(recipes, options, argv, description=description)
-    try:
+    recipe, options, given = parse_recipe(recipes, replace(RunOptions(), out=Path(out)), argv, description=description)
+
+    def work() -> float:
         with start_processes(options.device) as processes:
             return train(Run(recipe, options, given, processes, recipes))
-    except (ValueError, FloatingPointError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except NotImplementedError as error:  # torch's answer to what Apple's GPUs cannot compute
-        if "MPS" not in str(error):
-            raise
-        print(
-            f"{name}: the Apple GPU cannot compute a part of this ({str(error).splitlines()[0]}) "
-            f"Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1 in the environment.",
-            file=sys.stderr,
-        )
-        return 2
-    except torch.OutOfMemoryError:
-        print(f"{name}: too little GPU memory. Halve --batch-size, or set --accumulate 2.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nStopped. {how_to_go_on(options.out)}", file=sys.stderr)
-        return 130
+
+    return run_main(
+        Path(script).name,
+        work,
+        stopped=lambda: how_to_go_on(options.out),
+        too_little_memory="Make the network or --img-size smaller, halve --batch-size, or set --accumulate 2.",
+    )
 
 
 def how_to_go_on(out: Path) -> str:

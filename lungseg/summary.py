@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from lungseg.baselines import baseline_counts
 from lungseg.data.classes import to_labels
 from lungseg.draw import contact_sheet, line_chart, prediction_sheet
+from lungseg.files import or_warn
 from lungseg.metrics import per_image, worst_median_best
 from lungseg.run import RunLog
 from lungseg.training import Evaluation
@@ -29,7 +30,9 @@ def epoch_line(epoch: int, epochs: int, train_loss: float, val: dict[str, float]
 def write_summary(
     log: RunLog, test: Evaluation, model: nn.Module, train_slices: Dataset, test_slices: Dataset, *, split: str
 ) -> str:
-    """Write curves.png, predictions.png and the last line of the log; return the last line for the screen.
+    """Write the last line of the log, curves.png and predictions.png; return the last line for the screen.
+
+    A training may have taken days: what fails here, a picture or a baseline, is left out with a warning.
 
     Args:
         log: of the whole run; the pictures go beside it.
@@ -38,12 +41,15 @@ def write_summary(
         split: what the test slices really are, "test" or "val".
     """
     scores = {"best epoch": test.scores}
-    for name, counts in baseline_counts(train_slices, test_slices).items():
-        scores[name] = replace(test, counts=counts).scores  # of the same slices, with the same classes
-        del scores[name]["loss"]
+    with or_warn("The baselines were not computed"):
+        for name, counts in baseline_counts(train_slices, test_slices).items():
+            scores[name] = replace(test, counts=counts).scores  # of the same slices, with the same classes
+            del scores[name]["loss"]
     log.write(split=split, **scores)
-    draw_curves(log.lines()).save(log.path.with_name("curves.png"))
-    draw_predictions(test_slices, test, model).save(log.path.with_name("predictions.png"))
+    with or_warn("curves.png was not drawn"):
+        draw_curves(log.lines()).save(log.path.with_name("curves.png"))
+    with or_warn("predictions.png was not drawn"):
+        draw_predictions(test_slices, test, model).save(log.path.with_name("predictions.png"))
     parts = [
         f"{name}: Dice {s['dice']:.4f}, IoU {s['iou']:.4f}, RMSE {s['rmse']:.4f}, recall {s['recall']:.4f}"
         for name, s in scores.items()
@@ -105,7 +111,8 @@ def draw_predictions(slices: Dataset, test: Evaluation, model: nn.Module) -> Ima
         if target.ndim == 3:
             largest = (target > 0).sum(axis=(1, 2)).argmax()
             caption += f"\nits slice {largest}"
-            image, target, probs = image[largest], target[largest], probs[:, largest]
+            parts = image[largest], target[largest], probs[:, largest]
+            image, target, probs = (x.copy() for x in parts)  # a view would keep the whole volume
         rows.append((caption, image, target, probs if len(probs) > 1 else probs[0]))
     model.train(was_training)
     return prediction_sheet(rows, scale=max(1, 192 // rows[0][1].shape[0]), classes=test.class_names)

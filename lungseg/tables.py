@@ -94,7 +94,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Value]]) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
+        with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
             writer.writeheader()
             for row in rows:

@@ -36,6 +36,13 @@ def slices(draw):
 
 
 @given(slices())
+def test_a_volume_counts_as_its_slices_do_together(some):
+    image, target, id_ = some[0]
+    volume = [torch.stack([x, x.flip(-1), x])[:, 0][None] for x in (image, target)]  # (1, 3, H, W)
+    assert torch.equal(threshold_counts([(*volume, id_)])[0], 3 * threshold_counts(some)[0])
+
+
+@given(slices())
 def test_the_counts_are_those_of_thresholding_pixel_by_pixel(some):
     counts = threshold_counts(some)
     assert counts.shape == (len(some), LEVELS + 1, 4) and counts.dtype == torch.int64

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg.files import check_free, path_below, whole_folder
+from lungseg.files import check_free, or_warn, path_below, whole_folder
 
 
 def everything_in(folder):
@@ -78,6 +78,23 @@ def test_a_link_to_an_empty_folder_is_filled(tmp_path):
     with whole_folder(tmp_path / "out") as out:
         (out / "a.txt").write_text("one")
     assert everything_in(tmp_path) == ["disk", "disk/a.txt", "out"] and (tmp_path / "out/a.txt").read_text() == "one"
+
+
+@pytest.mark.parametrize(("error", "reason"), [
+    (OSError(28, "No space left on device"), "[Errno 28] No space left on device"), (MemoryError(), "MemoryError"),
+    (RuntimeError("two\nlines"), "two lines"),
+])  # fmt: skip
+def test_a_picture_that_fails_is_one_sentence_and_the_work_goes_on(error, reason):
+    with pytest.warns(UserWarning) as said, or_warn("a.png was not drawn"):
+        raise error
+    assert [str(w.message) for w in said] == [f"a.png was not drawn ({reason}). Everything else is there."]
+
+
+def test_ctrl_c_and_what_is_no_error_pass_by():
+    with or_warn("a.png was not drawn"):
+        pass
+    with pytest.raises(KeyboardInterrupt), or_warn("a.png was not drawn"):
+        raise KeyboardInterrupt
 
 
 # ---- names of files that others chose ---------------------------------------------------------------------------

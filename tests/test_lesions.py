@@ -1,6 +1,7 @@
 """Lesions and finds against a flood fill written by hand, and cases one can check by eye."""
 
 import math
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -136,6 +137,17 @@ def test_a_size_begins_at_its_lower_edge(diameter, mm, px):
 def test_the_sizes_in_pixels_are_about_those_in_mm():
     for in_mm, in_px in zip(SIZES_MM.values(), SIZES_PX.values(), strict=True):
         assert [0.7 * edge for edge in in_px] == pytest.approx(in_mm, rel=0.03)
+
+
+def test_a_large_volume_needs_little_memory():
+    """The numbers of the pieces, four bytes a voxel, once; and some maps of one byte."""
+    pred, target = np.zeros((2, 40, 128, 128), bool)
+    pred[:2], target[-2:] = True, True
+    tracemalloc.start()
+    match_lesions(pred, target, 1.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * pred.size
 
 
 # ---- classes -----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Metrics: the shared checks, laws for any image, cases by hand, and the published implementations."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -329,3 +330,14 @@ def test_worst_median_and_best_are_those_of_the_images_that_have_a_dice(dice):
         assert [dice[i] for _, i in chosen] == [known[0], known[len(known) // 2], known[-1]]
     else:
         assert [i for _, i in chosen] == [0, 0, 0]
+
+
+def test_the_distance_in_a_large_volume_needs_little_memory():
+    """Two spots in its corners; a map of distances takes some 40 bytes a voxel."""
+    pred, target = np.zeros((2, 64, 128, 128), bool)
+    pred[:2, :2, :2], target[-2:, -2:, -2:] = True, True
+    tracemalloc.start()
+    distance = hausdorff95(pred, target, (2.0, 1.0, 1.0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.9 < distance / math.hypot(2 * 62, 126, 126) <= 1 and peak < 8 * pred.size

@@ -38,7 +38,7 @@ def test_the_table_has_a_row_for_each_of_the_reports_and_ours_where_we_have_it()
     assert len(rows) == 2 + len(REPORT)
     assert rows["UNETR"] == "| UNETR | 0.8063 | 0.5000 | 0.6772 | 0.4000 | 0.0223 | 0.1000 | 0.7727 | 0.6250 |"
     assert rows["U-Net (quoted)"] == "| U-Net (quoted) | 0.862 | – | – | – | – | – | – | – |"
-    assert rows["Swin-UNet"].startswith("| Swin-UNet | 0.7969 | – | 0.7143 | – | 0.01193 | – |")  # digits as printed there
+    assert rows["Swin-UNet"].startswith("| Swin-UNet | 0.7969 | – | 0.7143 | – | 0.01193 | – |")  # its own digits
     assert "RRc-UNet 3D (quoted) contradicts itself" in paragraph and "The data differ" in paragraph
 
 

@@ -1,5 +1,6 @@
 """How a training script begins, goes on and ends: what the whole trainings in tests/examples cannot show."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,9 @@ def begun(out, recipe=RECIPE, **options):
     [
         (ValueError("the file is odd."), 2, "train_x.py: the file is odd.\n"),
         (FloatingPointError("The loss became nan."), 2, "train_x.py: The loss became nan.\n"),
-        (OSError("No space left."), 2, "train_x.py: No space left.\n"),
-        (torch.OutOfMemoryError("CUDA ..."), 2, "Halve --batch-size"),
-        (KeyboardInterrupt(), 130, "Stopped. Nothing was trained yet"),
+        (OSError(errno.ENOSPC, "No space left on device", "last.pt"), 2, "Make room first. Nothing was trained yet"),
+        (torch.OutOfMemoryError("CUDA ..."), 2, "halve --batch-size"),
+        (KeyboardInterrupt(), 130, "train_x.py: stopped. Nothing was trained yet"),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence_and_a_code(tmp_path, capsys, error, code, words):

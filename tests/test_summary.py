@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -25,7 +26,9 @@ def test_worst_median_and_best_leave_out_slices_without_a_dice():
     assert [id_ for _, _, id_ in nothing] == ["b"] * 3 and math.isnan(nothing[0][1])
 
 
-def test_the_summary_states_the_scores_beside_the_baselines(tmp_path):
+@pytest.fixture
+def finished(tmp_path):
+    """A network that is right everywhere, what it scored, and the slices."""
     rng = np.random.default_rng(0)
     with FolderWriter(tmp_path / "data") as out:
         for i, split in enumerate(["train", "train", "test", "test", "test"]):
@@ -39,7 +42,11 @@ def test_the_summary_states_the_scores_beside_the_baselines(tmp_path):
     nn.init.constant_(model.bias, -30.0)  # a threshold at 0.3: right everywhere
     batches = [(image[None], target[None], [id_]) for image, target, id_ in test]
     result = evaluate(model, batches, bce_loss)
+    return model, result, train, test
 
+
+def test_the_summary_states_the_scores_beside_the_baselines(finished, tmp_path):
+    model, result, train, test = finished
     log = RunLog(tmp_path / "log.jsonl")
     for epoch in (1, 2):
         val = {"loss": 0.5, "dice": math.nan, "iou": 0.3, "recall": 0.2}
@@ -101,3 +108,27 @@ def test_the_line_of_an_epoch():
     line = epoch_line(3, 20, 0.75, val, True)
     assert line == "epoch   3/20  train loss 0.7500  val loss 0.5000  val Dice 0.2500  IoU 0.1250  best"
     assert "best" not in epoch_line(3, 20, 0.75, val, False)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said", "missing"),
+    [
+        ("draw_curves", "curves.png was not drawn", "curves.png"),
+        ("draw_predictions", "predictions.png was not drawn", "predictions.png"),
+        ("baseline_counts", "The baselines were not computed", None),
+    ],
+)
+def test_what_fails_at_the_end_loses_no_score(broken, said, missing, finished, tmp_path, monkeypatch):
+    def fails(*_):
+        assert broken == "baseline_counts" or "best epoch" in log.lines()[-1]  # the scores are safe by then
+        raise MemoryError
+
+    monkeypatch.setattr(f"lungseg.summary.{broken}", fails)
+    model, result, train, test = finished
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write(epoch=1, train_loss=0.4, val={"loss": 0.5, "dice": 0.1, "iou": 0.3, "recall": 0.2})
+    with pytest.warns(UserWarning, match=f"^{said} .MemoryError."):
+        line = write_summary(log, result, model, train, test, split="test")
+    assert "best epoch: Dice 1.0000" in line and log.lines()[-1]["best epoch"]["dice"] == 1
+    pictures = {p.name for p in tmp_path.glob("*.png")}
+    assert pictures == {"curves.png", "predictions.png"} - {missing}

@@ -31,7 +31,8 @@ def test_a_markdown_table_has_a_line_for_each_row_and_a_cell_for_each_column(sco
     rows = rows_of_table(scores)
     for columns in (MAIN, POOLED):  # of MAIN all but the distance in pixels
         lines = markdown_table(rows, columns).split("\n")
-        assert len(lines) == 2 + len(rows) and {len(cells(line)) for line in lines} == {len(columns) + (columns is not MAIN)}
+        assert len(lines) == 2 + len(rows)
+        assert {len(cells(line)) for line in lines} == {len(columns) + (columns is not MAIN)}
     everything = dict(zip(cells(lines[0]), cells(lines[2]), strict=True))
     assert everything["stratum"] == "all" and everything["nothing predicted"] == "2"
     assert everything["pooled Dice (95 %)"] == "0.333"  # two patients are too few for an interval

@@ -127,3 +127,44 @@ def overlap(size_in: int, size_out: int) -> NDArray[np.float64]:
     left = np.maximum(edges[:-1, None], np.arange(size_in))  # (size_out, size_in)
     right = np.minimum(edges[1:, None], np.arange(1, size_in + 1))  # (size_out, size_in)
     return np.maximum(right - left, 0) * (size_out / size_in)
+
+
+# ---- back onto the grid of a scan that was cropped or resized before it was predicted -----------------------------
+
+
+def resize_volume_target(target: NDArray, size: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """`resize_target` for volumes: (D, H, W) in {0, 1}, or labels 0..K, to `size` = (depth, height, width).
+
+    Lesion where half the volume is lesion; of several labels the one with most of it (of equals, the lowest).
+    """
+    depth, rows, columns = (overlap(*sides) for sides in zip(target.shape, size, strict=True))
+    labels = np.unique(target[target > 0])  # (L,)
+    resized = np.zeros(size, np.uint8)
+    for z in range(size[0] if len(labels) else 0):  # slice by slice: shares of a whole volume would need gigabytes
+        shares = np.zeros((len(labels), *size[1:]))
+        for below in np.flatnonzero(depth[z]):
+            regions = (target[below] == labels[:, None, None]).astype(np.float64)  # (L, H, W)
+            shares += depth[z, below] * (rows @ regions @ columns.T)
+        lesion = shares.sum(axis=0) >= 0.5 - 1e-9
+        resized[z] = np.where(lesion, labels[shares.round(9).argmax(axis=0)], 0)
+    return resized
+
+
+def uncrop(cut: NDArray, start: tuple[int, ...], shape: tuple[int, ...]) -> NDArray:
+    """Put a map that was cut out of a larger one back: zeros (no lesion) around it.
+
+    Args:
+        cut: what was array[start[0] : ..., start[1] : ..., ...] of an array of that `shape`.
+
+    Raises:
+        ValueError: if it does not fit there.
+    """
+    ends = [first + side for first, side in zip(start, cut.shape, strict=True)]
+    if min(start) < 0 or any(end > side for end, side in zip(ends, shape, strict=True)):
+        raise ValueError(
+            f"a cut of shape {cut.shape} that begins at {tuple(start)} does not lie within {tuple(shape)}. Was it "
+            f"resized? Then bring it back to the size of the cut first (resize_volume_target)."
+        )
+    whole = np.zeros(shape, cut.dtype)
+    whole[tuple(map(slice, start, ends))] = cut
+    return whole

@@ -12,7 +12,7 @@ Trainings read `lungseg.data.folder` and `lungseg.data.volumes`, which insist on
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class Scan:
     from_grey: bool = False  # hu was made from the grey levels of a PNG
     source_size: tuple[int, int] | None = None  # (H, W) of the slice it was made from, its own if it is one
     classes: tuple[str, ...] = ()  # names of the target's values 1..K; () = it says no more than lesion or not
+    geometry: dict[str, NDArray] = field(default_factory=dict)  # of a volume: where it lies, as its file says it
 
     def __post_init__(self) -> None:
         if self.target is not None and np.shape(self.target) != self.hu.shape:
@@ -141,7 +142,8 @@ def records_of(folder: Path, kind: str) -> list[SliceRecord]:
 def read_one_volume(path: Path, id_: str) -> Scan:
     volume = read_volume(path)
     spacing = volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None
-    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing, source_size=volume.hu.shape[1:])
+    about = {"source_size": volume.hu.shape[1:], "geometry": volume.geometry}
+    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing, **about)
 
 
 def read_array(path: Path) -> Scan:

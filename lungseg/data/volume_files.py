@@ -3,6 +3,10 @@
     <id>.npz                            hu (D, H, W), target (D, H, W) in {0, 1}, spacing_mm (3,)
     <id>/hu.npy, target.npy, ...        the same as a folder
 
+It may also hold where it lies in the patient, in whatever convention: affine (4, 4), origin_mm (3,), direction
+(3, 3); and where in the scan that it was cut out of: source_shape (3,), crop_start (3,). Nothing is done with these,
+but a prediction carries them on.
+
 A whole scan is some hundred MB, a training patch not one. So arrays are mapped: the operating system reads from
 the disk what is looked at, and nothing else.
 """
@@ -11,8 +15,8 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,8 +26,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from lungseg.data.classes import HINT, check_labels, some_of
 
+GEOMETRY = ("affine", "origin_mm", "direction", "source_shape", "crop_start")  # at most 16 numbers each
 TYPES = {"hu": "iuf", "target": "biuf", "spacing_mm": "iuf"}  # name -> the kinds of number (dtype.kind) it may hold
 SAVED_AS = {"hu": "int16", "target": "uint8", "spacing_mm": "float64"}  # what to save them as; more than enough
+TYPES |= dict.fromkeys(GEOMETRY, "iuf")
+SAVED_AS |= dict.fromkeys(GEOMETRY, "float64")
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # by version of the format
 LOCAL_HEADER = 30  # bytes before the name of a member of a zip archive
 
@@ -35,6 +42,7 @@ class Volume:
     hu: NDArray  # (D, H, W), whole or real numbers
     target: NDArray | None  # (D, H, W) in {0, 1}, or labels 0..K of lesion classes; None = no lesion map is there
     spacing_mm: tuple[float, float, float]  # between slices, rows, columns; nan = unknown
+    geometry: dict[str, NDArray] = field(default_factory=dict)  # those of GEOMETRY that are there, as they are
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -64,7 +72,7 @@ def read_volume(path: str | Path) -> Volume:
     hu, target, spacing = arrays["hu"], arrays.get("target"), arrays.get("spacing_mm", math.nan)
     try:
         check_shapes(hu, target)
-        return Volume(hu, target, three_spacings(spacing))
+        return Volume(hu, target, three_spacings(spacing), checked_geometry(arrays))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -172,6 +180,16 @@ def three_spacings(spacing: ArrayLike) -> tuple[float, float, float]:
     return tuple(np.broadcast_to(values, 3).tolist())
 
 
+def checked_geometry(arrays: Mapping[str, ArrayLike]) -> dict[str, NDArray]:
+    """Those of GEOMETRY, copied; a ValueError for what cannot be one."""
+    found = {name: np.array(arrays[name]) for name in GEOMETRY if name in arrays and np.size(arrays[name]) <= 16}
+    for name in set(GEOMETRY) & set(arrays):
+        if name not in found or found[name].dtype.kind not in TYPES[name]:
+            shape, dtype = np.shape(arrays[name]), np.asarray(arrays[name]).dtype
+            raise ValueError(f"{name} holds {dtype} of shape {shape}, expected at most 16 numbers. Leave it out.")
+    return found
+
+
 def check_target(target: NDArray, classes: Sequence[str] = ()) -> None:
     """A ValueError unless all values are 0 and 1, or 0..K of K > 1 lesion classes."""
     binary = len(classes) < 2
@@ -224,6 +242,7 @@ def write_volume(
     target: NDArray | None,
     spacing_mm: ArrayLike,
     classes: Sequence[str] = (),
+    **geometry: ArrayLike,
 ) -> None:
     """Write an .npz that can be mapped (uncompressed), completely or not at all.
 
@@ -235,6 +254,7 @@ def write_volume(
         target: (D, H, W) in {0, 1}, stored as uint8; or None.
         spacing_mm: between slices, rows, columns; or one number for all three.
         classes: names of the lesion classes, if there are several: then the target holds labels 0..K.
+        geometry: affine, origin_mm, ... (GEOMETRY), kept as they are.
 
     Raises:
         ValueError: as `read_volume` would refuse it, or for values that do not belong there.
@@ -247,6 +267,9 @@ def write_volume(
         arrays["target"] = np.asarray(target)
         check_target(arrays["target"], classes)
         arrays["target"] = arrays["target"].astype(np.uint8)
+    if unknown := set(geometry) - set(GEOMETRY):
+        raise ValueError(f"write_volume: {', '.join(sorted(unknown))} is none of {', '.join(GEOMETRY)}. Rename it.")
+    arrays |= checked_geometry(geometry)
     check_hu(arrays["hu"])
     check_shapes(arrays["hu"], arrays.get("target"))
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")

@@ -177,8 +177,8 @@ class PatchDataset(VolumeDataset):
     """Patches of the volumes of one split, as (image, target, id), `patches_per_volume` of each in every epoch.
 
     image is float32 (1, d, h, w), target (1, d, h, w) or (K, d, h, w), as in `VolumeDataset`; id is "<volume>:<number
-    of the patch>". Of an uncompressed file only the parts that the patch touches are read. A volume smaller than the patch
-    is filled up at the far ends: with 0 in both, which is air and no lesion.
+    of the patch>". Of an uncompressed file only the parts that the patch touches are read. A volume smaller than the
+    patch is filled up at the far ends: with 0 in both, which is air and no lesion.
 
     Args:
         patch_size: (d, h, w) in voxels.

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lungseg.data.ct import HU_WINDOW, grey_to_hu, hu_to_grey, hu_to_unit, resize_image, resize_target, round_hu
+from lungseg.data.ct import (
+    HU_WINDOW,
+    grey_to_hu,
+    hu_to_grey,
+    hu_to_unit,
+    resize_image,
+    resize_target,
+    resize_volume_target,
+    round_hu,
+    uncrop,
+)
 
 WINDOWS = st.tuples(st.floats(-1500, 0), st.floats(1, 2000))
 HU = hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-3000, 3000))
@@ -192,3 +202,49 @@ def test_enlarging_and_shrinking_labels_changes_no_pixel(labels):
 
 def test_the_window_is_that_of_the_folder_format():
     assert HU_WINDOW == (-1000, 400)
+
+
+# ---- back onto the grid of a scan --------------------------------------------------------------------------------
+
+
+volume_shapes = st.tuples(*[st.integers(1, 4)] * 3)
+labels = volume_shapes.flatmap(lambda shape: hnp.arrays(np.uint8, shape, elements=st.integers(0, 2)))
+
+
+@given(labels, st.tuples(*[st.integers(1, 3)] * 3))
+def test_a_volume_made_larger_repeats_its_voxels_and_comes_back(target, times):
+    large = resize_volume_target(target, tuple(np.multiply(target.shape, times)))
+    assert np.array_equal(large, np.kron(target, np.ones(times, np.uint8)))
+    assert np.array_equal(resize_volume_target(large, target.shape), target)
+
+
+@given(labels, volume_shapes)
+def test_each_voxel_of_a_resized_volume_takes_what_covers_it_most(target, size):
+    """Against counting: both grids are cut into the voxels of a third one that divides both."""
+    fine = np.kron(target, np.ones(size, np.uint8))  # (D d, H h, W w)
+    blocks = fine.reshape([n for pair in zip(size, target.shape, strict=True) for n in pair])
+    blocks = blocks.transpose(0, 2, 4, 1, 3, 5).reshape(*size, -1)  # each row: all of what one new voxel covers
+    counts = np.stack([(blocks == label).sum(axis=-1) for label in range(3)])  # (3, *size)
+    expected = np.where(2 * counts[1:].sum(axis=0) >= blocks.shape[-1], 1 + counts[1:].argmax(axis=0), 0)
+    assert np.array_equal(resize_volume_target(target, size), expected)
+
+
+@given(labels.filter(lambda t: t.max() < 2), st.integers(1, 4), st.integers(1, 4))
+def test_a_volume_of_one_slice_is_resized_as_a_slice(target, height, width):
+    assert np.array_equal(resize_volume_target(target[:1], (1, height, width))[0],
+                          resize_target(target[0], (height, width)))  # fmt: skip
+
+
+@given(labels, st.data())
+def test_a_cut_goes_back_to_its_place_and_nowhere_else(whole, data):
+    start = [data.draw(st.integers(0, n - 1)) for n in whole.shape]
+    ends = [data.draw(st.integers(s + 1, n)) for s, n in zip(start, whole.shape, strict=True)]
+    box = tuple(map(slice, start, ends))
+    back = uncrop(whole[box], start, whole.shape)
+    assert np.array_equal(back[box], whole[box]) and back.sum() == whole[box].sum() and back.dtype == whole.dtype
+
+
+@pytest.mark.parametrize("start", [(1, 0, 0), (-1, 0, 0)])
+def test_a_cut_that_does_not_fit_is_refused(start):
+    with pytest.raises(ValueError, match=r"a cut of shape \(2, 2, 2\) that begins at .* does not lie within"):
+        uncrop(np.zeros((2, 2, 2)), start, (2, 4, 4))

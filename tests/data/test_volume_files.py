@@ -318,3 +318,22 @@ def test_the_same_volume_is_the_same_bytes(tmp_path):
     for name in "ab":
         write_volume(tmp_path / f"{name}.npz", HU, TARGET, 1.0)
     assert len({p.read_bytes() for p in tmp_path.iterdir()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("geometry", "words"),
+    [
+        ({"affine": np.zeros((5, 5))}, r"affine holds float64 of shape \(5, 5\), expected at most 16 numbers"),
+        ({"origin_mm": np.array(["left", "back", "head"])}, "origin_mm holds <U4 of shape"),
+    ],
+)
+def test_what_cannot_be_a_geometry_is_refused(geometry, words, tmp_path):
+    hu = np.full((2, 3, 4), -1000, np.int16)
+    with pytest.raises(ValueError, match=words):
+        write_volume(tmp_path / "a.npz", hu, None, 1.0, **geometry)
+    np.savez(tmp_path / "b.npz", hu=hu, **geometry)
+    with pytest.raises(ValueError, match="affine holds|origin_mm holds"):
+        read_volume(tmp_path / "b.npz")
+    with pytest.raises(ValueError, match="affin is none of affine, origin_mm"):
+        write_volume(tmp_path / "a.npz", hu, None, 1.0, affin=np.eye(4))
+    assert not (tmp_path / "a.npz").exists()

@@ -125,6 +125,17 @@ def test_the_files_say_what_was_done(done):
         assert picture.width > 300
 
 
+def test_a_picture_that_fails_loses_no_table(done, compare, discs, monkeypatch):
+    out, first, _ = done
+    monkeypatch.setattr(compare, "NETWORKS", FEW)
+    monkeypatch.setattr(compare, "prediction_sheet", lambda *_, **__: 1 / 0)
+    (out / "comparison.md").unlink()
+    argv = ["--data", str(discs), "--out", str(out), "--steps", "7", "--img-size", "32", "--batch-size", "4"]
+    with pytest.warns(UserWarning, match="^worst_median_best.png was not drawn"):
+        assert compare.main(argv) == first
+    assert (out / "comparison.md").exists()
+
+
 def test_other_settings_are_not_mixed_in(done, compare, capsys, tmp_path):
     out, _, _ = done
     assert compare.main(["--out", str(out), "--steps", "8"]) == 2

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import os
 import re
 import shutil
 from pathlib import Path
@@ -324,10 +325,61 @@ def test_a_bad_checkpoint_ends_in_one_sentence(folder, tmp_path, capsys):
     refused(capsys, [str(tmp_path / "text.pt"), *flags], "text.pt is no checkpoint of lungseg", out)
 
 
-def test_an_error_while_writing_leaves_nothing(bright, folder, tmp_path, capsys, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+def fails(error):
+    def work(*args, **kwargs):
+        raise error
 
-    monkeypatch.setattr(evaluate, "draw_three", full)
+    return work
+
+
+def test_an_error_while_writing_leaves_nothing(bright, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "write_csv", fails(OSError(28, "No space left on device")))
     out = tmp_path / "out"
     refused(capsys, ["any.pt", "--data", str(folder), "--out", str(out)], "No space left on device", out)
+
+
+def test_a_picture_that_fails_loses_no_score(bright, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "draw_three", fails(MemoryError()))
+    with pytest.warns(UserWarning, match="^worst_median_best.png was not drawn"):
+        assert main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")]) > 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES[:-1]
+    assert capsys.readouterr().out.endswith(f"Written to {tmp_path / 'out'}.\n")
+
+
+@pytest.mark.parametrize(("where", "words"), [
+    ("score_all", "out was not written."), ("draw_three", "out holds the scores, but no picture."),
+])  # fmt: skip
+def test_ctrl_c_says_what_there_is(bright, folder, tmp_path, capsys, monkeypatch, where, words):
+    monkeypatch.setattr(evaluate, where, fails(KeyboardInterrupt()))
+    assert main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")]) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("evaluate.py: stopped. ") and said.endswith(f"{words}\n") and said.count("\n") == 1
+
+
+def test_too_little_memory_is_one_sentence(bright, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "score_all", fails(RuntimeError("DefaultCPUAllocator: can't allocate memory")))
+    out = tmp_path / "out"
+    refused(capsys, ["any.pt", "--data", str(folder), "--out", str(out)], "Lower --batch-size.", out)
+
+
+def test_a_path_and_ids_in_bytes_that_are_no_utf8(bright, folder, tmp_path):
+    odd = tmp_path / os.fsdecode(b"d\xe9")  # Latin-1
+    shutil.copytree(folder, odd)
+    (odd / "manifest.csv").unlink()  # so that ids are names of files
+    for kind in ("images", "masks"):
+        for n in range(4):
+            (odd / kind / f"slice{n}.png").rename(odd / kind / os.fsdecode(b"\xe9%d.png" % n))
+    with pytest.warns(UserWarning, match="leakage"):
+        main(["any.pt", "--data", str(odd), "--out", str(tmp_path / "out")])
+    assert "data" in (tmp_path / "out/evaluation.md").read_text("utf-8")
+    assert table(tmp_path / "out/slices.csv")
+
+
+def test_the_picture_of_a_volume_does_not_keep_the_volume(bright, volumes, tmp_path, monkeypatch):
+    """Three large ones at once would not fit into memory; a slice that is a view keeps all of its volume."""
+    shown = []
+    monkeypatch.setattr(evaluate, "prediction_sheet", lambda rows, **_: shown.extend(rows) or Image.new("L", (1, 1)))
+    main(["any.pt", "--data", str(volumes), "--out", str(tmp_path / "out")])
+    assert len(shown) == 3
+    for _, *pictures in shown:
+        assert all(p.shape == (SIDE, SIDE) and p.base is None for p in pictures)

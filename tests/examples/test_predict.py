@@ -4,6 +4,7 @@ import csv
 import gzip
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -227,6 +228,45 @@ def test_volumes_are_predicted_slice_by_slice_or_whole(
     assert capsys.readouterr().out.startswith(f"{source}: something found in 2 of 5 slices, 65 pixels{area}\n")
 
 
+def saved_in_fortran_order(folder, arrays):
+    (folder / "scan").mkdir()
+    for name, array in arrays.items():
+        np.save(folder / "scan" / name, np.asfortranarray(array))
+    return folder / "scan"
+
+
+def saved_compressed(folder, arrays):
+    np.savez_compressed(folder / "scan.npz", **arrays)
+    return folder / "scan.npz"
+
+
+def saved_by_us(folder, arrays):
+    about = dict(arrays)
+    write_volume(folder / "scan.npz", about.pop("hu"), None, about.pop("spacing_mm"), **about)
+    return folder / "scan.npz"
+
+
+@pytest.mark.parametrize("form", [saved_in_fortran_order, saved_compressed, saved_by_us])
+def test_a_prediction_lies_on_the_grid_of_its_scan(form, predict, checkpoint, tmp_path):
+    """Voxel by voxel, in the order of axes and slices; and it says where that grid lies as the scan did."""
+    grey = make_grey((4, 9, 6))
+    rng = np.random.default_rng(1)
+    where = {
+        "spacing_mm": np.array([2.0, 0.7, 0.8]),
+        "affine": rng.normal(size=(4, 4)),
+        "origin_mm": rng.normal(size=3).astype(np.float32),
+        "direction": np.eye(3)[::-1],
+        "source_shape": np.array([8, 18, 12], np.int16),
+        "crop_start": np.array([0, 3, 2]),
+    }
+    source = form(tmp_path, {"hu": np.rint(grey_to_hu(grey)).astype(np.int16), **where})
+    assert run(predict, checkpoint, tmp_path / "out", source) == 0
+    with np.load(tmp_path / "out/volumes/scan.npz") as saved:
+        assert np.array_equal(saved["pred"], lesion_of(grey) // 255) and saved.keys() == {"pred", *where}
+        for name, array in where.items():
+            assert saved[name].dtype == array.dtype and np.array_equal(saved[name], array), name
+
+
 def test_a_network_for_volumes_refuses_a_slice(predict, checkpoint_3d, tmp_path, capsys):
     source = as_png(tmp_path, make_grey())
     assert_refused(predict, checkpoint_3d, tmp_path, capsys, source, words="trained on volumes, and this is a single")
@@ -315,7 +355,7 @@ def test_whatever_a_scan_is_called_all_its_files_lie_below_out(predict, odd, mon
     monkeypatch.setattr(predict, "read_scans", lambda *_, **__: iter(scans))
     monkeypatch.setattr(predict, "load_predictor", lambda *_, **__: Silent())
     assert run(predict, "any.pt", place / "a/out", as_png(place, hu[0].astype(np.uint8))) == 0
-    assert sorted(p.name for p in place.iterdir()) == ["a", "scan.png"] and [p.name for p in (place / "a").iterdir()] == ["out"]
+    assert sorted(os.listdir(place)) == ["a", "scan.png"] and os.listdir(place / "a") == ["out"]
     count = {True: 2, False: 1}
     assert len(files_in(place / "a/out/masks")) == sum(count[deep] for _, deep in odd)
     assert len(files_in(place / "a/out/volumes")) == sum(deep for _, deep in odd)
@@ -553,6 +593,45 @@ def test_ctrl_c_leaves_nothing_behind(predict, checkpoint, tmp_path, capsys, mon
     assert run(predict, checkpoint, tmp_path / "out", source) == 130
     assert "was not written" in capsys.readouterr().err
     assert files_in(tmp_path) == ["scan.png"] and not list(tmp_path.glob(".*"))
+
+
+def fails(error):
+    def work(*args, **kwargs):
+        raise error
+
+    return work
+
+
+def test_overlays_that_fail_lose_no_mask(predict, checkpoint, tmp_path, monkeypatch):
+    _, hu, target = make_volume(tmp_path)
+    monkeypatch.setattr(predict, "overlay", fails(MemoryError()))
+    with pytest.warns(UserWarning, match="^overlays/ is not complete .MemoryError.. Everything else is there.$"):
+        assert run(predict, checkpoint, tmp_path / "out", volume_npz(tmp_path, hu, target)) == 0
+    assert files_in(tmp_path / "out") == [*(f"masks/scan/{z:03d}.png" for z in range(5)), "slices.csv",
+                                          "volumes/scan.npz"]  # fmt: skip
+
+
+def test_too_little_memory_is_one_sentence(predict, checkpoint, tmp_path, capsys, monkeypatch):
+    source = as_png(tmp_path, make_grey())
+    monkeypatch.setattr(predict, "look_at", fails(MemoryError()))
+    assert_refused(predict, checkpoint, tmp_path, capsys, source, words="too little memory. Lower --batch-size.")
+
+
+def test_a_name_in_bytes_that_are_no_utf8(predict, checkpoint, tmp_path):
+    source = as_png(tmp_path, make_grey()).rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    assert run(predict, checkpoint, tmp_path / "out", source) == 0
+    assert os.listdir(os.fsencode(tmp_path / "out/masks")) == [b"caf\xe9.png"]
+    assert table_of(tmp_path / "out")[0]["id"] == r"caf\udce9"
+
+
+@pytest.mark.parametrize("shell", ["| head -c 1", ">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_nobody_reads_is_no_error(shell, checkpoint, tmp_path):
+    source = as_png(tmp_path, make_grey())
+    words = [sys.executable, str(SCRIPT), str(checkpoint), str(source), "--out", "predictions"]
+    ascii = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(f"{shlex.join(words)} {shell}", shell=True, cwd=tmp_path, capture_output=True, env=ascii)
+    assert done.returncode == 0 and done.stderr == b""
+    assert files_in(tmp_path / "predictions") == ["masks/scan.png", "overlays/scan.png", "slices.csv"]
 
 
 # ---- the command ------------------------------------------------------------------------------------------------

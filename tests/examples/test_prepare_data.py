@@ -512,7 +512,7 @@ def test_bad_input_ends_in_one_sentence_and_nothing_half_written(tmp_path, capsy
     path = save(make(), tmp_path / "t.pkl")
     assert main([path, "--out", str(tmp_path / "deep/f"), *options]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.startswith("prepare_data: ") and captured.err.count("\n") == 1
+    assert captured.out == "" and captured.err.startswith("prepare_data.py: ") and captured.err.count("\n") == 1
     assert re.search(sentence, captured.err), captured.err
     assert [p.name for p in tmp_path.rglob("*") if p.name != "deep"] == ["t.pkl"]
 

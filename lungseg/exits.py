@@ -1,0 +1,220 @@
+"""How a script ends: with one sentence and an exit code for what its user can mend, with a traceback for our mistakes.
+
+    def main(argv=None): return run_main("predict.py", lambda: predict(argv), stopped="...", too_little_memory="...")
+    if __name__ == "__main__": leave(main())
+
+0 done   2 what the user can mend   130 Ctrl-C   141 whoever read the output has gone (predict.py ... | head -1)
+"""
+
+import errno
+import io
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+CTRL_C, READER_GONE = 128 + 2, 128 + 13  # what a shell reports after SIGINT and SIGPIPE
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_MEMORY = re.compile(  # torch says it with a RuntimeError, in other words on each device
+    "can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED"
+    "|Storage size calculation overflowed|Invalid buffer size",
+    re.IGNORECASE,
+)
+
+
+def run_main(name: str, work: Callable[[], T], *, stopped: Callable[[], str] | str, too_little_memory: str) -> T | int:
+    """Do `work`, and turn what a user can mend into one line on standard error and an exit code.
+
+    Args:
+        name: of the script; stands before each sentence.
+        stopped: what is left after Ctrl-C or on a full disk, and how to go on: "predictions was not written."
+        too_little_memory: what to change then: "Lower --batch-size."
+
+    Returns:
+        What `work` returned; or 2 after a ValueError, FloatingPointError, OSError or too little memory, 130 after
+        Ctrl-C, 141 if whoever read the output has gone. Any other error is a mistake of ours and keeps its traceback.
+    """
+    mend_streams()
+
+    def what_is_left() -> str:
+        return stopped if isinstance(stopped, str) else stopped()
+
+    def say_stopped() -> None:
+        new_line = "\n" if sys.stderr.isatty() else ""  # the terminal has printed ^C
+        say(f"{new_line}{name}: stopped. {what_is_left()}")
+
+    with one_line_warnings(name), second_ctrl_c_ends_at_once(say_stopped):
+        try:
+            result = work()
+            sys.stdout.flush()  # here, where an error is still a sentence
+            return result
+        except KeyboardInterrupt:
+            say_stopped()
+            return CTRL_C
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and give_up_broken_streams():
+                return READER_GONE
+            sentence = explanation(error, what_is_left, too_little_memory)
+            if sentence is None:
+                raise
+            say(f"{name}: {one_line(sentence)}")
+            give_up_broken_streams()
+            return 2
+
+
+def leave(outcome: Any) -> NoReturn:
+    """End the process with what main() returned: an exit code, or a result, which is success."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python cleans up: no traceback
+    sys.exit(outcome if isinstance(outcome, int) else 0)
+
+
+# ---- from an error to a sentence --------------------------------------------------------------------------------
+
+
+def explanation(error: Exception, what_is_left: Callable[[], str], remedy: str) -> str | None:
+    """What went wrong and what to do, for an error that a user can mend; None for a mistake of ours."""
+    if lacks_memory(error):
+        gpu = "GPU " if isinstance(error, torch.OutOfMemoryError) else ""
+        return f"too little {gpu}memory{asked_for(str(error))}. {remedy}"
+    if isinstance(error, OSError):
+        files = [os.fsdecode(f) for f in (error.filename, error.filename2) if isinstance(f, str | bytes)]
+        reason = error.strerror or str(error)
+        if error.errno in DISK_FULL:
+            return f"{' -> '.join(files) or 'output'}: {reason}. Make room first. {what_is_left()}"
+        return f"{' -> '.join(files)}: {reason}." if files else reason
+    if isinstance(error, NotImplementedError) and "MPS" in str(error):  # torch's answer to what Apple's GPUs lack
+        first = str(error).splitlines()[0]
+        remedy = "Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1 in the environment."
+        return f"the Apple GPU cannot compute a part of this ({first}) {remedy}"
+    return str(error) if isinstance(error, ValueError | FloatingPointError) else None
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whichever allocator said so: Python's, numpy's, torch's on the CPU or on a GPU, the system's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
+
+
+def asked_for(text: str) -> str:
+    """How much memory was asked for in vain, if the message of the error tells: ": 36.0 GiB were asked for"."""
+    if match := re.search(r"allocate (\d+) bytes", text):
+        return f": {int(match[1]) / 2**30:,.1f} GiB were asked for at once"
+    if match := re.search(r"allocate ([\d.]+ [KMGTPE]iB)", text):
+        return f": {match[1]} were asked for at once"
+    return ""
+
+
+def one_line(text: object) -> str:
+    """Some libraries write messages of many lines."""
+    return " ".join(str(text).split())
+
+
+# ---- streams and signals ----------------------------------------------------------------------------------------
+
+
+def mend_streams() -> None:
+    """Let nothing that is printed raise an error, or land in a file.
+
+    A stream that was closed (`>&-`) leaves its number to the next file that is opened, and what C libraries print would
+    go there: /dev/null takes it. A character that the terminal cannot show (an accent on an ASCII terminal, a byte of a
+    path that is no UTF-8) is printed as its code.
+    """
+    number = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    while number <= 2:
+        number = os.open(os.devnull, os.O_RDWR)
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def give_up_broken_streams() -> bool:
+    """Send what nobody can receive any more to /dev/null; else Python would try it again at its end, and complain."""
+    broken = False
+    for stream in (sys.stdout, sys.stderr):
+        if reader_has_gone(stream):
+            broken = True
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+    return broken
+
+
+def reader_has_gone(stream: Any) -> bool:
+    """Also of an unbuffered stream (PYTHONUNBUFFERED=1), where nothing is left to be written after the error."""
+    try:
+        stream.flush()
+        ends = select.poll()  # not on Windows
+        ends.register(stream.fileno(), 0)  # 0: errors are reported unasked
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in ends.poll(0))
+    except OSError as error:
+        return not isinstance(error, io.UnsupportedOperation)  # a stream without a number, in a notebook
+    except (AttributeError, ValueError):
+        return False
+
+
+def say(sentence: str) -> None:
+    """On standard error; if that is closed too, to nobody."""
+    with suppress(OSError, ValueError):
+        print(sentence, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def one_line_warnings(name: str) -> Iterator[None]:
+    """Print a warning meant for the user in the form of an error, not with a line of our code below it."""
+    as_python_does = warnings.formatwarning
+
+    def in_one_line(message: Any, category: type[Warning], *where: Any, **line: Any) -> str:
+        if not issubclass(category, UserWarning):
+            return as_python_does(message, category, *where, **line)
+        return f"{name}: warning: {one_line(message)}\n"
+
+    warnings.formatwarning = in_one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = as_python_does
+
+
+@contextmanager
+def second_ctrl_c_ends_at_once(last_words: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C raises KeyboardInterrupt, as always; one more, while that is cleaned up, needs no traceback."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # ignored in the background of a script
+    ):
+        yield
+        return
+    owner = os.getpid()
+
+    def at_once(*_: Any) -> None:
+        if os.getpid() == owner:  # not a worker process, which has inherited this
+            last_words()
+        os._exit(CTRL_C)
+
+    def first(*_: Any) -> None:
+        signal.signal(signal.SIGINT, at_once)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
