@@ -140,7 +140,8 @@ def slices_of_pictures(
         coloured += [image] if colours else []
         shaded += [mask] if shades else []
         window = (0.0, 255.0) if values.dtype == np.uint8 else HU_WINDOW if in_hu else deep_window
-        about = {"id": re.sub(r"[^\w.()+ -]", "_", name), "group": patient, "label": ""}
+        id_ = re.sub(r"[^\w.()+ -]", "_", name).strip(" .") or "slice"
+        about = {"id": id_, "group": patient, "label": ""}
         try:
             made = form.make(values, target, window, spacing_mm, **about)
         except ValueError as error:
@@ -201,12 +202,15 @@ def patterns_of(slices: Sequence[Slice]) -> tuple[list[NDArray[np.float32]], tup
 
 
 def with_unique_ids(slices: Sequence[Slice]) -> None:
-    """Where an id stands twice, the later slice gets _2, _3, ...: pictures of two folders may have one name."""
+    """Where an id stands twice, the later slice gets _2, _3, ...: pictures of two folders may have one name.
+
+    Ids that differ only in capitals are one file on some systems.
+    """
     used: set[str] = set()
     for s in slices:
         id_, number = s.record.id, 1
-        while id_ in used:
+        while id_.casefold() in used:
             number += 1
             id_ = f"{s.record.id}_{number}"
         s.record = replace(s.record, id=id_)
-        used.add(id_)
+        used.add(id_.casefold())

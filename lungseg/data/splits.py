@@ -157,12 +157,14 @@ def group_slices(patients: Sequence[str], linked: NDArray[np.bool_]) -> list[str
     of them). A slice without a name joins what it is linked to, and so may join two patients to one group.
 
     Args:
-        patients: of each slice; "" = not named.
+        patients: of each slice, "" = not named; names that differ only in capitals are one.
         linked: (n, n), symmetric, from `like_pairs`.
 
     Returns:
         Names of patients, joined by "+" where need be, or "cluster0000", ... in order of first appearance.
     """
+    spelling: dict[str, str] = {}
+    patients = [spelling.setdefault(patient.casefold(), patient) for patient in patients]
     names, number = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     unnamed = names[number] == ""  # (n,)
     linked = linked & unnamed  # of each link one end, at least, has no name

@@ -65,9 +65,9 @@ def test_slices_of_one_size_are_compared_as_they_came_and_others_as_they_are_wri
 
 
 def test_ids_that_stand_twice_are_numbered():
-    slices = [made(np.zeros((4, 4)), id=id_) for id_ in ("a", "b", "a", "a_2", "a")]
+    slices = [made(np.zeros((4, 4)), id=id_) for id_ in ("a", "b", "a", "a_2", "A")]
     with_unique_ids(slices)
-    assert [s.record.id for s in slices] == ["a", "b", "a_2", "a_2_2", "a_3"]
+    assert [s.record.id for s in slices] == ["a", "b", "a_2", "a_2_2", "A_3"]
 
 
 def test_the_rows_of_a_table_keep_their_order_and_number(tmp_path):
@@ -123,6 +123,10 @@ def test_names_of_files_become_ids_that_are_file_names(tmp_path):
         Image.new("L", (8, 8)).save(tmp_path / name / "1:é.png")
     slices, _ = slices_of_pictures(tmp_path, FORM, images="i/*/*.png", masks="m/*/*.png")
     assert [s.record.id for s in slices] == ["a b_1_é"]
+    for name in ("i", "m"):
+        Image.new("L", (8, 8)).save(tmp_path / name / "x. .png")
+    slices, _ = slices_of_pictures(tmp_path, FORM, images="i/x*.png", masks="m/x*.png")
+    assert [s.record.id for s in slices] == ["slice"]  # of ". ", which is no name of a file
 
 
 def test_what_was_decided_is_told(tmp_path):

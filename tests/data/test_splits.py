@@ -291,6 +291,10 @@ def test_the_slices_of_a_patient_are_together_and_unnamed_ones_are_with_their_li
         assert group == "+".join(sorted(names)) if names else group.startswith("cluster")
 
 
+def test_capitals_make_no_patient():
+    assert group_slices(["P1", "p1", "P2", "p1"], np.eye(4, dtype=bool)) == ["P1", "P1", "P2", "P1"]
+
+
 def test_named_patients_that_look_alike_stay_apart_and_are_told():
     linked = np.zeros((5, 5), bool)
     linked[0, 2] = linked[2, 0] = linked[1, 3] = linked[3, 1] = linked[0, 1] = True
