@@ -284,7 +284,7 @@ def test_the_manifest_has_the_pixels_of_the_files_in_mm(column, options, expecte
 def test_an_impossible_pixel_size_is_refused(words, tmp_path, capsys):
     assert prepare(table_of(range(2)), tmp_path, "--spacing-mm", words)[0] == 2
     error = capsys.readouterr().err
-    assert error.startswith("prepare_data: ") and "--spacing-mm" in error and error.count("\n") == 1
+    assert error.startswith("prepare_data.py: ") and "--spacing-mm" in error and error.count("\n") == 1
 
 
 def test_a_missing_label_is_none_and_zero_is_one(tmp_path):
@@ -460,7 +460,7 @@ def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
 def test_what_cannot_be_meant_of_pictures_is_refused(options, sentence, download, tmp_path, capsys):
     assert main([str(download), "--out", str(tmp_path / "f"), *options]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.startswith("prepare_data: ") and captured.err.count("\n") == 1
+    assert captured.out == "" and captured.err.startswith("prepare_data.py: ") and captured.err.count("\n") == 1
     assert sentence in captured.err and [p.name for p in tmp_path.iterdir()] == ["download"]
 
 
