@@ -48,6 +48,7 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.data.classes import write_classes
+from lungseg.data.plausible import Lesion, odd_grey, odd_hu
 from lungseg.data.scans import Scan, kind_of, read_scans
 from lungseg.distributed import start_processes
 from lungseg.draw import enlarge, overlay, with_legend
@@ -103,11 +104,14 @@ def with_spacing(scan: Scan, spacing_mm: float | None) -> Scan:
     return replace(scan, spacing_mm=(*between_slices, spacing_mm, spacing_mm))
 
 
-def oddities(scan: Scan, resampled: str | None) -> dict[str, str]:
+def oddities(scan: Scan, predictor: Predictor, resampled: str | None) -> dict[str, str]:
     """kind -> sentence, for what can be predicted but is hardly what was meant."""
     found = {}
-    if not scan.from_grey and scan.hu.min() >= 0 and scan.hu.max() <= 255:
-        found["hu"] = "the values lie between 0 and 255, unlike HU: air is -1000. Taken as HU all the same."
+    levels = (predictor.grey(scan.hu) * 255).astype(np.uint8) if scan.from_grey else None
+    if sentence := odd_hu(scan.hu) if levels is None else odd_grey(levels):
+        found["hu"] = f"{sentence} Taken as it is all the same."
+    if scan.target is not None and (sentence := Lesion(scan.target).odd):
+        found["target"] = sentence
     if resampled:
         found["spacing"] = resampled
     return found
@@ -210,7 +214,7 @@ def predict(args: argparse.Namespace) -> None:
             for scan in tqdm(scans, desc=path.name, unit="scan", disable=None):
                 scan = with_spacing(scan, args.spacing_mm)
                 grey, probs, resampled = look_at(path, scan, predictor)
-                for kind, sentence in oddities(scan, resampled).items():
+                for kind, sentence in oddities(scan, predictor, resampled).items():
                     if kind not in told:  # once for an input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         told.add(kind)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from lungseg.files import regular_file
+
 TAG = b"sha256:"
 COMMENT_LENGTH = len(TAG) + 64  # the digest in hexadecimal
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch.save began before they were archives
@@ -64,7 +66,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = regular_file(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}). Give a checkpoint such as run/best.pt.") from None
     body, comment = data[:-COMMENT_LENGTH], data[-COMMENT_LENGTH:]

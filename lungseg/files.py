@@ -1,11 +1,28 @@
-"""A folder of results is written completely or not at all, over nobody's files, and nothing lands beside it."""
+"""A folder of results is written completely or not at all, over nobody's files, and nothing lands beside it.
 
+And a file is opened only if it is one: opening a pipe waits for ever, and reading a device may have no end.
+"""
+
+import errno
 import os
 import shutil
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def regular_file(path: str | Path) -> Path:
+    """The path of a file, or of a link to one, that can be opened without harm; every reader asks before it opens.
+
+    Raises:
+        OSError: it is missing, or a pipe, a device or a socket. (A folder passes: opening one is an error at once.)
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe, a device or a socket, not a regular file", str(path))
+    return Path(path)
 
 
 def check_free(folder: str | Path) -> None:

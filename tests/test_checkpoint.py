@@ -162,3 +162,11 @@ def test_without_any_good_checkpoint_a_run_is_not_silently_begun_again(tmp_path)
     for _ in range(2):  # the second time only the file set aside is there
         with pytest.raises(ValueError, match="no checkpoint that can be read"):
             load_latest(path)
+
+
+def test_a_pipe_or_a_device_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "zero.pt").symlink_to("/dev/zero")
+    for name in ("pipe.pt", "zero.pt"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read .it is a pipe, a device or a socket"):
+            load_checkpoint(tmp_path / name)

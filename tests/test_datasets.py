@@ -37,7 +37,8 @@ def small_folder(folder, splits, size=8):
         for i, split in enumerate(splits):
             target = np.zeros((size, size), np.uint8)
             target[i % size] = 1
-            out.add(SliceRecord(f"s{i}", f"p{i}", split, spacing_mm=0.5 + i), 100 * target, target)
+            image = 100 * target + np.arange(size, dtype=np.uint8)
+            out.add(SliceRecord(f"s{i}", f"p{i}", split, spacing_mm=0.5 + i), image, target)
     return folder
 
 
@@ -111,7 +112,7 @@ def test_the_pixels_of_volumes_are_unknown_if_any_side_is(tmp_path):
             for i, split in enumerate(("train", "val")):
                 target = np.zeros((4, 8, 16), np.uint8)
                 target[2, 4, 4] = 1
-                out.add(SliceRecord(f"v{i}", f"p{i}", split), target.astype(np.int16) - 800, target, spacing)
+                out.add(SliceRecord(f"v{i}", f"p{i}", split), target.astype(np.int16) - 800 - i, target, spacing)
         assert opened(SOLID, tmp_path, tmp_path / name).input["spacing_mm"] is None
 
 
@@ -169,7 +170,7 @@ def test_the_scale_is_that_of_the_commonest_size_and_a_warning_says_so(tmp_path)
     with FolderWriter(tmp_path / "data") as out:
         for i, size in enumerate(sizes):
             record = SliceRecord(f"s{i}", f"p{i}", "train" if i < 3 else "val")
-            out.add(record, np.zeros(size, np.uint8), np.zeros(size, np.uint8))
+            out.add(record, np.random.default_rng(i).integers(0, 255, size, np.uint8), np.eye(*size, dtype=np.uint8))
     with pytest.warns(UserWarning, match="has slices of 2 sizes, all stretched to img_size"):
         data = opened(replace(FEW, img_size=4), tmp_path, tmp_path / "data")
     assert data.input["scale"] == [4 / 8, 4 / 12]
@@ -230,7 +231,8 @@ def test_classes_are_part_of_the_input_and_of_the_fingerprint(tmp_path):
             for i, split in enumerate(("train", "val")):
                 target = np.zeros((8, 8), np.uint8)
                 target[2, 2:4] = (1, max(1, len(names)))
-                out.add(SliceRecord(f"s{i}", f"p{i}", split), np.zeros((8, 8), np.uint8), target)
+                grey = np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)
+                out.add(SliceRecord(f"s{i}", f"p{i}", split), grey, target)
         data = opened(replace(FEW, img_size=8), tmp_path, folder)
         assert data.classes == list(names) and data.input.get("classes", []) == list(names)
         assert next(iter(data.val))[1].shape[1] == max(1, len(names))

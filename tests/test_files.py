@@ -1,4 +1,4 @@
-"""A folder of results is there as a whole or not at all."""
+"""A folder of results is there as a whole or not at all; what is no file is not opened."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg.files import check_free, or_warn, path_below, whole_folder
+from lungseg.files import check_free, or_warn, path_below, regular_file, whole_folder
 
 
 def everything_in(folder):
@@ -142,3 +142,19 @@ def test_folders_on_the_way_are_made(folder):
     assert path_below(folder, "masks/scan/000.png") == folder / "masks/scan/000.png"
     assert (folder / "masks/scan").is_dir() and not (folder / "masks/scan/000.png").exists()
     assert path_below(folder, "within/b") == folder / "within/b"
+
+
+def test_a_file_or_a_link_to_one_may_be_opened(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        assert regular_file(str(tmp_path / name)) == tmp_path / name
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_pipe_or_a_device_may_not(tmp_path, make):
+    make(tmp_path / "x")
+    with pytest.raises(OSError, match="it is a pipe, a device or a socket, not a regular file"):
+        regular_file(tmp_path / "x")
+    with pytest.raises(FileNotFoundError):
+        regular_file(tmp_path / "missing")

@@ -175,8 +175,8 @@ def test_a_split_without_any_lesion_is_refused_before_the_first_epoch(tmp_path, 
     data = tmp_path / "data"
     with FolderWriter(data) as folder:
         for i, name in enumerate(("train", "train", "val", "test")):
-            target = np.full((8, 8), name != split, np.uint8)
-            folder.add(SliceRecord(f"s{i}", f"p{i}", name), 100 * target, target)
+            image, target = np.arange(64, dtype=np.uint8).reshape(8, 8) + i, np.eye(8, dtype=np.uint8)
+            folder.add(SliceRecord(f"s{i}", f"p{i}", name), image, target * (name != split))
     run = begun(tmp_path / "run", replace(RECIPE, monitor=monitor), data=data)
     run.build(UNet, {"channels": (4, 8)})
     with pytest.raises(ValueError, match=f"No {'training' if split == 'train' else 'validation'} image"):

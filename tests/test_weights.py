@@ -1,5 +1,6 @@
 """Published checkpoints into our networks: every layout, every adaptation, and no silence."""
 
+import os
 import re
 from pathlib import Path
 

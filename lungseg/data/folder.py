@@ -11,6 +11,7 @@ Any PNG viewer shows it, any spreadsheet opens its table, and any other program 
 import io
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,11 +34,27 @@ from lungseg.data.classes import (
     write_classes,
 )
 from lungseg.data.ct import hu_to_grey, resize_image, resize_target
-from lungseg.data.manifest import FRACTIONS, SliceRecord, members, parse_manifest, read_split, write_manifest
+from lungseg.data.manifest import (
+    FRACTIONS,
+    SliceRecord,
+    check_id,
+    check_record,
+    find_member,
+    members,
+    parse_manifest,
+    read_split,
+    write_manifest,
+)
 from lungseg.data.phantoms import phantom_patient, phantom_windows
+from lungseg.data.plausible import Lesion, Tally, odd_grey, same_picture
 from lungseg.data.splits import check_disjoint, split_by_group
+from lungseg.files import regular_file
 
 CACHE_BYTES = 2**30  # decoded slices are kept in memory when the data set needs no more (in each worker process)
+
+
+MAX_PNG_BYTES = 2**28  # more than 16-bit slices of the most pixels that Pillow opens
+ORIENTATION = 0x0112  # the tag of EXIF; 1 = as stored
 
 
 # ---- reading and checking pictures -------------------------------------------------------------------------
@@ -54,8 +71,7 @@ def read_slice(
     Raises:
         ValueError: naming the file, what is wrong with it, and what to do.
     """
-    name = f"{record.id}.png"
-    image_path, target_path = Path(folder, "images", name), Path(folder, "masks", name)
+    image_path, target_path = (find_member(Path(folder, name), record.id) for name in ("images", "masks"))
     image = read_grey_png(image_path, record.bits)
     target = read_grey_png(target_path, 8)
     if image.shape != target.shape:
@@ -78,7 +94,7 @@ def read_slice(
 
 def slice_size(folder: str | Path, record: SliceRecord) -> tuple[int, int]:
     """(H, W) in pixels, from the first bytes of the file of a sound slice."""
-    with Image.open(Path(folder, "images", f"{record.id}.png")) as picture:
+    with Image.open(find_member(Path(folder, "images"), record.id)) as picture:
         return picture.height, picture.width
 
 
@@ -89,53 +105,104 @@ KINDS = {  # what Pillow calls the modes of a PNG, and we
 
 
 def read_grey_png(path: Path, bits: int) -> NDArray:
-    """(H, W) uint8 or uint16; a ValueError unless the file is an undamaged grey PNG of that depth."""
+    """(H, W) uint8 or uint16; a ValueError unless the file is an undamaged grey PNG of that depth, shown as it is."""
     try:
+        if regular_file(path).stat().st_size > MAX_PNG_BYTES:
+            raise ValueError(f"{path} has more than {MAX_PNG_BYTES >> 20} MiB, too many for a slice. Export it again.")
         data = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing. Add it, or remove its partner and its manifest row.") from None
+        raise ValueError(f"{path} is missing{instead_of(path)}, or remove its partner and its manifest row.") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
     try:
-        Image.open(data, formats=("PNG",)).verify()  # the checksum of every chunk, and the end marker
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.open(data, formats=("PNG",)).verify()  # the checksum of every chunk, and the end marker
         picture = Image.open(data, formats=("PNG",))
+        frames = getattr(picture, "n_frames", 1)
         picture.load()
+        turned = picture.getexif().get(ORIENTATION, 1) != 1
     except Image.UnidentifiedImageError:
         raise ValueError(f"{path} is not a PNG image. Export it again as PNG.") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"{path} claims more than {Image.MAX_IMAGE_PIXELS} pixels. Export one slice.") from None
+    except MemoryError:
+        raise ValueError(f"{path} needs more memory than there is. Make it smaller.") from None
     except Exception as error:  # Pillow reports damage as OSError, SyntaxError, struct.error, zlib.error, ...
         raise ValueError(f"{path} is damaged or cut short ({error}). Copy or export it again.") from None
     kind = KINDS.get(picture.mode, picture.mode)
+    if frames > 1:
+        raise ValueError(f"{path} is an animation of {frames} pictures. Export each as a PNG of its own.")
+    if turned:
+        raise ValueError(f"{path} asks viewers to turn or mirror it (EXIF orientation). Turn its pixels instead.")
     if kind != f"{bits}-bit":
         hint = " (or write bits = 16 in the manifest)" if kind == "16-bit" and path.parent.name == "images" else ""
         raise ValueError(f"{path} is a {kind} PNG, {bits}-bit grey is wanted. Convert it to {bits}-bit grey{hint}.")
     return np.asarray(picture).astype(np.uint8 if bits == 8 else np.uint16)  # (H, W)
 
 
+def grey_bits(path: Path) -> int:
+    """16 for a PNG of that depth, 8 for any other (`read_grey_png` says what is wrong with it); from its header."""
+    try:
+        with Image.open(regular_file(path), formats=("PNG",)) as picture:
+            return 16 if KINDS.get(picture.mode) == "16-bit" else 8
+    except Exception:  # Pillow reports damage in many ways
+        return 8
+
+
+def instead_of(path: Path) -> str:
+    """What to do about a file that is missing, after "it is missing": perhaps it is there under another name."""
+    others = [path.stem + end for end in (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".JPG", ".npy")]
+    if path.parent.name == "masks":
+        words = ("mask", "Mask", "label", "seg", "segmentation", "gt", "lesion")
+        others += [f"{path.stem}{sep}{word}.png" for word in words for sep in "_-"]
+        others += [f"{word}{sep}{path.stem}.png" for word in words for sep in "_-"]
+    found = next((name for name in others if (path.parent / name).exists()), None)
+    if found is None:
+        return ". Add it"
+    return f", but there is {found}. " + ("Rename it" if found.endswith(".png") else "Convert it to grey PNG")
+
+
 def check_folder(folder: str | Path) -> list[str]:
-    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder."""
+    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder.
+
+    What is odd (`lungseg.data.plausible`) in more than half of it is wrong too; in less, it is a warning.
+    """
     folder = Path(folder)
     records, problems = parse_manifest(folder, "slices")
     try:
         classes, seen = read_classes(folder), set()
     except ValueError as error:  # no mask can be judged
         return [*problems, str(error)]
+    tally = Tally(folder, "slices")
     for record in tqdm(records, desc="check", unit="slice", disable=None):  # None: quiet when not on a terminal
         try:
-            _, target = read_slice(folder, record, classes)
+            image, target = read_slice(folder, record, classes)
         except ValueError as error:
             problems.append(str(error))
             continue
+        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], Lesion(target))
+        tally.add_image(record.id, record.split, image)
         seen.update(np.unique(target).tolist())
     if not problems:  # else a mask that cannot be read may hold it
         problems += [f"{folder}: {sentence}" for sentence in unused_classes(seen, classes)]
+    problems += told(tally)
     if records or not problems:
-        known = {record.id for record in records}
-        for name in ("images", "masks"):
+        for home in filter(Path.is_dir, (folder / "images", folder / "masks")):
+            known = {find_member(home, record.id) for record in records}
             problems += [
                 f"{path} has no row in the manifest. Add one, or remove the file."
-                for path in members(folder / name)
-                if path.stem not in known
+                for path in members(home)
+                if path not in known
             ]
+    return problems
+
+
+def told(tally: Tally) -> list[str]:
+    """The problems of a tally; its warnings are given here."""
+    problems, warned = tally.verdict()
+    for sentence in warned:
+        warnings.warn(sentence, stacklevel=1)  # always this line, so that Python says each once
     return problems
 
 
@@ -159,6 +226,7 @@ class FolderWriter:
         self.folder = Path(folder).absolute()
         self.path = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")  # where the files are for now
         self.records: list[SliceRecord] = []
+        self._ids: dict[str, str] = {}  # those written, as `check_id` keeps them
 
     def __enter__(self) -> "FolderWriter":
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
@@ -170,6 +238,7 @@ class FolderWriter:
 
     def add(self, record: SliceRecord, image: NDArray, target: NDArray) -> None:
         """Write one pair: image (H, W) uint8 or uint16 as record.bits says, target (H, W) in {0, 1} or {0..K}."""
+        self._check(record)
         wanted, labels = np.uint8 if record.bits == 8 else np.uint16, range(max(1, len(self.classes)) + 1)
         if image.dtype != wanted or image.shape != target.shape or not np.isin(target, labels).all():
             raise ValueError(
@@ -181,6 +250,14 @@ class FolderWriter:
         mask = target.astype(np.uint8) * (1 if len(self.classes) > 1 else 255)
         Image.fromarray(mask).save(self.path / "masks" / f"{record.id}.png")
         self.records.append(record)
+
+    def _check(self, record: SliceRecord) -> None:
+        """Refuse, before anything is written, what a reader would refuse: an id such as "../x" leaves the folder."""
+        check_record(record)
+        before = len(self._ids)
+        check_id(record.id, self._ids)
+        if len(self._ids) == before:
+            raise ValueError(f"id {record.id!r} stands twice. Give every slice its own id.")
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         try:

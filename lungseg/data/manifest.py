@@ -8,11 +8,13 @@ Only `id` is required.
 
 import csv
 import math
+import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from lungseg.data.headers import read_csv, text_of
 from lungseg.data.ct import HU_WINDOW
 from lungseg.data.splits import affordable_fractions, overlaps, split_by_group
 
@@ -24,6 +26,8 @@ REMEDIES = {
     "volumes": "Put each volume there as <id>.npz (lungseg.data.volumes.write_volume).",
 }
 DIMS = {"slices": 2, "volumes": 3}
+LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
+MAX_ID_BYTES = 200  # the name of a file has 255, some of them for .npz and what a writer adds while it writes
 
 
 @dataclass(frozen=True)
@@ -92,16 +96,26 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[SliceRec
         way_out = f"For scripts that have it, give --spatial-dims {DIMS[held]}."
         return [], [f"{folder} is a folder of {held}, and {kind} are wanted. {way_out}"]
     if not home.is_dir():
-        return [], [f"{folder} holds no folder {home.name}/. {REMEDIES[kind]}"]
-    path = folder / "manifest.csv"
+        there = [p.name for p in visible(folder) if p.is_dir()][:5]
+        there = f" (it holds {'/, '.join(there)}/)" if there else ""
+        return [], [f"{folder} holds no folder {home.name}/{there}. {REMEDIES[kind]}"]
+    path = manifest_path(folder)
+    if not path.exists() and (others := [p.name for p in folder.iterdir() if p.name.lower().startswith("manifest")]):
+        return [], [f"{folder} holds {others[0]} but no manifest.csv. Save it as comma-separated text of that name."]
     try:
-        rows = manifest_rows(path) if path.exists() else [{"id": id_of(p)} for p in members(home)]
-    except (ValueError, csv.Error) as error:
+        lines = read_csv(path, COLUMNS) if path.exists() else [(0, {"id": id_of(p)}) for p in members(home)]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
         return [], [f"{path} cannot be read as a table ({error}). Save it as comma-separated UTF-8 text."]
+    except ValueError as error:
+        return [], [f"{path}: {error}"]
+    numbers, rows = [number for number, _ in lines], [row for _, row in lines]
+    if not rows and path.exists():
+        return [], [f"{path} lists no {kind[:-1]}. Put at least one there."]
     if not rows:
-        return [], [f"{path if path.exists() else home} lists no {kind[:-1]}. Put at least one there."]
+        others = other_files(home, "PNG (8-bit grey)" if kind == "slices" else ".npz")
+        return [], [f"{home} lists no {kind[:-1]}{others}. {'Convert them' if others else 'Put at least one there'}."]
     if "id" not in rows[0]:
-        return [], [f"{path} has no column id (it has {', '.join(map(str, rows[0]))}). Separate columns by commas."]
+        return [], [f"{path} has no column id (it has {', '.join(rows[0])}). Separate columns by commas."]
     if "group" not in rows[0]:
         warnings.warn(
             f"{folder} does not say which {kind} belong to one patient, so each is its own group: "
@@ -113,39 +127,52 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[SliceRec
         groups = [row["group"] for row in rows]
         splits = split_by_group(groups, affordable_fractions(FRACTIONS, len(set(groups))), seed=0)
         rows = [{**row, "split": split} for row, split in zip(rows, splits, strict=True)]
-    records, problems = [], []
-    for number, row in enumerate(rows, start=2):  # line 1 is the header
+    records, problems, taken = [], [], {}
+    for number, row in zip(numbers, rows, strict=True):
         try:
-            records.append(parse_row(row))
+            record = parse_row(row)
+            check_id(record.id, taken)
+            records.append(record)
         except ValueError as error:
             problems.append(f"{path}, line {number}: {error}")
     ids, groups, splits = ([getattr(r, name) for r in records] for name in ("id", "group", "split"))
-    return records, problems + [f"{path}: {sentence}" for sentence in overlaps(ids, groups, splits)]
+    sentences = overlaps(ids, groups, splits) + groups_in_capitals(records)
+    return records, problems + [f"{path}: {sentence}" for sentence in sentences]
 
 
-def manifest_rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte-order mark in front
-        return list(csv.DictReader(file, restval=""))
+def manifest_path(folder: Path) -> Path:
+    """DIR/manifest.csv, or what differs from it in capitals only: elsewhere they may be the same name."""
+    return next((p for p in sorted(folder.iterdir()) if p.name.lower() == "manifest.csv"), folder / "manifest.csv")
 
 
 def parse_row(row: dict[str, str]) -> SliceRecord:
-    id_, group, split = row["id"], row["group"], row["split"]
-    if id_ in ("", ".", "..") or "/" in id_ or "\\" in id_:
-        raise ValueError(f"id {id_!r} is not a plain file name. Use letters, digits, '_' and '-'.")
-    if not group:
-        raise ValueError(f"id {id_!r} has no group. Write the patient, or any name for slices that belong together.")
-    if split not in SPLITS:
-        raise ValueError(f"id {id_!r} has the split {split!r}. Use one of {', '.join(SPLITS)}.")
+    id_, group, split, label = row["id"], text_of(row["group"]), row["split"].lower(), text_of(row.get("label", ""))
     numbers = {}
     for name, kind in NUMBERS.items():
         if row.get(name):  # empty = the default
             try:
-                numbers[name] = kind(row[name])
-            except ValueError:
-                raise ValueError(f"id {id_!r} has {name} {row[name]!r}, which is not a number.") from None
-    if numbers.get("bits", 8) not in (8, 16):
-        raise ValueError(f"id {id_!r} has bits {numbers['bits']}. Grey PNGs have 8 or 16.")
-    record = SliceRecord(id_, group, split, row.get("label") or "", **numbers)
+                value = float(row[name])
+                numbers[name] = int(value) if kind is int and value == int(value) else value  # "8.0" is 8
+            except (ValueError, OverflowError):
+                raise ValueError(
+                    f"id {id_!r} has {name} {row[name]!r}, which is not a number. Write it without a unit, and with a "
+                    f"point as in 0.7."
+                ) from None
+    record = SliceRecord(id_, group, split, label, **numbers)
+    check_record(record)
+    return record
+
+
+def check_record(record: SliceRecord) -> None:
+    """A ValueError for what no manifest may say: of one that is read, and of one that is to be written."""
+    check_id(record.id, {})
+    id_ = record.id
+    if not record.group:
+        raise ValueError(f"id {id_!r} has no group. Write the patient, or any name for slices that belong together.")
+    if record.split not in SPLITS:
+        raise ValueError(f"id {id_!r} has the split {record.split!r}. Use one of {', '.join(SPLITS)}.")
+    if record.bits not in (8, 16):
+        raise ValueError(f"id {id_!r} has bits {record.bits:g}. Grey PNGs have 8 or 16.")
     if record.spacing_mm <= 0 or math.isinf(record.spacing_mm):  # nan is neither
         raise ValueError(f"id {id_!r} has spacing_mm {record.spacing_mm:g}. Write mm above 0, or leave it empty.")
     if not -math.inf < record.hu_low < record.hu_high < math.inf:  # nan fails
@@ -155,7 +182,31 @@ def parse_row(row: dict[str, str]) -> SliceRecord:
     if min(height, width) < 0 or (height == 0) != (width == 0):
         sides = f"source_height {height} and source_width {width}"
         raise ValueError(f"id {id_!r} has {sides}. Write both in pixels, or leave both empty.")
-    return record
+
+
+def check_id(id_: str, taken: dict[str, str]) -> None:
+    """A ValueError unless an id can be the name of a file, everywhere and beside those in `taken`, which it joins."""
+    odd = any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in id_)  # Cc, Cs: NUL, line breaks, no text
+    if odd or not id_ or id_[0] == "." or id_ != id_.strip():
+        raise ValueError(f"id {id_!r} is not a plain file name. Use letters, digits, '_' and '-'.")
+    if len(id_.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"id {id_[:40]!r}... is longer than {MAX_ID_BYTES} bytes, too long for the name of a file.")
+    first = taken.setdefault(unicodedata.normalize("NFC", id_).casefold(), id_)
+    if first != id_:
+        raise ValueError(f"the ids {first!r} and {id_!r} are one file name on Windows and macOS. Rename one of them.")
+
+
+def groups_in_capitals(records: list[SliceRecord]) -> list[str]:
+    """One sentence for each two groups in different splits that differ only in capitals: hardly two patients."""
+    firsts, problems = {}, {}
+    for record in records:
+        first = firsts.setdefault(record.group.casefold(), record)
+        if first.group != record.group and first.split != record.split:
+            problems[record.group] = (
+                f"group {first.group!r} is in {first.split} and {record.group!r} in {record.split}. If they are one "
+                f"patient, move all its rows to one split; if not, tell them apart by more than capitals."
+            )
+    return list(problems.values())
 
 
 def write_manifest(path: Path, records: list[SliceRecord]) -> None:
@@ -185,10 +236,35 @@ def held_kind(folder: Path) -> str:
 
 
 def members(home: Path) -> list[Path]:
-    """The PNGs of images/ or masks/; the .npz files and the folders of volumes/."""
+    """The PNGs of images/ or masks/; the .npz files and the folders of volumes/. Suffixes may be in capitals."""
     if home.name != HOMES["volumes"]:
-        return sorted(home.glob("*.png"))
-    return sorted(p for p in home.iterdir() if (p.suffix == ".npz" or p.is_dir()) and p.name[0] != ".")
+        return pictures(home)
+    return [p for p in visible(home) if p.suffix.lower() == ".npz" or p.is_dir()]
+
+
+def pictures(folder: Path) -> list[Path]:
+    return [p for p in visible(folder) if p.suffix.lower() == ".png"]
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, without what systems leave there: "._a.png" and __MACOSX of macOS, for instance."""
+    return sorted(p for p in folder.iterdir() if p.name[0] != "." and p.name.lower() not in LEFT_BY_SYSTEMS)
+
+
+def find_member(home: Path, id_: str) -> Path:
+    """The file of an id in images/, masks/ or volumes/, its suffix in small letters unless it is there in capitals."""
+    suffix = ".npz" if home.name == HOMES["volumes"] else ".png"
+    names = [id_ + s for s in (suffix, suffix.upper(), suffix.title())]
+    return next((home / name for name in names if (home / name).exists()), home / names[0])
+
+
+def other_files(folder: Path, suffix: str) -> str:
+    """What there is in the place of files of that suffix, as the end of a sentence; "" if there is nothing."""
+    found = Counter("".join(p.suffixes[-2:] if p.suffix == ".gz" else [p.suffix]) for p in visible(folder))
+    found = [(ending, n) for ending, n in found.most_common(3) if ending]
+    if not found:
+        return ""
+    return f"; only {suffix} is read, and there are {' and '.join(f'{n} {ending}' for ending, n in found)}"
 
 
 def id_of(path: Path) -> str:

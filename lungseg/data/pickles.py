@@ -6,36 +6,45 @@ parts mean. Here is the door, `read_table`, and the check of every cell.
 
 import gzip
 import io
+import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lungseg.data.headers import ColumnError, recognise, text_of
 from lungseg.data.dataframe import NAMES, array_of, bytes_of, dtype_of, frame_columns
+from lungseg.data.plausible import Lesion, Tally, odd_hu
+from lungseg.data.splits import CELLS
 from lungseg.data.unpickler import Name, Record, RefusedError, unpickle
+from lungseg.files import regular_file
 
 MAX_CELLS = 1_000_000  # the published table has 2,832; a hostile file can use one list for a thousand columns
 TOO_MANY = f"the table has more than {MAX_CELLS} cells, which no table of slices needs"
 MALFORMED = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 
 
-def read_table(path: str | Path, *, required: Sequence[str] = ("label1", "mask")) -> dict[str, list]:
+def read_table(
+    path: str | Path, *, required: Sequence[str] = ("label1", "mask"), judged: bool = True
+) -> dict[str, list]:
     """Read a table of CT slices from a pickle, `.pkl` or `.pkl.gz`, without running anything in it.
 
     The file holds a DataFrame (pandas 1.5 to 3.0), a dict of lists, a dict of arrays (n, H, W) and (n,), or a
     list of dicts. Its columns are `label1` (text), `mask` (the lesion: 0 and 1, or 0 and 255) and one or more
-    of CT values in HU, as `hu_array` and `hu_array_old` are. Others may be there.
+    of CT values in HU, as `hu_array` and `hu_array_old` are; case and outer spaces do not matter. Others may be there.
 
     Args:
         path: the file. Gzip is recognised by its first two bytes.
         required: columns that must be there. One column of CT values must be there in any case.
+        judged: also refuse a table if what is required of it is hardly meant (`lungseg.data.plausible`) in more than
+            half of the rows, and warn if it is in some. Without it, only what cannot be used is refused.
 
     Returns:
         column -> cells, in the order of the rows in the file, whatever their index says. An image is an array
         (H, W), read-only, of the type it has in the file; the images of one row have one size. Other cells
-        are str, int, float, bool or None.
+        are str, int, float, bool or None: a text that is missing is None, whatever the file has for it.
 
     Raises:
         ValueError: one sentence with the file, and the row (counted from 0) and column where there is one.
@@ -44,12 +53,14 @@ def read_table(path: str | Path, *, required: Sequence[str] = ("label1", "mask")
     try:
         value = unpickle_file(path)
         table: dict[str, list] = {}
-        for name, column in columns_of(value):
+        columns = list(columns_of(value))
+        names = recognise([name for name, _ in columns], {"label1", "mask", *required})
+        for name, (_, column) in zip(names, columns, strict=True):
             cells = cells_of(column, name, MAX_CELLS // (len(table) + 1))
-            table[name] = [cell_of(cell, row, name) for row, cell in enumerate(cells)]
-        check_table(table, required)
+            table[name] = without_nan([cell_of(cell, row, name) for row, cell in enumerate(cells)], name)
+        check_table(table, required, judged)
         return table
-    except RefusedError as error:
+    except (RefusedError, ColumnError) as error:
         raise ValueError(f"{path}: {error}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise ValueError(f"{path}: the gzip file is damaged or ends too early; fetch it again") from None
@@ -62,7 +73,7 @@ def read_table(path: str | Path, *, required: Sequence[str] = ("label1", "mask")
 
 
 def unpickle_file(path: Path) -> Any:
-    with open(path, "rb") as file:
+    with open(regular_file(path), "rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         if size == 0:
@@ -127,10 +138,18 @@ def cell_of(value: Any, row: int, name: str) -> Any:
     raise RefusedError(f"{place(row, name)}: wanted an image (H, W) of numbers, a text or a number, got {found}")
 
 
+def without_nan(cells: list, name: str) -> list:
+    """The same, but None for NaN in a column of texts, where it means that there is none; and for a label "nan"."""
+    if name != "label1" and not any(type(cell) is str for cell in cells):
+        return cells
+    cells = [None if type(cell) is float and cell != cell else cell for cell in cells]
+    return [None if name == "label1" and type(c) is str and c and not text_of(c) else c for c in cells]
+
+
 # What a table of slices must be
 
 
-def check_table(table: dict[str, list], required: Sequence[str]) -> None:
+def check_table(table: dict[str, list], required: Sequence[str], judged: bool) -> None:
     """Raise `RefusedError` unless the columns are there, equally long, and their images fit together."""
     if missing := [name for name in required if name not in table]:
         there = ", ".join(map(short, list(table)[:20])) or "no columns"
@@ -145,27 +164,82 @@ def check_table(table: dict[str, list], required: Sequence[str]) -> None:
         raise RefusedError("no column holds CT values: images (H, W), as in 'hu_array' or 'hu_array_old'")
     if "mask" in table and "mask" not in images:
         raise RefusedError("column 'mask' holds no images (H, W)")
+    values = Values()
     for row in range(rows):
         first = table[images[0]][row]
         for name in images:
-            if problem := problem_of(table[name][row], name, first, images[0]):
+            problem = shape_problem(table[name][row], first, images[0]) or values.problem(table[name][row], name)
+            if problem:
                 raise RefusedError(f"{place(row, name)}: {problem}")
+    for name in required:
+        if judged and name in images and name != "mask":
+            judge(name, table[name], table.get("mask", [None] * rows), values)
 
 
-def problem_of(image: Any, name: str, first: Any, first_name: str) -> str | None:
-    """What is wrong with one image, beside the first one of its row. One at a time, to need little memory."""
+def shape_problem(image: Any, first: Any, first_name: str) -> str | None:
+    """What is wrong with one image, beside the first one of its row."""
     if not isinstance(image, np.ndarray):
         return "an image is expected, as in other rows"
     if image.shape != first.shape:
         (h, w), (first_h, first_w) = image.shape, first.shape
         return f"the image is {h} x {w} pixels, but that of {short(first_name)} is {first_h} x {first_w}"
-    if name == "mask":
-        values = np.unique(image).tolist()
-        if not (set(values) <= {0, 1} or set(values) <= {0, 255}):
-            return f"the mask has the values {str(values[:6])[1:-1]}; wanted 0 and 1, or 0 and 255"
-    elif not (finite := np.isfinite(image)).all():
+    return None
+
+
+class Values:
+    """What is to be said of the values of images: looked at one by one, to need little memory, and each only once.
+
+    A small file can refer to one image in a million cells.
+    """
+
+    def __init__(self):
+        self._known: dict[tuple, Any] = {}  # place in memory and function -> what it said
+
+    def once(self, look: Callable[[np.ndarray], Any], image: np.ndarray) -> Any:
+        key = look, image.ctypes.data, image.shape, image.strides, image.dtype.str
+        if key not in self._known:
+            self._known[key] = look(image)
+        return self._known[key]
+
+    def problem(self, image: np.ndarray, name: str) -> str | None:
+        return self.once(mask_problem if name == "mask" else hu_problem, image)
+
+
+def mask_problem(image: np.ndarray) -> str | None:
+    values = np.unique(image).tolist()
+    if not (set(values) <= {0, 1} or set(values) <= {0, 255}):
+        return f"the mask has the values {str(values[:6])[1:-1]}; wanted 0 and 1, or 0 and 255"
+    return None
+
+
+def hu_problem(image: np.ndarray) -> str | None:
+    if not (finite := np.isfinite(image)).all():
         return f"{np.count_nonzero(~finite)} of its values are NaN or infinite; wanted HU"
     return None
+
+
+def judge(name: str, images: list[np.ndarray], masks: list[np.ndarray | None], values: Values) -> None:
+    """Refuse a column of HU, and its masks, where most rows are hardly what was meant; warn of a few.
+
+    Also slices that cannot be told to be near-duplicates or not: below CELLS pixels, of different sizes.
+    """
+    sizes = [image.shape for image in images]
+    for row, size in enumerate(sizes):
+        if min(*size, *sizes[0]) < CELLS and size != sizes[0]:
+            (h, w), (first_h, first_w) = size, sizes[0]
+            raise RefusedError(
+                f"{place(row, name)}: the image is {h} x {w} pixels, but that of row 0 is {first_h} x {first_w}; "
+                f"slices below {CELLS} pixels can be searched for near-duplicates only if all have one size: resize "
+                f"them, or make a table and a folder for each size"
+            )
+    tally = Tally(f"column {short(name)}", "rows")
+    for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        tally.add(f"row {row}", [values.once(odd_hu, image)], None if mask is None else values.once(Lesion, mask))
+    problems, warned = tally.verdict()
+    if problems:
+        raise RefusedError(problems[0])
+    for sentence in warned:
+        warnings.warn(sentence, stacklevel=1)
 
 
 def place(row: int, name: str) -> str:

@@ -1,6 +1,6 @@
 """Whatever holds CT, to look at it: a file or folder of any kind we know gives its slices or volumes in HU.
 
-    slice.png           8-bit grey, in a HU window that the reader must be told
+    slice.png           8-bit or 16-bit grey, in a HU window that the reader must be told
     a folder            of slices or volumes as trainings read them (masks may be missing), or of such PNGs
     scan.npy            HU: one slice (H, W) or a volume (D, H, W)
     scan.npz            a volume as `hu` (D, H, W), with `target`, `spacing_mm` if known; or a folder of these .npy
@@ -21,10 +21,19 @@ from numpy.typing import NDArray
 from lungseg.data.columns import SPACING_COLUMNS, find_column, spacing_of
 from lungseg.data.classes import read_classes
 from lungseg.data.ct import grey_to_hu
-from lungseg.data.folder import read_grey_png, read_slice
-from lungseg.data.manifest import SliceRecord, read_manifest
+from lungseg.data.folder import grey_bits, read_grey_png, read_slice
+from lungseg.data.manifest import (
+    SliceRecord,
+    find_member,
+    manifest_path,
+    other_files,
+    pictures,
+    read_manifest,
+    visible,
+)
 from lungseg.data.pickles import read_table
-from lungseg.data.volume_files import read_volume
+from lungseg.data.plausible import slices_of
+from lungseg.data.volume_files import check_sums, map_file, read_volume
 from lungseg.data.volumes import volume_path
 
 
@@ -81,8 +90,7 @@ def read_scans(
     elif kind == "array":
         yield read_array(path)
     else:
-        for file in sorted(path.glob("*.png")) if kind == "pngs" else [path]:
-            yield Scan(file.stem, grey_to_hu(read_grey_png(file, 8), hu_window), from_grey=True)
+        yield from read_pngs(pictures(path) if kind == "pngs" else [path], hu_window)
 
 
 def kind_of(path: str | Path) -> str:
@@ -96,12 +104,16 @@ def kind_of(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
+        names = {p.name if p.is_dir() else p.name.lower() for p in visible(path)}
         for kind, there in (("slices", "images"), ("volumes", "volumes"), ("volume", "hu.npy")):
-            if (path / there).exists():
+            if there in names:
                 return kind
-        if any(path.glob("*.png")):
+        if pictures(path):
             return "pngs"
-        raise ValueError(f"{path} holds neither images/ nor volumes/ nor *.png. Give a folder of slices or volumes.")
+        others = other_files(path, "PNG (8-bit or 16-bit grey)")
+        raise ValueError(
+            f"{path} holds neither images/ nor volumes/ nor *.png{others}. Give a folder of slices or volumes."
+        )
     if not path.exists():
         raise ValueError(f"{path} does not exist. Give a slice, a volume, a table, or a folder of these.")
     for kind, ends in (("png", (".png",)), ("array", (".npy", ".npz")), ("table", (".pkl", ".pkl.gz"))):
@@ -119,14 +131,30 @@ def own_name(folder: str | Path) -> str:
 # ---- one kind each -----------------------------------------------------------------------------------------------
 
 
+def read_pngs(files: list[Path], hu_window: tuple[float, float]) -> Iterator[Scan]:
+    """PNGs of 8 or 16 bits, in the HU window and with the spacing of their folder's manifest where there is one."""
+    home = files[0].parent
+    known = {}
+    if home.name == "images" and manifest_path(home.parent).exists():
+        known = {find_member(home, record.id): record for record in records_of(home.parent, "slices")}
+    for file in files:
+        record = known.get(file)
+        window = hu_window if record is None else (record.hu_low, record.hu_high)
+        bits = grey_bits(file) if record is None else record.bits
+        spacing = None if record is None or not math.isfinite(record.spacing_mm) else (record.spacing_mm,) * 2
+        source = None if record is None else record.source_size
+        hu = grey_to_hu(read_grey_png(file, bits), window, bits)
+        yield Scan(file.stem, hu, None, spacing, from_grey=True, source_size=source)
+
+
 def read_slices(folder: Path) -> Iterator[Scan]:
     """A folder of slices; targets where there are any."""
     classes = read_classes(folder)
     for record in records_of(folder, "slices"):
-        if (folder / "masks" / f"{record.id}.png").exists():
+        if find_member(folder / "masks", record.id).exists():
             grey, target = read_slice(folder, record, classes)
         else:
-            grey, target = read_grey_png(folder / "images" / f"{record.id}.png", record.bits), None
+            grey, target = read_grey_png(find_member(folder / "images", record.id), record.bits), None
         spacing = (record.spacing_mm,) * 2 if math.isfinite(record.spacing_mm) else None
         hu = grey_to_hu(grey, (record.hu_low, record.hu_high), record.bits)
         yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size, classes=classes)
@@ -140,7 +168,9 @@ def records_of(folder: Path, kind: str) -> list[SliceRecord]:
 
 
 def read_one_volume(path: Path, id_: str) -> Scan:
+    """All of it will be looked at, so that a changed voxel is to be noticed, too."""
     volume = read_volume(path)
+    check_sums(path)
     spacing = volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None
     about = {"source_size": volume.hu.shape[1:], "geometry": volume.geometry}
     return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing, **about)
@@ -149,8 +179,8 @@ def read_one_volume(path: Path, id_: str) -> Scan:
 def read_array(path: Path) -> Scan:
     """A .npz with a volume, or a .npy with a volume or a single slice."""
     try:
-        hu = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix.lower() == ".npy" else None
-    except (ValueError, OSError, EOFError):
+        hu = map_file(path, "hu") if path.suffix.lower() == ".npy" else None
+    except (ValueError, OSError):
         hu = None  # read_volume says what is wrong with the file
     if hu is None or hu.ndim == 3:
         return read_one_volume(path, path.stem)
@@ -161,7 +191,7 @@ def read_array(path: Path) -> Scan:
 
 def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[Scan]:
     """The chosen rows of a pickled table."""
-    table = read_table(path, required=(column,))
+    table = read_table(path, required=(column,), judged=False)
     hus = table[column]
     targets = table.get("mask", [None] * len(hus))
     rows = range(len(hus)) if rows is None else rows
@@ -188,6 +218,6 @@ def checked_hu(where: Path | str, hu: NDArray) -> NDArray:
         raise ValueError(f'{where}: HU are plain numbers, got {hu.dtype}. Save them with .astype("int16").')
     if hu.size == 0:
         raise ValueError(f"{where}: no HU are there, the shape is {hu.shape}. Export it again.")
-    if gaps := hu.size - np.count_nonzero(np.isfinite(hu)):
+    if gaps := sum(np.count_nonzero(~np.isfinite(part)) for part in slices_of(hu) if part.dtype.kind == "f"):
         raise ValueError(f"{where}: {gaps} of {hu.size} HU are NaN or infinite. Fill gaps with -1000, for air.")
     return hu

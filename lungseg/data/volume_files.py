@@ -15,7 +15,8 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -25,14 +26,23 @@ from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
 from lungseg.data.classes import HINT, check_labels, some_of
+from lungseg.data.headers import recognise
+from lungseg.data.plausible import odd_hu
+from lungseg.files import regular_file
 
 GEOMETRY = ("affine", "origin_mm", "direction", "source_shape", "crop_start")  # at most 16 numbers each
 TYPES = {"hu": "iuf", "target": "biuf", "spacing_mm": "iuf"}  # name -> the kinds of number (dtype.kind) it may hold
 SAVED_AS = {"hu": "int16", "target": "uint8", "spacing_mm": "float64"}  # what to save them as; more than enough
 TYPES |= dict.fromkeys(GEOMETRY, "iuf")
 SAVED_AS |= dict.fromkeys(GEOMETRY, "float64")
+GUARDED = ("target", "spacing_mm")  # optional, so one that is misspelled would be lost without a word
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # by version of the format
 LOCAL_HEADER = 30  # bytes before the name of a member of a zip archive
+MAGIC = 8  # bytes at the beginning of .npy data, with the version
+MAX_HEADER = 10_000  # bytes that follow them, as NumPy has it
+MAX_READ = 2**20  # bytes at once
+DEFLATE_RATIO = 1032
+TOO_LARGE = "needs more memory than there is. Save it with np.savez, uncompressed: then only what is looked at is read."
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +73,10 @@ def read_volume(path: str | Path) -> Volume:
         arrays = open_arrays(path)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing. Give an .npz file, an .npy file, or a folder with hu.npy.") from None
+    except OSError as error:
+        raise ValueError(f"{error.filename or path} cannot be read ({error.strerror or error}).") from None
+    except MemoryError:
+        raise ValueError(f"{path} {TOO_LARGE}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # zipfile reports damage as BadZipFile, NotImplementedError, zlib.error, ...
@@ -88,8 +102,9 @@ def read_labelled(path: Path) -> Volume:
 def open_arrays(path: Path) -> dict[str, NDArray]:
     """The arrays we know by name, mapped where that is possible."""
     if path.is_dir():
-        files = {name: path / f"{name}.npy" for name in TYPES}
-        return {name: map_file(file, name) for name, file in files.items() if file.exists()}
+        files = [file for file in sorted(path.iterdir()) if file.suffix.lower() == ".npy" and file.name[0] != "."]
+        names = recognise([file.stem for file in files], TYPES, guard=GUARDED)
+        return {name: map_file(file, name) for name, file in zip(names, files, strict=True) if name in TYPES}
     if path.suffix.lower() == ".npy":
         return {"hu": map_file(path, "hu")}
     if path.suffix.lower() != ".npz":
@@ -99,8 +114,19 @@ def open_arrays(path: Path) -> dict[str, NDArray]:
 
 
 def map_file(path: Path, name: str) -> NDArray:
-    with open(path, "rb") as file:
+    with open(regular_file(path), "rb") as file:
         return map_array(file, name, path.stat().st_size)
+
+
+class Bounded(io.BufferedReader):
+    """A file of which no large part is asked for at once: what an archive says of its own size may be a trap."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            size = os.fstat(self.fileno()).st_size - self.tell()
+        if size > MAX_READ:
+            raise ValueError(f"its table of members is larger than {MAX_READ >> 20} MiB, which no volume needs.")
+        return super().read(size)
 
 
 def map_npz(path: Path) -> dict[str, NDArray]:
@@ -112,13 +138,14 @@ def map_npz(path: Path) -> dict[str, NDArray]:
     that follow it (APPNOTE.TXT 4.3.7).
     """
     arrays = {}
-    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
+    with open_archive(path) as (file, archive):
+        members = archive.infolist()
+        names = recognise([member.filename.removesuffix(".npy") for member in members], TYPES, guard=GUARDED)
+        for name, member in zip(names, members, strict=True):
             if name not in TYPES:
                 continue
             if member.compress_type != zipfile.ZIP_STORED:
-                arrays[name] = load_array(archive.read(member), name)
+                arrays[name] = load_array(archive, member, name)
                 continue
             file.seek(member.header_offset)
             header = file.read(LOCAL_HEADER)
@@ -128,33 +155,64 @@ def map_npz(path: Path) -> dict[str, NDArray]:
     return arrays
 
 
+@contextmanager
+def open_archive(path: Path) -> Iterator[tuple[BinaryIO, zipfile.ZipFile]]:
+    with Bounded(io.FileIO(regular_file(path))) as file, zipfile.ZipFile(file) as archive:
+        yield file, archive
+
+
 def map_array(file: BinaryIO, name: str, end: int) -> NDArray:
     """Map the .npy data that begins at the file's position and must end before byte `end`."""
-    shape, order, dtype = read_header(file, name, end)
+    shape, order, dtype = read_header(file, name, end - file.tell())
     return np.memmap(file, dtype, "r", file.tell(), shape, order)
 
 
-def load_array(data: bytes, name: str) -> NDArray:
-    """The array of an .npy file given as bytes."""
-    file = io.BytesIO(data)
-    shape, order, dtype = read_header(file, name, len(data))
-    return np.frombuffer(data, dtype, math.prod(shape), file.tell()).reshape(shape, order=order)
+def load_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> NDArray:
+    """Unpack the array of a compressed member: as much as its header says, and not one byte more.
+
+    The file can claim any size, but DEFLATE packs at most 1032 bytes into one.
+    """
+    most = member.file_size
+    if member.compress_type == zipfile.ZIP_DEFLATED:
+        most = min(most, DEFLATE_RATIO * member.compress_size)
+    with archive.open(member) as file:
+        shape, order, dtype = read_header(file, name, most)
+        array = np.empty(shape, dtype, order)
+        data = memoryview(array.reshape(-1, order="A" if order == "F" else "C").view(np.uint8))
+        for start in range(0, len(data), MAX_READ):
+            part = data[start : start + MAX_READ]
+            if file.readinto(part) < len(part):
+                raise ValueError(f"{name} is cut short: {shape} numbers are promised. Copy or export the file again.")
+        if file.read(1):  # at the end, this read also compares the checksum
+            raise ValueError(f"{name} is longer than its header says: {shape} numbers. Copy or export the file again.")
+    array.flags.writeable = False
+    return array
 
 
-def read_header(file: BinaryIO, name: str, end: int) -> tuple[tuple[int, ...], str, np.dtype]:
-    """(shape, "C" or "F", dtype) of .npy data; afterwards the file stands where the numbers begin.
+def read_header(file: BinaryIO, name: str, most: int) -> tuple[tuple[int, ...], str, np.dtype]:
+    """(shape, "C" or "F", dtype) of .npy data of at most so many bytes; then the file stands where the numbers begin.
 
-    NumPy would unpickle arrays of Python objects, which can run any program, so nothing but numbers is let through.
+    NumPy would unpickle arrays of Python objects, which can run any program, so nothing but numbers is let through. It
+    would also read a header of 4 GB before it calls that too long.
     """
     try:
-        shape, fortran_order, dtype = HEADERS[npy.read_magic(file)](file)
+        version = npy.read_magic(file)
+        length = file.read(2 if version == (1, 0) else 4)  # of the header that follows it
+        size = int.from_bytes(length, "little")
+        if size > MAX_HEADER:
+            raise ValueError(f"a header of {size} bytes")
+        header = file.read(size)
+        shape, fortran_order, dtype = HEADERS[version](io.BytesIO(length + header))
+    except (zipfile.BadZipFile, MemoryError):
+        raise
     except Exception:  # damage surfaces in the parser in many ways
         raise ValueError(f"{name} does not begin as .npy data do. Save plain numbers with np.save.") from None
     if dtype.kind not in TYPES[name]:
         raise ValueError(f'{name} holds {dtype}, plain numbers are wanted. Save it with .astype("{SAVED_AS[name]}").')
     if min(shape, default=1) < 1:
         raise ValueError(f"{name} is empty: its shape is {shape}.")
-    if file.tell() + math.prod(shape) * dtype.itemsize > end:  # else looking at its last numbers would crash
+    begin = MAGIC + len(length) + size
+    if begin + math.prod(shape) * dtype.itemsize > most:  # else looking at its last numbers would crash
         raise ValueError(f"{name} is cut short: {shape} numbers are promised. Copy or export the file again.")
     return shape, "F" if fortran_order else "C", dtype
 
@@ -210,27 +268,37 @@ def check_hu(hu: NDArray) -> None:
         raise ValueError("hu holds NaN or infinite values. Fill them with -1000, the HU of air.")
 
 
-def check_volume(path: Path, classes: Sequence[str] = ()) -> None:
-    """Read all of a volume; a ValueError for the first thing that would spoil a training."""
-    volume = read_labelled(path)
-    if path.is_file():
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # by the checksums, which mapped reading passes by
-        except Exception:  # zipfile reports damage in many ways
-            damaged = "another member"
-        if damaged:
-            raise ValueError(f"{path} is damaged (the checksum of {damaged} is wrong). Copy or export it again.")
+def check_sums(path: Path) -> None:
+    """A ValueError unless the checksums of an .npz are right, which mapped reading passes by. Reads all of it once."""
+    if not path.is_file() or path.suffix.lower() != ".npz":
+        return
     try:
-        check_target(volume.target, classes)
-        check_hu(volume.hu)
+        with open_archive(path) as (_, archive):
+            damaged = archive.testzip()
+    except MemoryError:
+        raise
+    except Exception:  # zipfile reports damage in many ways
+        damaged = "another member"
+    if damaged:
+        raise ValueError(f"{path} is damaged (the checksum of {damaged} is wrong). Copy or export it again.")
+
+
+def check_volume(path: Path, classes: Sequence[str] = ()) -> Volume:
+    """Read all of a volume, and return it; a ValueError for the first thing that would spoil a training."""
+    volume = read_labelled(path)
+    try:
+        check_sums(path)
+        for hu, target in zip(volume.hu, volume.target, strict=True):  # a mapped one may be larger than the memory
+            check_target(target, classes)
+            check_hu(hu)
+        sentence = odd_hu(volume.hu)
+    except MemoryError:
+        raise ValueError(f"{path} {TOO_LARGE}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if volume.hu.min() >= 0:
-        raise ValueError(
-            f"{path}: hu holds no value below 0, but air is -1000 HU. "
-            f"Apply the rescale slope and intercept of the scan first."
-        )
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    if sentence:
+        raise ValueError(f"{path}: {sentence}")
+    return volume
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------

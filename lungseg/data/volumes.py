@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from lungseg.data.classes import one_hot, read_classes, unused_classes
 from lungseg.data.ct import hu_to_unit
-from lungseg.data.folder import FolderWriter
-from lungseg.data.manifest import FRACTIONS, SliceRecord, members, parse_manifest, read_split
+from lungseg.data.folder import FolderWriter, told
+from lungseg.data.manifest import FRACTIONS, SliceRecord, find_member, members, parse_manifest, read_split
 from lungseg.data.phantoms import phantom_volume
+from lungseg.data.plausible import Lesion, Tally
 from lungseg.data.splits import split_by_group
-from lungseg.data.volume_files import Volume, check_target, check_volume, read_labelled, write_volume
+from lungseg.data.volume_files import Volume, check_sums, check_target, check_volume, read_labelled, write_volume
 
 MAX_VOXELS = 2000  # remembered of each lesion: enough places for a patch, and 24 kB however large the lesion
 LUNG_MM = (45.0, 85.0), (-20.0, 20.0)  # a phantom's lung: so far to either side of its middle, and up or down
@@ -36,27 +37,34 @@ TRIES = 20  # at a view that has room for the nodules
 def volume_path(folder: str | Path, record: SliceRecord) -> Path:
     """DIR/volumes/<id>.npz, or the folder DIR/volumes/<id> where that is there."""
     home = Path(folder, "volumes")
-    return home / record.id if (home / record.id).is_dir() else home / f"{record.id}.npz"
+    return home / record.id if (home / record.id).is_dir() else find_member(home, record.id)
 
 
 def check_volume_folder(folder: str | Path) -> list[str]:
-    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder. Reads it all."""
+    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder. Reads it all.
+
+    What is odd (`lungseg.data.plausible`) in more than half of it is wrong too; in less, it is a warning.
+    """
     folder = Path(folder)
     records, problems = parse_manifest(folder, "volumes")
     try:
         classes, seen = read_classes(folder), set()
     except ValueError as error:  # no target can be judged
         return [*problems, str(error)]
+    tally = Tally(folder, "volumes")
     for record in tqdm(records, desc="check", unit="volume", disable=None):  # None: quiet when not on a terminal
         try:
-            check_volume(volume_path(folder, record), classes)
+            volume = check_volume(volume_path(folder, record), classes)
         except ValueError as error:
             problems.append(str(error))
             continue
+        tally.add(record.id, [], Lesion(volume.target))
+        tally.add_image(record.id, record.split, volume.hu)
         if len(classes) > 1:
-            seen.update(np.unique(read_labelled(volume_path(folder, record)).target).tolist())
+            seen.update(np.unique(volume.target).tolist())
     if not problems:  # else a target that cannot be read may hold it
         problems += [f"{folder}: {sentence}" for sentence in unused_classes(seen, classes)]
+    problems += told(tally)
     if records or not problems:
         known = {volume_path(folder, record) for record in records}
         problems += [
@@ -77,6 +85,7 @@ class VolumeWriter(FolderWriter):
 
     def add(self, record: SliceRecord, hu: NDArray, target: NDArray, spacing_mm: ArrayLike) -> None:
         """Write one volume; arguments as for `write_volume`."""
+        self._check(record)
         write_volume(self.path / "volumes" / f"{record.id}.npz", hu, target, spacing_mm, self.classes)
         self.records.append(record)
 
@@ -145,11 +154,15 @@ class VolumeDataset(Dataset):
     def __init__(self, folder: str | Path, split: str | None = None):
         self.folder = Path(folder)
         self.records, self.classes = read_split(folder, split, "volumes"), read_classes(folder)
+        self._whole: set[int] = set()  # what was read whole, and its checksums compared
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+        if index not in self._whole:  # the first time: mapped reading passes checksums by
+            check_sums(volume_path(self.folder, self.records[index]))
+            self._whole.add(index)
         image, target = map(torch.from_numpy, self._cut(index, self._open(index)))
         return image[None], target, self.records[index].id  # (1, D, H, W), (K, D, H, W)
 
@@ -171,6 +184,11 @@ class VolumeDataset(Dataset):
             return hu_to_unit(hu), one_hot(target, len(self.classes))
         except ValueError as error:
             raise ValueError(f"{volume_path(self.folder, self.records[number])}: {error}") from None
+        except MemoryError:
+            size = " x ".join(map(str, hu.shape))
+            raise ValueError(
+                f"{volume_path(self.folder, self.records[number])}: {size} voxels need more memory than there is."
+            ) from None
 
 
 class PatchDataset(VolumeDataset):

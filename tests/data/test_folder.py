@@ -1,5 +1,6 @@
 """The folder of slices: what is written is what is read, and whatever is broken is named."""
 
+import os
 import pickle
 import re
 import shutil
@@ -95,6 +96,12 @@ def save(array, path, **options):
     Image.fromarray(array).save(path, **options)
 
 
+def rename(folder, pattern, name):
+    """Every file of a pattern, {} in its new name is the old one without suffix."""
+    for path in folder.glob(pattern):
+        path.rename(path.with_name(name.format(path.stem)))
+
+
 def flip_a_byte(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -105,10 +112,10 @@ def png_without_end(path):
     path.write_bytes(path.read_bytes()[:-12])
 
 
-def lying_header(path):
-    """A PNG that claims to be 60,000 x 60,000 pixels."""
+def lying_header(path, side):
+    """A PNG that claims to be side x side pixels."""
     data = path.read_bytes()
-    header = b"IHDR" + struct.pack(">II", 60000, 60000) + data[24:29]
+    header = b"IHDR" + struct.pack(">II", side, side) + data[24:29]
     path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
 
 
@@ -116,6 +123,17 @@ def edit_row(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+
+
+def animate(path):
+    first, second = Image.open(path), Image.fromarray(GREY)
+    first.save(path, save_all=True, append_images=[second])
+
+
+def turn(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.open(path).save(path, exif=exif)
 
 
 IMAGE, MASK, TABLE = "images/a_0.png", "masks/a_0.png", "manifest.csv"
@@ -162,7 +180,13 @@ DAMAGES = {
     ),
     "end cut off": (lambda d: png_without_end(d / IMAGE), IMAGE, "damaged or cut short"),
     "byte flipped": (lambda d: flip_a_byte(d / IMAGE), IMAGE, "damaged or cut short"),
-    "huge": (lambda d: lying_header(d / IMAGE), IMAGE, "damaged or cut short"),
+    "huge": (lambda d: lying_header(d / IMAGE, 60000), IMAGE, "claims more than [0-9]+ pixels"),
+    "large": (lambda d: lying_header(d / IMAGE, 10000), IMAGE, "claims more than [0-9]+ pixels"),
+    "long": (lambda d: os.truncate(d / IMAGE, 2**28 + 1), IMAGE, "has more than 256 MiB, too many for a slice"),
+    "a pipe as image": (lambda d: ((d / IMAGE).unlink(), os.mkfifo(d / IMAGE)), IMAGE, "it is a pipe"),
+    "endless": (lambda d: ((d / MASK).unlink(), (d / MASK).symlink_to("/dev/zero")), MASK, "it is a pipe, a device"),
+    "animated": (lambda d: animate(d / IMAGE), IMAGE, "is an animation of 2 pictures. Export each"),
+    "turned": (lambda d: turn(d / IMAGE), IMAGE, "asks viewers to turn or mirror it .EXIF orientation"),
     "not a png": (lambda d: (d / IMAGE).write_text("hello"), IMAGE, "is not a PNG image"),
     "empty file": (lambda d: (d / IMAGE).write_bytes(b""), IMAGE, "is not a PNG image"),
     "jpeg": (lambda d: save(GREY, d / IMAGE, format="JPEG"), IMAGE, "is not a PNG image"),
@@ -191,7 +215,17 @@ DAMAGES = {
         "'a_0'",
         "has no group",
     ),
-    "semicolons": (lambda d: (d / TABLE).write_text("id;group\na;b\n"), TABLE, "has no column id"),
+    "bars": (lambda d: (d / TABLE).write_text("id|group\na|b\n"), TABLE, "has no column id"),
+    "near miss": (lambda d: edit_row(d / TABLE, "split,", "splits,"), TABLE, "no split, but there is 'splits'"),
+    "one column twice": (lambda d: edit_row(d / TABLE, "label", " Split"), TABLE, "'split' and 'Split' are one"),
+    "unit": (lambda d: edit_row(d / TABLE, "0.7", "0.7 mm"), "'a_0'", "spacing_mm '0.7 mm', .* without a unit"),
+    "decimal comma": (lambda d: edit_row(d / TABLE, "0.7", '"0,7"'), "'a_0'", "spacing_mm '0,7', .* point as in 0.7"),
+    "shifted": (lambda d: edit_row(d / TABLE, "solid", "solid, part"), TABLE, "line 2: id 'a_0' has spacing_mm 'part'"),
+    "two ids in capitals": (lambda d: edit_row(d / TABLE, "a_1,", "A_0,"), "'A_0'", "are one file name on Windows"),
+    "two groups in capitals": (lambda d: edit_row(d / TABLE, "c_4,c", "c_4,A"), "'A'", "'a' is in train and 'A' in"),
+    "lone quote": (lambda d: edit_row(d / TABLE, "solid", '"solid'), TABLE, "cannot be read as a table"),
+    "a pipe": (lambda d: ((d / TABLE).unlink(), os.mkfifo(d / TABLE)), TABLE, "it is a pipe"),
+    "another table": (lambda d: (d / TABLE).rename(d / "manifest.xlsx"), "manifest.xlsx", "but no manifest.csv"),
     "no rows": (lambda d: (d / TABLE).write_text("id,group,split\n"), TABLE, "lists no slice"),
     "not text": (
         lambda d: (d / TABLE).write_bytes(b"id,group\n\xff\xfe\x00"),
@@ -215,6 +249,15 @@ def test_each_damage_is_named_with_its_file_and_nothing_else_is_accused(small, n
     assert not innocent, innocent
 
 
+def test_too_little_memory_for_a_picture_is_a_sentence(small, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", no_memory)
+    with pytest.raises(ValueError, match="a_0.png needs more memory than there is"):
+        read_slice(small, read_manifest(small)[0])
+
+
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_folder_cannot_be_trained_on(small, name):
     damage, _, _ = DAMAGES[name]
@@ -226,6 +269,37 @@ def test_a_damaged_folder_cannot_be_trained_on(small, name):
         dataset = SliceDataset(small)
         for i in range(len(dataset)):
             dataset[i]
+
+
+def test_a_folder_as_systems_and_cameras_leave_it_is_read_all_the_same(small):
+    expected = [SliceDataset(small)[i] for i in range(8)]
+    rename(small / "images", "a_*.png", "{}.PNG")
+    rename(small / "masks", "*.png", "{}.PNG")
+    for name in ("images", "masks"):
+        (small / name / "__MACOSX").mkdir()
+        for junk in ("._a_0.png", ".DS_Store", "Thumbs.db", "__MACOSX/._a_0.png"):
+            (small / name / junk).write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert check_folder(small) == []
+    found = [SliceDataset(small)[i] for i in range(8)]
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(found, expected, strict=True))
+    assert slice_size(small, read_manifest(small)[0]) == (24, 24)
+    save(GREY, small / "images/x.PNG", format="PNG")
+    (problem,) = check_folder(small)
+    assert "x.PNG has no row in the manifest" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("{}_mask.png", "masks/a_0.png is missing, but there is a_0_mask.png. Rename it, or"),
+        ("seg-{}.png", "masks/a_0.png is missing, but there is seg-a_0.png. Rename it, or"),
+        ("{}.tif", "masks/a_0.png is missing, but there is a_0.tif. Convert it to grey PNG, or"),
+        ("{}_of_somebody.png", "masks/a_0.png is missing. Add it, or"),
+    ],
+)
+def test_masks_of_other_names_are_found_where_they_can_be_guessed(small, name, what):
+    rename(small / "masks", "*.png", name)
+    assert what in check_folder(small)[0]
 
 
 @given(length=st.integers(0, 10_000), name=st.sampled_from([IMAGE, MASK]))
@@ -267,6 +341,26 @@ def test_a_writer_refuses_leaks_and_wrong_arrays(tmp_path):
             FolderWriter(tmp_path / "f") as out,
         ):
             out.add(SliceRecord("s", "g", "train"), *wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("id_", ["../evil", "a/b", "a\\b", "", "..", "a\0b", ".a", "S", "s", "x" * 201], ids=ascii)
+def test_a_writer_refuses_every_id_that_a_reader_refuses_before_it_writes(tmp_path, id_):
+    with pytest.raises(ValueError, match="plain file name|one file name on|longer than|stands twice"):
+        with FolderWriter(tmp_path / "deep/f") as out:
+            out.add(SliceRecord("s", "g", "train"), *pair(0))
+            before = sorted(tmp_path.rglob("*"))
+            try:
+                out.add(SliceRecord(id_, "g", "train"), *pair(1))
+            finally:
+                assert sorted(tmp_path.rglob("*")) == before
+    assert list(tmp_path.rglob("*")) == [tmp_path / "deep"]
+
+
+@pytest.mark.parametrize("wrong", [{"group": ""}, {"split": "dev"}, {"bits": 12}, {"spacing_mm": 0.0}])
+def test_a_writer_refuses_a_row_that_could_not_be_read(tmp_path, wrong):
+    with pytest.raises(ValueError, match="id 's' has"), FolderWriter(tmp_path / "f") as out:
+        out.add(SliceRecord(**{"id": "s", "group": "g", "split": "train"} | wrong), *pair(0))
     assert list(tmp_path.iterdir()) == []
 
 

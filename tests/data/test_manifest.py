@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from lungseg.data.manifest import (
     COLUMNS,
     SliceRecord,
+    check_id,
     describe_folder,
+    find_member,
+    members,
     parse_manifest,
     read_manifest,
     read_split,
@@ -36,7 +39,7 @@ names = st.text(
 
 
 @given(
-    group=names,
+    group=names.map(lambda text: text.strip() or "g"),
     label=names.map(str.strip),
     spacing=st.one_of(st.just(float("nan")), st.floats(0.25, 2.0).map(lambda v: round(v, 4))),
     window=st.tuples(st.integers(-1500, -500), st.integers(0, 3000)),
@@ -62,6 +65,57 @@ def test_a_hand_made_manifest_may_leave_columns_out_and_have_others(small):
     assert (record.label, record.bits, record.hu_low, record.hu_high) == ("", 8, -1000, 400)
     assert np.isnan(record.spacing_mm)
     assert parse_manifest(small)[1] == []
+
+
+HEADERS = ["id,group, split", "id,group,Split", "ID, Group , SPLIT", "id\tgroup\tsplit", "\ufeffid;Group;split "]
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "Manifest.CSV"])
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_split_is_not_lost_to_a_space_or_a_capital(small, header, name):
+    expected = [(r.group, r.split) for r in read_manifest(small)]
+    rows = [(r.id, f" {r.group} ", f" {r.split.upper()}") for r in read_manifest(small)]
+    (small / "manifest.csv").unlink()
+    comma = next(c for c in ";\t," if c in header)
+    (small / name).write_text("\n".join([header, *(comma.join(row) for row in rows)]), encoding="utf-8")
+    assert [(r.group, r.split) for r in read_manifest(small)] == expected
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", "<NA>"])
+def test_what_programs_write_for_a_missing_text_is_no_label_and_no_patient(small, missing):
+    path = small / "manifest.csv"
+    path.write_text(path.read_text().replace("solid", missing, 1))
+    assert [r.label for r in read_manifest(small)] == ["", *["solid"] * 7]
+    path.write_text(path.read_text().replace("a_0,a", f"a_0,{missing}", 1))
+    with pytest.raises(ValueError, match="id 'a_0' has no group"):
+        read_manifest(small)
+
+
+@pytest.mark.parametrize("bits", ["8.0", "8", " 8. ", "8e0", ""])
+def test_whole_bits_may_have_a_decimal_point(small, bits):
+    path = small / "manifest.csv"
+    path.write_text(path.read_text().replace(",8\n", f",{bits}\n", 1))
+    assert repr(read_manifest(small)[0].bits) == "8"
+
+
+BAD_IDS = ["../evil", "a/b", "a\\b", "", ".", "..", "a\0b", ".hidden", " a", "a ", "a\nb", "x" * 201, "\udcff"]
+
+
+@pytest.mark.parametrize("id_", BAD_IDS, ids=ascii)
+def test_an_id_that_is_no_file_name_is_refused(id_):
+    with pytest.raises(ValueError, match="is not a plain file name|is longer than 200 bytes"):
+        check_id(id_, {})
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=20))
+def test_letters_and_digits_are_an_id_and_their_capitals_another_only_if_nothing_changes(id_):
+    taken = {}
+    check_id(id_, taken)
+    check_id(id_, taken)  # the same one: `overlaps` tells of it
+    for other in {id_.upper(), id_.lower()} - {id_}:
+        if other.casefold() == id_.casefold():
+            with pytest.raises(ValueError, match="are one file name on Windows and macOS"):
+                check_id(other, taken)
 
 
 def test_without_a_manifest_each_image_is_its_own_group_and_a_warning_says_so(small):
@@ -115,7 +169,7 @@ def test_what_is_no_folder_of_that_kind_is_called_what_it_is(small):
     with pytest.raises(ValueError, match="manifest.csv is a file, a folder is wanted.$"):
         read_manifest(small / "manifest.csv", "slices")
     (small / "images").rename(small / "pictures")
-    with pytest.raises(ValueError, match="holds no folder images/. Give a folder"):
+    with pytest.raises(ValueError, match="holds no folder images/ .it holds pictures/.. Give a folder"):
         read_manifest(small, "slices")
 
 
@@ -136,6 +190,31 @@ def test_a_pixel_has_a_size_or_it_is_unknown(small, spacing, good):
         return
     with pytest.raises(ValueError, match="manifest.csv, line 2: id 'a_0' has spacing_mm .*, or leave it empty"):
         read_manifest(small)
+
+
+def test_what_there_is_instead_of_pngs_is_counted(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.JPG", "d.tif", "Thumbs.db", ".DS_Store", "._a.png"):
+        (tmp_path / "images" / name).touch()
+    with pytest.raises(ValueError, match=r"lists no slice; only PNG .* there are 2 .jpg and 1 .JPG and 1 .tif"):
+        read_manifest(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "volumes")
+    for path in (tmp_path / "volumes").glob("*.jpg"):
+        path.rename(path.with_suffix(".nii.gz"))
+    with pytest.raises(ValueError, match="lists no volume; only .npz is read, and there are 2 .nii.gz"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(("home", "suffix"), [("images", "PNG"), ("images", "Png"), ("volumes", "NPZ")])
+def test_suffixes_in_capitals_and_what_systems_leave(tmp_path, home, suffix):
+    (tmp_path / home / "__MACOSX").mkdir(parents=True)
+    junk = f"._a.{suffix}", f".b.{suffix.lower()}", ".DS_Store", "Thumbs.db"
+    for name in (f"a.{suffix}", f"b.{suffix.lower()}", *junk):
+        (tmp_path / home / name).touch()
+    with pytest.warns(UserWarning, match="belong to one patient"):
+        assert [r.id for r in read_manifest(tmp_path)] == ["a", "b"]
+    assert find_member(tmp_path / home, "a").name == f"a.{suffix}" and len(members(tmp_path / home)) == 2
+    assert find_member(tmp_path / home, "c").name == f"c.{suffix.lower()}"  # it is not there
 
 
 def test_without_a_manifest_the_files_and_folders_are_the_volumes(tmp_path):

@@ -157,6 +157,19 @@ def test_a_missing_column_is_named(column, tmp_path):
     assert f"column '{column}' is missing; the table has '" in refusal(save(tmp_path / "t.pkl", broken))
 
 
+@pytest.mark.parametrize("form", [dict, "rows"])
+def test_names_of_columns_may_have_spaces_and_capitals(form, tmp_path):
+    good = table()
+    named = dict(zip([" Label1", "MASK ", "hu_array", "HU_Array_old "], good.values(), strict=True))
+    rows = [dict(zip(named, cells, strict=True)) for cells in zip(*named.values(), strict=True)]
+    read = read_table(save(tmp_path / "t.pkl", rows if form == "rows" else named), required=("mask", "hu_array_old"))
+    assert list(read) == list(good) and read["label1"] == good["label1"]
+    read = read_table(save(tmp_path / "t.pkl", {"HU": named["hu_array"], "n": [1, 2, 3]}), required=("hu",))
+    assert list(read) == ["hu", "n"]
+    with pytest.raises(ValueError, match="t.pkl: the names 'mask' and ' Mask' are one. Remove one of them"):
+        read_table(save(tmp_path / "t.pkl", good | {" Mask": good["mask"]}))
+
+
 def test_the_caller_says_which_columns_must_be_there(tmp_path):
     only = {name: cells for name, cells in table().items() if name in ("hu_array", "label1")}
     path = save(tmp_path / "t.pkl", only)
@@ -222,6 +235,33 @@ def test_rows_may_differ_in_size_from_each_other(tmp_path):
     assert [image.shape for image in read_table(save(tmp_path / "t.pkl", mixed))["mask"]] == [(2, 3), (5, 4)]
 
 
+def test_small_slices_of_two_sizes_are_named_where_likeness_is_asked_for(tmp_path):
+    sizes = [(130, 129), (130, 129), (41, 130)]
+    ct = [np.random.default_rng(0).normal(-800, 50, size) for size in sizes]
+    columns = {"mask": [(image > -700).astype(np.int8) for image in ct], "hu_array": ct}
+    path = save(tmp_path / "t.pkl", columns)
+    with pytest.raises(ValueError, match=r"t.pkl: row 2 .*'hu_array': the image is 41 x 130 pixels.* resize them"):
+        read_table(path, required=("mask", "hu_array"))
+    assert len(read_table(path, required=("hu_array",), judged=False)["mask"]) == 3
+    columns["hu_array"][2] = np.random.default_rng(0).normal(-800, 50, (200, 300))
+    columns["mask"][2] = np.zeros((200, 300), np.int8)
+    assert len(read_table(save(path, columns), required=("mask", "hu_array"))["mask"]) == 3
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, float("nan"), "nan", "NaN", "<NA>", np.float64("nan")], ids=repr)
+def test_a_missing_label_is_none(missing, tmp_path):
+    labels = ["LR2", missing, "none"]
+    assert read_table(save(tmp_path / "t.pkl", table() | {"label1": labels}))["label1"] == ["LR2", None, "none"]
+    numbers = read_table(save(tmp_path / "t.pkl", table() | {"label1": [1.0, missing, 3.0]}))["label1"]
+    assert numbers == [1.0, None, 3.0]
+
+
+def test_in_other_columns_nan_is_a_number_among_numbers_and_nothing_among_texts(tmp_path):
+    more = {"patient": ["a", np.nan, "nan"], "spacing_mm": [0.7, np.nan, 0.8]}
+    read = read_table(save(tmp_path / "t.pkl", table() | more))
+    assert read["patient"] == ["a", None, "nan"] and np.isnan(read["spacing_mm"][1])
+
+
 def test_columns_of_different_length_are_refused(tmp_path):
     broken = table()
     broken["hu_array"].pop()
@@ -278,6 +318,26 @@ def test_a_table_of_too_many_cells_is_refused_before_they_are_looked_at(many, tm
 
 
 # Refusals: the file itself
+
+
+@pytest.mark.parametrize("form", ["list", "array"])
+def test_an_image_that_rows_share_is_looked_at_once(form, tmp_path, monkeypatch):
+    seen = []
+    look = lungseg.data.pickles.hu_problem
+    monkeypatch.setattr(lungseg.data.pickles, "hu_problem", lambda image: seen.append(image) or look(image))
+    ct, mask = np.arange(9.0).reshape(3, 3) - 1000, np.eye(3, dtype=np.int8)
+    shared = {"mask": [mask] * 500, "hu_array": [ct] * 500}
+    if form == "array":  # two columns are the same stack
+        stack = np.stack([ct] * 4)
+        shared = {"mask": np.stack([mask] * 4), "hu_array": stack, "hu_array_old": stack}
+    read_table(save(tmp_path / "t.pkl", shared), required=("mask", "hu_array"))
+    assert len(seen) == (1 if form == "list" else 4)
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "t.pkl")
+    with pytest.raises(ValueError, match="t.pkl: the file cannot be read: it is a pipe"):
+        read_table(tmp_path / "t.pkl")
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):

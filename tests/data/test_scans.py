@@ -1,6 +1,7 @@
 """The same slice or volume comes out, whatever it lies in."""
 
 import gzip
+import os
 import pickle
 import warnings
 
@@ -76,7 +77,33 @@ def as_sixteen_bits_in_another_window(folder, grey):
     return folder / "data"
 
 
+def as_sixteen_bits_alone(folder, grey):
+    Image.fromarray(grey * np.uint16(257)).save(folder / "scan.png")
+    return folder / "scan.png"
+
+
+def as_one_of_its_folder(folder, grey):
+    return as_sixteen_bits_in_another_window(folder, grey) / "images/scan.png"
+
+
+def as_the_images_of_its_folder(folder, grey):
+    return as_sixteen_bits_in_another_window(folder, grey) / "images"
+
+
+def as_pngs_in_capitals_among_junk(folder, grey):
+    path = as_folder_of_pngs(folder, grey)
+    (path / "scan.png").rename(path / "scan.PNG")
+    (path / "__MACOSX").mkdir()
+    for name in ("._scan.PNG", "._scan.png", ".DS_Store", "Thumbs.db"):
+        (path / name).write_bytes(b"\0\5\x16\7")
+    return path
+
+
 FORMS = {
+    as_sixteen_bits_alone: "png",
+    as_one_of_its_folder: "png",
+    as_the_images_of_its_folder: "pngs",
+    as_pngs_in_capitals_among_junk: "pngs",
     as_png: "png",
     as_capital_png: "png",
     as_npy: "array",
@@ -294,13 +321,59 @@ def empty_folder(folder):
     return folder / "x"
 
 
+def test_a_folder_of_other_pictures_says_what_there_is(tmp_path):
+    for name in ("a.jpg", "b.jpg", "._c.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="nor [*].png; only PNG .* is read, and there are 2 .jpg. Give"):
+        kind_of(tmp_path)
+
+
+def test_a_png_of_a_folder_has_its_spacing(tmp_path):
+    with FolderWriter(tmp_path / "data") as out:
+        out.add(SliceRecord("a", "p", "test", spacing_mm=0.7), make_grey(), np.zeros((30, 41)))
+    assert scans_in(tmp_path / "data/images/a.png")[0].spacing_mm == (0.7, 0.7)
+
+
+def test_a_volume_of_arrays_may_be_written_in_capitals(tmp_path):
+    np.save(tmp_path / "HU.npy", np.zeros((2, 3, 4)))
+    assert kind_of(tmp_path) == "volume" and scans_in(tmp_path)[0].hu.shape == (2, 3, 4)
+
+
+def test_one_changed_voxel_of_a_volume_is_noticed(tmp_path):
+    hu = np.arange(60, dtype=np.int16).reshape(3, 4, 5) - 1000
+    np.savez(tmp_path / "v.npz", hu=hu)
+    data = bytearray((tmp_path / "v.npz").read_bytes())
+    data[data.index(hu.tobytes()) + 7] ^= 4
+    (tmp_path / "v.npz").write_bytes(data)
+    with pytest.raises(ValueError, match="v.npz is damaged .the checksum of hu.npy is wrong"):
+        scans_in(tmp_path / "v.npz")
+
+
+PIPES = {"x.png", "x.npy", "x.npz", "x.pkl", "images/x.png", "volumes/x.npz", "manifest.csv", "hu.npy"}
+
+
+@pytest.mark.parametrize("device", [False, True], ids=["pipe", "device"])
+@pytest.mark.parametrize("name", sorted(PIPES))
+def test_what_is_no_file_is_not_opened(name, device, tmp_path):
+    path = tmp_path / "data" / name
+    (tmp_path / "data/images").mkdir(parents=True)
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("/dev/zero") if device else os.mkfifo(path)
+    if name == "hu.npy" or "volumes" in name:
+        (tmp_path / "data/images").rmdir()
+    given = path if path.parent.name == "data" and name[0] == "x" else tmp_path / "data"
+    with pytest.raises(ValueError, match="it is a pipe, a device or a socket") as error:
+        scans_in(given)
+    assert str(path) in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (saved(np.array([[0, np.nan], [np.inf, 0]])), "2 of 4 HU are NaN or infinite. Fill gaps with -1000"),
         (saved(np.full((2, 4, 4), np.inf)), "32 of 32 HU are NaN or infinite"),
-        (saved(np.zeros((0, 4))), "no HU are there, the shape is (0, 4)"),
-        (saved(np.zeros((4, 4), complex)), 'HU are plain numbers, got complex128. Save them with .astype("int16")'),
+        (saved(np.zeros((0, 4))), "hu is empty: its shape is (0, 4)"),
+        (saved(np.zeros((4, 4), complex)), 'hu holds complex128, plain numbers are wanted. Save it'),
         (
             saved(np.array([[{}]], object), pickled=True),
             "hu holds object, plain numbers are wanted. Save it with .asty",

@@ -71,7 +71,7 @@ def test_ids_that_stand_twice_are_numbered():
 
 
 def test_the_rows_of_a_table_keep_their_order_and_number(tmp_path):
-    rows = [{"label1": f"LR{i}", "mask": np.eye(8, dtype=np.uint8), "hu": np.full((8, 8), 100.0 * i)} for i in range(3)]
+    rows = [{"label1": f"LR{i}", "mask": np.eye(8, dtype=np.uint8), "hu": 100.0 * i - 99 * np.eye(8)[::-1]} for i in range(3)]
     (tmp_path / "t.pkl").write_bytes(pickle.dumps(rows))
     how = {"prefix": "row", "start": 5, "column": "hu", "group": None, "spacing": None}
     slices, told = slices_of_table(tmp_path / "t.pkl", FORM, **how)

@@ -96,6 +96,21 @@ def test_a_suffix_may_be_written_in_capitals(tmp_path):
     assert np.array_equal(read_volume(tmp_path / "SCAN.NPZ").hu, scan()[0])
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, save_folder])
+def test_names_of_arrays_may_be_written_in_capitals(tmp_path, save):
+    save(tmp_path / "scan.npz", **{"HU": HU, "Target": TARGET, "Spacing_MM": SPACING})
+    volume = read_volume(tmp_path / "scan.npz")
+    assert np.array_equal(volume.hu, HU) and np.array_equal(volume.target, TARGET) and volume.spacing_mm == SPACING
+
+
+@pytest.mark.parametrize("save", [np.savez, save_folder])
+@pytest.mark.parametrize("name", ["spacing", "spacing mm", "targets"])
+def test_an_array_whose_name_is_nearly_ours_is_not_lost_in_silence(tmp_path, save, name):
+    save(tmp_path / "scan.npz", **{"hu": HU, name: TARGET})
+    with pytest.raises(ValueError, match=f"scan.npz: there is no .*, but there is '{name}'. If that .* call it"):
+        read_volume(tmp_path / "scan.npz")
+
+
 # ---- only what is looked at is read ------------------------------------------------------------------------------
 
 
@@ -204,6 +219,106 @@ def test_a_bad_file_is_refused_in_one_sentence_with_its_name(tmp_path, name):
         read_volume(tmp_path / "scan.npz")
     assert str(caught.value).startswith(str(tmp_path / "scan.npz"))
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def bomb(path, claimed=None):
+    """An .npz of some hundred kB whose compressed member unpacks to 64 MiB, behind a header of 4 x 20 x 20."""
+    data = npy_bytes(np.zeros((4, 20, 20), np.int16)) + bytes(2**26)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("hu.npy", data)
+    if claimed is not None:  # the size that the archive says of it, in its table and before the member
+        raw = path.read_bytes()
+        path.write_bytes(raw.replace(len(data).to_bytes(4, "little"), claimed.to_bytes(4, "little")))
+
+
+@pytest.mark.parametrize("claimed", [None, 1000, 2**31])
+def test_no_more_is_unpacked_than_the_header_says(tmp_path, claimed):
+    bomb(tmp_path / "scan.npz", claimed)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="scan.npz.*(hu is longer than its header|hu is cut short|is damaged)"):
+            read_volume(tmp_path / "scan.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_memory_is_set_aside_that_a_compressed_member_cannot_fill(tmp_path):
+    """Header and archive agree on 512 MiB, for 65 kB of compressed bytes at most."""
+    data = npy_bytes(np.zeros((1, 1, 1), np.int16)).replace(b"(1, 1, 1), }    ", b"(256,1024,1024)}")
+    data = data[:-2] + np.random.default_rng(0).bytes(60000)
+    member("hu.npy", data, zipfile.ZIP_DEFLATED)(tmp_path / "scan.npz")
+    raw = (tmp_path / "scan.npz").read_bytes()
+    claimed = len(data) - 60000 + 2**29
+    (tmp_path / "scan.npz").write_bytes(raw.replace(len(data).to_bytes(4, "little"), claimed.to_bytes(4, "little")))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"scan.npz: hu is cut short: \(256, 1024, 1024\) numbers are promised"):
+            read_volume(tmp_path / "scan.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["scan.npy", "scan.npz"])
+def test_a_header_of_gigabytes_is_not_read(tmp_path, name):
+    head = b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b"{" + b" " * 100
+    if name == "scan.npz":
+        member("hu.npy", head, zipfile.ZIP_DEFLATED)(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(head)
+        os.truncate(tmp_path / name, 2**33)  # a hole
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"{name}: hu does not begin as .npy data do"):
+            read_volume(tmp_path / name)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_archive_of_very_many_members_is_refused_before_they_are_listed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "scan.npz", "w") as archive:
+        for i in range(12000):
+            archive.writestr(f"{i:060d}", b"")
+    with pytest.raises(ValueError, match="scan.npz: its table of members is larger than 1 MiB, which no volume needs"):
+        read_volume(tmp_path / "scan.npz")
+
+
+@pytest.mark.parametrize("name", ["scan.npz", "scan.npy", "scan/hu.npy"])
+def test_a_pipe_is_not_opened(tmp_path, name):
+    (tmp_path / "scan").mkdir()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="scan.* cannot be read .it is a pipe"):
+        read_volume(tmp_path / name.removesuffix("/hu.npy"))
+
+
+def test_too_little_memory_is_a_sentence(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "scan.npz", hu=HU, target=TARGET)
+
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "empty", no_memory)
+        with pytest.raises(ValueError, match="scan.npz needs more memory than there is. Save it with np.savez"):
+            read_volume(tmp_path / "scan.npz")
+    monkeypatch.setattr("lungseg.data.volume_files.odd_hu", no_memory)
+    with pytest.raises(ValueError, match="scan.npz needs more memory than there is"):
+        check_volume(tmp_path / "scan.npz")
+
+
+def test_a_volume_larger_than_the_memory_allowed_is_checked(tmp_path):
+    hu = np.full((64, 128, 128), -700, np.int16)  # 2 MiB
+    hu[9, 9, 9], target = 40, (hu > 0).astype(np.uint8)
+    write_volume(tmp_path / "scan.npz", hu, target, 1.0)
+    del hu, target
+    tracemalloc.start()
+    try:
+        check_volume(tmp_path / "scan.npz")
+        assert tracemalloc.get_traced_memory()[1] < 2**20 + 2**19  # of which 1 MiB is a buffer for checksums
+    finally:
+        tracemalloc.stop()
 
 
 def test_another_kind_of_file_is_refused(tmp_path):

@@ -46,8 +46,8 @@ def write_small(folder, shape=(6, 7, 8)):
     """Four patients, one volume each; the last has no lesion."""
     with VolumeWriter(folder) as out:
         for number, split in enumerate(("train", "train", "val", "test")):
-            target = blob(shape) * (number < 3)
-            out.add(SliceRecord(f"v{number}", f"p{number}", split, spacing_mm=0.7), numbered(shape), target, SPACING)
+            hu, target = numbered(shape) + np.int16(number), blob(shape) * (number < 3)
+            out.add(SliceRecord(f"v{number}", f"p{number}", split, spacing_mm=0.7), hu, target, SPACING)
     return folder
 
 
@@ -76,7 +76,7 @@ def test_whole_volumes_are_tensors_of_the_promised_kind(small):
     data = VolumeDataset(small, "train")
     image, target, id_ = data[1]
     assert (image.shape, image.dtype, target.shape, target.dtype) == ((1, 6, 7, 8), torch.float32) * 2
-    assert np.allclose(image[0] * 1400 - 1000, numbered((6, 7, 8)), atol=1e-3)
+    assert np.allclose(image[0] * 1400 - 1000, numbered((6, 7, 8)) + 1, atol=1e-3)
     assert np.array_equal(target[0], blob()) and id_ == "v1" and len(data) == 2
     assert data.spacing_mm(0) == SPACING and [r.id for r in data.records] == ["v0", "v1"]
     assert torch.equal(data[-1][0], image) and len(VolumeDataset(small)) == 4
@@ -91,6 +91,7 @@ def test_hu_beyond_the_window_are_its_ends(tmp_path):
 
 
 def test_a_folder_of_arrays_serves_as_well(small):
+    expected = VolumeDataset(small)[0][0]
     path = small / "volumes/1.2.840"  # as many scanners name a scan
     path.mkdir()
     for name, array in np.load(small / "volumes/v0.npz").items():
@@ -98,7 +99,7 @@ def test_a_folder_of_arrays_serves_as_well(small):
     (small / "volumes/v0.npz").unlink()
     (small / "manifest.csv").write_text((small / "manifest.csv").read_text().replace("v0", "1.2.840"))
     assert check_volume_folder(small) == []
-    assert torch.equal(VolumeDataset(small)[0][0], VolumeDataset(small)[1][0])
+    assert torch.equal(VolumeDataset(small)[0][0], expected)
     (small / "manifest.csv").unlink()
     with pytest.warns(UserWarning, match="which volumes belong to one patient"):
         assert [r.id for r in read_manifest(small)] == ["1.2.840", "v1", "v2", "v3"]
@@ -333,6 +334,21 @@ def test_wrong_values_are_not_trained_on_even_if_nobody_checked_the_folder(small
         kind(small, "train", **options)[0]
 
 
+def test_a_changed_voxel_is_noticed_where_whole_volumes_are_read(small):
+    flip_a_byte(small / FILE)
+    with pytest.raises(ValueError, match="v0.npz is damaged .the checksum of hu.npy"):
+        VolumeDataset(small)[0]
+
+
+def test_too_little_memory_for_a_volume_is_a_sentence_with_its_name(small, monkeypatch):
+    def no_memory(hu):
+        raise MemoryError
+
+    monkeypatch.setattr(volumes, "hu_to_unit", no_memory)
+    with pytest.raises(ValueError, match="v0.npz: 6 x 7 x 8 voxels need more memory than there is"):
+        VolumeDataset(small)[0]
+
+
 def test_slices_and_volumes_are_not_mixed_up(small, tmp_path):
     with pytest.raises(ValueError, match=r"scans is a folder of volumes, and slices are wanted"):
         SliceDataset(small)
@@ -353,6 +369,14 @@ def test_a_folder_is_written_completely_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="target holds the values 7"), VolumeWriter(tmp_path / "scans") as out:
         out.add(SliceRecord("v", "p", "train"), numbered((2, 2, 2)), np.full((2, 2, 2), 7), 1.0)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("id_", ["../evil", "a/b", "", "V"])
+def test_a_writer_refuses_every_id_that_a_reader_refuses(tmp_path, id_):
+    with pytest.raises(ValueError, match="plain file name|one file name on"), VolumeWriter(tmp_path / "f") as out:
+        for name in ("v", id_):
+            out.add(SliceRecord(name, "p", "train"), numbered((2, 2, 2)), np.zeros((2, 2, 2)), 1.0)
     assert os.listdir(tmp_path) == []
 
 
@@ -442,8 +466,8 @@ def test_a_rare_class_is_seen_as_often_as_a_common_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "v.npz: target holds the values 0, 1, 2, only 0 and 1 are wanted. Binarise it. Masks of lesion classes"),
-        ("one\n", "v.npz: target holds the values 0, 1, 2, only 0 and 1"),
+        (None, "v.npz: target holds the values 0, 2, only 0 and 1 are wanted. Binarise it. Masks of lesion classes"),
+        ("one\n", "v.npz: target holds the values 0, 2, only 0 and 1"),  # those of the first slice that has others
         ("a\nb\nc\n", "no mask holds the value 3, which classes.txt calls 'c'"),
         ("a\na\n", "classes.txt: line 2 is 'a', and so is line 1"),
     ],

@@ -92,8 +92,8 @@ def test_the_spread_is_of_the_trainings(compare, discs, tmp_path):
 def test_a_test_split_without_lesion_is_refused_before_any_training(compare, tmp_path, capsys):
     with FolderWriter(tmp_path / "data") as folder:
         for i, split in enumerate(("train", "val", "test")):
-            target = np.full((8, 8), split != "test", np.uint8)
-            folder.add(SliceRecord(f"s{i}", f"p{i}", split), 100 * target, target)
+            image, target = np.arange(64, dtype=np.uint8).reshape(8, 8) + i, np.eye(8, dtype=np.uint8)
+            folder.add(SliceRecord(f"s{i}", f"p{i}", split), image, target * (split != "test"))
     assert compare.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
     assert "No test slice" in capsys.readouterr().err and not (tmp_path / "out").exists()
 

@@ -399,10 +399,31 @@ def test_numbers_that_are_no_hu_are_predicted_with_a_warning(predict, checkpoint
     np.save(tmp_path / "grey.npy", make_grey())
     assert run(predict, checkpoint, tmp_path / "out", tmp_path / "grey.npy") == 0
     (warning,) = capsys.readouterr().err.splitlines()
-    assert "warning" in warning and "values lie between 0 and 255, unlike HU" in warning
-    np.save(tmp_path / "bone.npy", make_grey() * 5.0)  # denser than water everywhere, but HU
-    assert run(predict, checkpoint, tmp_path / "out2", tmp_path / "bone.npy") == 0
-    assert capsys.readouterr().err == ""
+    assert "warning" in warning and "0 to 255 look like the grey levels of a picture" in warning
+    np.save(tmp_path / "raw.npy", make_grey() * 5.0)  # nothing below water: of the stored values of a scanner
+    assert run(predict, checkpoint, tmp_path / "out2", tmp_path / "raw.npy") == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "warning" in warning and "Apply the rescale slope and intercept" in warning
+
+
+@pytest.mark.parametrize(("levels", "cause"), [((7, 7), "one grey level"), ((7, 9), "hardly any of the 256")])
+def test_a_picture_that_shows_nothing_is_predicted_with_a_warning(
+    levels, cause, predict, checkpoint, tmp_path, capsys
+):
+    grey = np.random.default_rng(0).choice(levels, (30, 41)).astype(np.uint8)
+    assert run(predict, checkpoint, tmp_path / "out", as_png(tmp_path, grey)) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "warning" in warning and cause in warning
+
+
+def test_exchanged_masks_are_told_of_when_they_are_drawn(predict, checkpoint, tmp_path, capsys):
+    lesion = np.pad(np.ones((9, 9), np.uint8), ((9, 12), (9, 23)))
+    with FolderWriter(tmp_path / "data") as out:
+        for name in "ab":
+            out.add(SliceRecord(name, "a", "test"), make_grey(), 1 - lesion)
+    assert run(predict, checkpoint, tmp_path / "out", tmp_path / "data") == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "lesion and background look exchanged" in warning
 
 
 def test_a_bright_picture_is_not_mistaken(predict, checkpoint, tmp_path, capsys):
