@@ -113,6 +113,8 @@ def compare(options: Comparison) -> dict[str, float]:
         cost = {"network": name} | cost_of(name, options, epochs[name])
         rows += [cost | per_training(row, len(options.seeds)) for row in rows_of_table(scores[name])]
     remarks = [spread(scores, options), differences(scores), unit_remark(test, known_spacings(test))]
+    if len(test.classes) > 1:
+        remarks.append(f"Scored are lesions of any class, not which of {', '.join(test.classes)} they are.")
     dice = write(options, data, rows, " ".join(filter(None, remarks)))
     with or_warn("worst_median_best.png was not drawn"):
         pictures = [row for name in NETWORKS for row in three_rows(name, test, scores[name], options)]
@@ -218,9 +220,10 @@ def per_training(row: dict, trainings: int) -> dict:
 
 
 def prediction_of(name: str, options: Comparison, seed: int) -> Callable[[NDArray], NDArray]:
-    """(H, W) image in [0, 1] -> probabilities, by the best epoch of one training."""
+    """(H, W) image in [0, 1] -> probabilities of lesion (of any class), by the best epoch of one training."""
     with start_processes(options.device) as processes:
-        return load_predictor(folder_of(name, options, f"seed{seed}") / "best.pt", processes.device).probs
+        predictor = load_predictor(folder_of(name, options, f"seed{seed}") / "best.pt", processes.device)
+    return lambda image: predictor.any_class(predictor.probs(image))
 
 
 def three_rows(name: str, test: SliceDataset, scores: list[SliceScore], options: Comparison) -> list[tuple]:
@@ -229,7 +232,7 @@ def three_rows(name: str, test: SliceDataset, scores: list[SliceScore], options:
     dice = scores_per_slice(scores[: len(test)])["dice"]
     rows = []
     for place, i in worst_median_best(dice):
-        image, target = (x[0].numpy() for x in test[i][:2])
+        image, target = (x.amax(dim=0).numpy() for x in test[i][:2])  # (H, W); lesions of any class
         caption = f"{name}\n{place}\nDice {dice[i]:.3f}\n{scores[i].diameter:.0f} {scores[i].unit}"
         rows.append((caption, image if options.images else None, target, predict(image)))
     return rows

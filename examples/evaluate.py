@@ -4,7 +4,8 @@
     python examples/evaluate.py runs/unetr/best.pt --data data/volumes --split val --out runs/unetr/val
 
 CHECKPOINT is best.pt or last.pt of a training. DATA is a folder of slices or of volumes, with targets. All is scored
-in the pixels of its files, whatever size the network works at. In --out there will be
+in the pixels of its files, whatever size the network works at. Of several lesion classes (classes.txt in DATA), each
+has a row of its own in a table of classes; all else is about lesions of any class. In --out there will be
 
     evaluation.md           the tables, as they are printed
     evaluation.csv          every score with its interval, for each method and each stratum
@@ -24,21 +25,23 @@ from tqdm import tqdm
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.baselines import LEVELS, best_threshold, fixed_map
+from lungseg.baselines import LEVELS, best_threshold, fixed_map, of_any_class
+from lungseg.data.classes import to_labels
 from lungseg.data.folder import SliceDataset
 from lungseg.data.manifest import SPLITS, SliceRecord, held_kind
 from lungseg.data.volumes import VolumeDataset
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation import (
-    Predict, SliceScore, known_spacings, rows_of_table, score_all, scores_per_slice, spacing_of, unit_remark
+    Predict, SliceScore, known_spacings, rows_of_calls, rows_of_classes, rows_of_table, score_all, scores_per_slice,
+    spacing_of, unit_remark,
 )  # fmt: skip
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.recipe import Parser, add_flags, changed, given_path
-from lungseg.tables import POOLED, markdown_table, rows_of_slices, write_csv
+from lungseg.tables import CLASSES, POOLED, Column, markdown_table, rows_of_slices, write_csv
 
 LEGEND = (
     "A slice (or volume) stands in the row of its largest lesion; `lesions` and `found` count each lesion by its own "
@@ -97,10 +100,10 @@ def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[di
         train = open_split(folder, "train")
     except ValueError as error:
         return baselines, [f"No other baseline: {error}"]
-    level = best_threshold(tqdm(train, desc="grey threshold", disable=None))
+    level = best_threshold(of_any_class(tqdm(train, desc="grey threshold", disable=None)))
     baselines["best grey threshold"] = lambda image, _: np.rint(image * (LEVELS - 1)) >= level
     try:
-        same = fixed_map(tqdm(train, desc="fixed map", disable=None))[0].numpy()  # (H, W) or (D, H, W)
+        same = fixed_map(of_any_class(tqdm(train, desc="fixed map", disable=None)))[0].numpy()  # (H, W) or (D, H, W)
         for _, target, id_ in data:
             if target[0].shape != same.shape:
                 raise ValueError(f"{id_} is not as large as the training slices, {same.shape}.")
@@ -137,8 +140,31 @@ def pixel_remark(resampled: dict[str, str], num: int) -> list[str]:
     return [f"{len(resampled)} of {num} have pixels unlike those of the training. {id_}: {sentence}"]
 
 
-def report_of(args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], notes: list[str]) -> str:
-    """Markdown: the network by stratum, and all methods side by side. The network is the first of the rows."""
+def class_remark(predictor: Predictor, data: SliceDataset | VolumeDataset) -> list[str]:
+    """Why there is no table of classes, where the network or the data have some."""
+    known = [", ".join(names) if len(names) > 1 else "lesion" for names in (predictor.classes, data.classes)]
+    if known[0] == known[1]:
+        return []
+    return [f"The network knows {known[0]}, the data {known[1]}: only lesions of any class are scored."]
+
+
+def class_tables(rows: list[dict], calls: list[dict]) -> list[str]:
+    """The lesion classes, and what the lesions of each were taken for, if there are rows of several."""
+    if not rows:
+        return []
+    text = (
+        "Each class by itself. Its lesions count as found, and its pixels as right, only where the same class was "
+        "predicted. A slice with neither has no Dice; a false alarm of the class has 0:"
+    )
+    columns = [Column(name, name) for name in calls[0] if name != "class"]
+    what = "What the lesions of each class were taken for: the class that has most of the pixels predicted on it."
+    return [text, markdown_table(rows, CLASSES), what, markdown_table(calls, columns, names=("class",))]
+
+
+def report_of(
+    args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], of_classes: list[str], notes: list[str]
+) -> str:
+    """Markdown: the network by stratum and by class, and all methods side by side. The network has the first rows."""
     name = next(iter(rows))
     everything = rows[name][0]
     side_by_side = [{"method": method, **of_method[0]} for method, of_method in rows.items()]
@@ -149,6 +175,7 @@ def report_of(args: argparse.Namespace, threshold: float, rows: dict[str, list[d
             f"patients: {everything['patients']}. Lesion is where the probability is above {threshold}.",
             markdown_table(rows[name]),
             markdown_table(rows[name], POOLED),
+            *of_classes,
             "Beside what needs no network:",
             markdown_table(side_by_side, names=("method",)),
             *notes,
@@ -158,19 +185,24 @@ def report_of(args: argparse.Namespace, threshold: float, rows: dict[str, list[d
 
 
 def draw_three(
-    predictor: Predictor, data: SliceDataset | VolumeDataset, scores: list[SliceScore], threshold: float
+    predictor: Predictor, data: SliceDataset | VolumeDataset, scores: list[SliceScore], threshold: float, by_class: bool
 ) -> Image.Image:
     """The worst, the median and the best by Dice; of a volume, the slice that holds most of target and prediction."""
     dice = scores_per_slice(scores)["dice"]
     rows = []
     for name, i in worst_median_best(dice):
-        image, target = (x[0].numpy() for x in data[i][:2])
+        image, target = data[i][0][0].numpy(), to_labels(data[i][1].numpy())  # (*spatial) each
         probs, _ = probs_of(predictor, image, data.records[i], spacing_of(data, i))
-        if probs.ndim == 3:
-            z = int((target + (probs > threshold)).sum(axis=(1, 2)).argmax())
-            image, target, probs = (x[z].copy() for x in (image, target, probs))  # (H, W): a view keeps all of it
+        anything = predictor.any_class(probs)  # (*spatial)
+        if not by_class:
+            target, probs = target > 0, anything
+        if image.ndim == 3:
+            z = int(((target > 0).astype(int) + (anything > threshold)).sum(axis=(1, 2)).argmax())
+            parts = image[z], target[z], probs[..., z, :, :]  # (H, W) each, or probs (K, H, W)
+            image, target, probs = (x.copy() for x in parts)  # a view keeps all of it
         rows.append((f"{name}\nDice {dice[i]:.3f}\n{scores[i].id}", image, target, probs))
-    return prediction_sheet(rows, threshold=threshold, scale=max(1, 192 // max(rows[0][1].shape)))
+    classes = predictor.classes if by_class else ()
+    return prediction_sheet(rows, threshold=threshold, scale=max(1, 192 // max(rows[0][1].shape)), classes=classes)
 
 
 # ---- the whole --------------------------------------------------------------------------------------------------
@@ -187,6 +219,7 @@ def evaluate(args: argparse.Namespace) -> float:
     data, threshold = open_split(args.data, args.split), options.threshold
     name = type(predictor.network).__name__
     baselines, notes = make_baselines(args.data, data)
+    by_class = len(predictor.classes) > 1 and predictor.classes == data.classes
     spacings = {record.id: spacing_of(data, i) for i, record in enumerate(data.records)}
     resampled = {}  # id -> sentence
 
@@ -194,21 +227,29 @@ def evaluate(args: argparse.Namespace) -> float:
         probs, sentence = probs_of(predictor, image, record, spacings[record.id])
         if sentence:
             resampled[record.id] = sentence
-        return probs > threshold
+        labels = predictor.labels(probs, threshold)
+        return labels if by_class else labels > 0
 
     methods, known = {name: find} | baselines, known_spacings(data)
-    scores = {method: score_all(data, predict, title=method, in_mm=all(known)) for method, predict in methods.items()}
+    scores = {
+        method: score_all(data, predict, title=method, in_mm=all(known), by_class=by_class and method == name)
+        for method, predict in methods.items()
+    }
     rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(resampled, len(data))
-    notes += filter(None, [unit_remark(data, known)])
-    report = report_of(args, threshold, rows, notes)
+    notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor, data)]
+    of_classes = rows_of_classes(scores[name], data.classes) if by_class else []
+    calls = rows_of_calls(scores[name], data.classes) if by_class else []
+    report = report_of(args, threshold, rows, class_tables(of_classes, calls), notes)
+    rows[name] += of_classes
     with whole_folder(args.out) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
         write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
-        write_csv(out / "slices.csv", rows_of_slices(scores[name]))
+        write_csv(out / "slices.csv", rows_of_slices(scores[name], data.classes))
     print(f"{report}\n\nWritten to {args.out}.")
     with or_warn("worst_median_best.png was not drawn"):  # last of all: it needs the network and its memory again
-        draw_three(predictor, data, scores[name], threshold).save(args.out / "worst_median_best.png", optimize=True)
+        picture = draw_three(predictor, data, scores[name], threshold, by_class)
+        picture.save(args.out / "worst_median_best.png", optimize=True)
     return rows[name][0]["dice"]
 
 

@@ -21,6 +21,10 @@ In --out there will be
                             `spacing_mm`, `affine`, `origin_mm`, ... as far as its file has them, as they are
     slices.csv              for each slice: its input, how many pixels were found, and how many mm2 if that is known
 
+If the network knows several lesion classes, masks and `pred` hold their numbers 1, 2, ..., which classes.txt names;
+outlines have the colours that legend.png names (outside the target, inside the prediction), there are
+probabilities/1/ID.png, probabilities/2/ID.png, ..., and slices.csv has a column for each class.
+
 Networks for slices take a volume slice by slice. An input is shrunk as the slices of the training were (or brought to
 their pixels in mm, where those are known and differ much), and covered with overlapping windows if it is larger. This
 is no medical device.
@@ -43,10 +47,11 @@ from tqdm import tqdm
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
+from lungseg.data.classes import write_classes
 from lungseg.data.plausible import Lesion, odd_grey, odd_hu
 from lungseg.data.scans import Scan, kind_of, read_scans
 from lungseg.distributed import start_processes
-from lungseg.draw import overlay
+from lungseg.draw import enlarge, overlay, with_legend
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, path_below, whole_folder
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
@@ -128,10 +133,24 @@ def free_id(wanted: str, used: set[str]) -> str:
 
 
 def write_scan(
-    out: Path, id_: str, scan: Scan, grey: NDArray, pred: NDArray[np.uint8], probs: NDArray | None
+    out: Path,
+    id_: str,
+    scan: Scan,
+    grey: NDArray,
+    pred: NDArray[np.uint8],
+    probs: NDArray | None,
+    classes: tuple[str, ...] = (),
 ) -> list[list]:
-    """All files of one slice or volume; returns (id, pixels, mm2) of each slice. Without `probs`, no probabilities."""
-    target = np.zeros_like(pred) if scan.target is None else np.asarray(scan.target) > 0
+    """All files of one slice or volume; returns (id, pixels, mm2, pixels of each class) of each slice.
+
+    Args:
+        pred, probs: as `Predictor.labels` and `Predictor.probs` give them. Without `probs`, no probabilities.
+        classes: of the predictor.
+    """
+    target = np.zeros_like(pred) if scan.target is None else np.asarray(scan.target)
+    known_classes = bool(classes) and scan.classes == classes
+    target = target if known_classes else target > 0
+    probs = probs if probs is None or classes else probs[None]  # (K, *shape)
     pixel_mm2 = math.nan if scan.spacing_mm is None else math.prod(scan.spacing_mm[-2:])
     names = [id_]
     if pred.ndim == 3:
@@ -140,26 +159,36 @@ def write_scan(
         np.savez_compressed(path_below(out, f"volumes/{id_}.npz"), pred=pred, **known)
     else:
         grey, target, pred = grey[None], target[None], pred[None]  # (1, H, W)
-        probs = probs if probs is None else probs[None]  # (1, H, W)
+        probs = probs if probs is None else probs[:, None]  # (K, 1, H, W)
     rows = []
     for z, name in enumerate(names):
-        Image.fromarray(pred[z] * np.uint8(255)).save(path_below(out, f"masks/{name}.png"))
+        Image.fromarray(pred[z] if classes else pred[z] * np.uint8(255)).save(path_below(out, f"masks/{name}.png"))
         if len(names) == 1 or pred[z].any() or target[z].any():
             scale = max(1, OVERLAY_SIDE // max(pred[z].shape))  # so that the outlines of a small slice are thin
             with or_warn("overlays/ is not complete"):
-                picture = overlay(grey[z], target[z], pred[z], scale=scale)
+                picture = draw(grey[z], target[z], pred[z], scale, bool(classes), known_classes)
                 Image.fromarray(picture).save(path_below(out, f"overlays/{name}.png"))
-        if probs is not None:
-            levels = np.rint(probs[z] * 65535).astype(np.uint16)
-            Image.fromarray(levels).save(path_below(out, f"probabilities/{name}.png"))
-        pixels = int(pred[z].sum())
-        rows.append([name, pixels, pixels * pixel_mm2])
+        for k, of_class in enumerate(() if probs is None else probs, start=1):
+            levels = np.rint(of_class[z] * 65535).astype(np.uint16)
+            folder = f"probabilities/{k}" if classes else "probabilities"
+            Image.fromarray(levels).save(path_below(out, f"{folder}/{name}.png"))
+        pixels = np.bincount(pred[z].ravel(), minlength=len(classes) + 1)[1:].tolist()  # of each class
+        rows.append([name, sum(pixels), sum(pixels) * pixel_mm2, *(pixels if classes else [])])
     return rows
+
+
+def draw(
+    grey: NDArray, target: NDArray, pred: NDArray, scale: int, by_class: bool, target_by_class: bool
+) -> NDArray[np.uint8]:
+    """Outlines on a slice, in the colours of the classes where they are known; a target without classes is green."""
+    if by_class == target_by_class:
+        return overlay(grey, target, pred, scale=scale, by_class=by_class)
+    return overlay(overlay(grey, target, scale=scale), None, enlarge(pred, scale), by_class=True)
 
 
 def summary_line(path: Path, rows: list[list]) -> str:
     """What was found in one input."""
-    found, pixels, mm2 = sum(n > 0 for _, n, _ in rows), sum(n for _, n, _ in rows), sum(mm2 for *_, mm2 in rows)
+    found, pixels, mm2 = sum(row[1] > 0 for row in rows), sum(row[1] for row in rows), sum(row[2] for row in rows)
     area = "" if math.isnan(mm2) else f", {mm2:.1f} mm2"
     return f"{path}: something found in {found} of {len(rows)} slices, {pixels} pixels{area}"
 
@@ -188,17 +217,22 @@ def predict(args: argparse.Namespace) -> None:
                     if kind not in told:  # once for an input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         told.add(kind)
-                pred = (probs > options.threshold).astype(np.uint8)
-                rows += write_scan(out, free_id(scan.id, used), scan, grey, pred, probs if args.probabilities else None)
-            table += [[name, path, n, "" if math.isnan(mm2) else f"{mm2:.2f}"] for name, n, mm2 in rows]
+                pred, wanted = predictor.labels(probs, options.threshold), probs if args.probabilities else None
+                rows += write_scan(out, free_id(scan.id, used), scan, grey, pred, wanted, predictor.classes)
+            table += [[name, path, n, "" if math.isnan(mm2) else f"{mm2:.2f}", *each] for name, n, mm2, *each in rows]
             lines.append(summary_line(path, rows))
         with open(out / "slices.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *table])
+            columns = [*COLUMNS, *(f"predicted_px of {name}" for name in predictor.classes)]
+            csv.writer(file, lineterminator="\n").writerows([columns, *table])
+        if predictor.classes:
+            write_classes(out, predictor.classes)
+            with or_warn("legend.png was not drawn"):
+                with_legend(Image.new("RGB", (OVERLAY_SIDE, 1), "white"), predictor.classes).save(out / "legend.png")
     print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
 
 
 def look_at(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray, str | None]:
-    """Grey values and probabilities, each (H, W) or (D, H, W), and what was resampled; an error names the scan."""
+    """Grey values, probabilities (as `Predictor.probs`), and what was resampled; an error names the scan."""
     grey = predictor.grey(scan.hu)
     try:
         scale, resampled = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)

@@ -23,13 +23,14 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.data.augment import Augmentation
+from lungseg.data.classes import number_labels
 from lungseg.data.columns import as_number
 from lungseg.data.folder import FolderWriter, read_slice
 from lungseg.data.manifest import FRACTIONS, SPLITS, SliceRecord
 from lungseg.data.overview import summarise
 from lungseg.data.sources import Form, Slice, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
 from lungseg.data.splits import affordable_fractions, group_slices, like_pairs, like_strangers, split_by_group
-from lungseg.draw import contact_sheet, overlay
+from lungseg.draw import contact_sheet, overlay, with_legend
 from lungseg.exits import leave, run_main
 
 
@@ -57,6 +58,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--column", default="hu_array_old", help=help_)
     help_ = "the column that names the patient, or none (one called patient, patient_id, series, group, ... if any)"
     add("--group", metavar="COLUMN", help=help_)
+    help_ = "make lesion classes of label1: the mask of a row holds the number of its label, which classes.txt names"
+    add("--classes", action="store_true", help=help_)
 
     add = parser.add_argument_group("of folders of pictures").add_argument
     add("--images", metavar="PATTERN", help="which are images, such as 'images/*.jpg'")
@@ -82,6 +85,38 @@ def read_slices(path: str, prefix: str, start: int, args: argparse.Namespace) ->
         return slices_of_pictures(path, form, hu_window=args.hu_window, spacing_mm=spacing, **how)
     how = {"column": args.column, "group": args.group, "spacing": args.spacing_mm}
     return slices_of_table(path, form, prefix=prefix, start=start, **how)
+
+
+def paint_classes(slices: list[Slice]) -> tuple[str, ...]:
+    """Give the lesion of each slice the number of the slice's label, and return the classes in that order.
+
+    Raises:
+        ValueError: for a lesion without a label, and for labels that cannot be classes.
+    """
+    painted = [s for s in slices if s.target.any()]
+    unknown = [s.record.id for s in painted if s.record.label in ("", "none")]
+    if unknown:
+        shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        raise ValueError(
+            f"--classes: {len(unknown)} of {len(painted)} slices with a lesion have no label ({shown}), so their class "
+            f"is not known. Fill in label1, or leave --classes out."
+        )
+    try:
+        classes, number = number_labels(s.record.label for s in painted)
+    except ValueError as error:
+        raise ValueError(f"--classes: label1 does not name classes, in order: {error}") from None
+    for s in painted:
+        s.target *= np.uint8(number[s.record.label])
+    return classes
+
+
+def missing_in_training(classes: tuple[str, ...], slices: list[Slice], splits: list[str]) -> list[str]:
+    """A sentence on the classes that training would refuse."""
+    trained = {s.record.label for s, split in zip(slices, splits, strict=True) if split == "train" and s.target.any()}
+    missing = [name for name in classes if name not in trained]
+    if not missing:
+        return []
+    return [f"No training slice holds {', '.join(missing)}, so training will refuse this folder. Try another --seed."]
 
 
 # ---- groups and splits -------------------------------------------------------------------------------------
@@ -142,15 +177,16 @@ def write_all(out: FolderWriter, slices: list[Slice], records: list[SliceRecord]
 
 
 def draw_sheet(out: FolderWriter, count: int = 24, columns: int = 6) -> Image.Image:
-    """Slices from all over the folder, read back from the disk, with the lesion outlined in green."""
+    """Slices from all over the folder, read back from the disk, with the lesion outlined in green (or by class)."""
     chosen = np.unique(np.linspace(0, len(out.records) - 1, count).round().astype(int))
     tiles, captions = [], []
     for record in (out.records[i] for i in chosen):
-        image, target = read_slice(out.path, record)
-        tiles.append(overlay(image / (2**record.bits - 1), target))
-        captions.append(f"{record.id}, {record.split}\n{record.label or 'no label'}, {target.sum()} px")
-    in_rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
-    return contact_sheet([[tiles[i] for i in r] for r in in_rows], captions=[[captions[i] for i in r] for r in in_rows])
+        image, target = read_slice(out.path, record, out.classes)
+        tiles.append(overlay(image / (2**record.bits - 1), target, by_class=len(out.classes) > 1))
+        captions.append(f"{record.id}, {record.split}\n{record.label or 'no label'}, {np.count_nonzero(target)} px")
+    rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
+    sheet = contact_sheet([[tiles[i] for i in r] for r in rows], captions=[[captions[i] for i in r] for r in rows])
+    return with_legend(sheet, out.classes) if len(out.classes) > 1 else sheet
 
 
 def origin_of(args: argparse.Namespace) -> str:
@@ -190,6 +226,8 @@ def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) ->
     if args.images or args.masks:
         if files:
             raise ValueError(f"--images and --masks are for a folder of pictures, and {files[0]} is none.")
+        if args.classes:
+            raise ValueError("--classes takes the classes from the labels of a table, and pictures have none.")
         if args.group not in (None, "none") or spacing_is_column:
             raise ValueError("pictures have no columns: use --patient-from for --group, and a number of mm.")
     elif args.patient_from or args.hu_window:
@@ -207,9 +245,10 @@ def prepare(args: argparse.Namespace) -> None:
         test, told = read_slices(args.test, "test", 0, args) if args.test else ([], [])
         slices, notes = slices + test, notes + told
         with_unique_ids(slices)
+        out.classes = paint_classes(slices) if args.classes else ()
         groups, alike = choose_groups(slices, args.threshold)
         splits, few = choose_splits(groups, len(test), args)
-        notes += alike + few
+        notes += alike + few + missing_in_training(out.classes, slices, splits)
         records = [
             replace(s.record, group=group, split=split) for s, group, split in zip(slices, groups, splits, strict=True)
         ]

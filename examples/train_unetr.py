@@ -104,7 +104,7 @@ def train(run: Run) -> float:
             parallel, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
             accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.place,
         )  # fmt: skip
-        val = evaluate(judged, data.val, loss_fn, **run.place).scores
+        val = evaluate(judged, data.val, loss_fn, classes=data.classes, **run.place).scores
         lr = optimizer.param_groups[0]["lr"]
         is_best = stopping.update(val[recipe.monitor])
         if plateau is not None:
@@ -112,7 +112,7 @@ def train(run: Run) -> float:
         run.end_epoch(epoch, train_loss, val, lr=lr, is_best=is_best)
 
     model.load_state_dict(run.best())
-    test = evaluate(judged, data.test, loss_fn, title="test", **run.place)
+    test = evaluate(judged, data.test, loss_fn, classes=data.classes, title="test", **run.place)
     return run.end(test, judged)
 
 

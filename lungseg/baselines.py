@@ -1,10 +1,10 @@
 """Scores that need no network: a result means something only beside them.
 
 All are computed from histograms, so that one pass over the slices tries every threshold: on the grey level, or, for
-a map that is the same for every slice, on how often a pixel is lesion.
+a map that is the same for every slice, on how often a pixel is lesion. Of lesion classes each is a task of its own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,16 @@ from lungseg.metrics import per_image
 LEVELS = 256  # grey levels tried as thresholds, as in an 8-bit image
 
 Slices = Iterable[tuple[Tensor, Tensor, str]]  # image (1, H, W) in [0, 1], target (1, H, W) in {0, 1}, id
+
+
+def of_class(slices: Slices, k: int) -> Slices:
+    """The slices with channel k of their targets (K, H, W) alone."""
+    return ((image, target[k : k + 1], id_) for image, target, id_ in slices)
+
+
+def of_any_class(slices: Slices) -> Slices:
+    """The slices with targets (1, H, W) that are 1 where any of their channels (K, H, W) is."""
+    return ((image, target.amax(dim=0, keepdim=True), id_) for image, target, id_ in slices)
 
 
 def threshold_counts(slices: Slices) -> Tensor:
@@ -52,10 +62,15 @@ def baseline_counts(train: Slices, held_out: Slices) -> dict[str, Tensor]:
     """name -> counts (n, 4) on the held-out slices, ready for `lungseg.metrics.summarise`.
 
     "all background" finds nothing; "threshold" calls everything lesion that is at least as bright as the grey
-    level that was best on the training slices.
+    level that was best on the training slices. For targets of K > 1 classes (K, H, W), each class has a grey level of
+    its own, and the counts are (n, K, 4), for `summarise_classes`. Both are read once for each class.
     """
-    counts = threshold_counts(held_out)
-    return {"all background": counts[:, LEVELS], "threshold": counts[:, best_threshold(train)]}
+    num_classes, found = len(next(iter(held_out))[1]), {"all background": [], "threshold": []}
+    for k in range(num_classes):
+        counts = threshold_counts(of_class(held_out, k))
+        found["all background"].append(counts[:, LEVELS])
+        found["threshold"].append(counts[:, best_threshold(of_class(train, k))])
+    return {name: torch.stack(c, dim=1) if num_classes > 1 else c[0] for name, c in found.items()}
 
 
 def fixed_map(slices: Iterable[tuple[Tensor, Tensor, str]]) -> Tensor:
@@ -98,9 +113,12 @@ def size_of(target: Tensor) -> str:
     return " x ".join(map(str, target.shape[1:]))
 
 
-def lesion_fraction(slices: Sequence[tuple[Tensor, Tensor, str]]) -> float:
-    """Share of all pixels that are lesion, in (0, 1): the probability to guess before looking at an image."""
-    lesion, pixels = 0.0, 0
+def lesion_fractions(slices: Slices) -> list[float]:
+    """For each class, the share of all pixels that are its lesions, in (0, 1): what to guess before seeing an image.
+
+    Targets are (K, H, W); in a binary data set K = 1.
+    """
+    lesions, pixels = torch.zeros(1, dtype=torch.float64), 0
     for _, target, _ in slices:
-        lesion, pixels = lesion + target.sum().item(), pixels + target.numel()
-    return min(max(lesion, 1.0), pixels - 1.0) / pixels  # never 0 or 1: their logits are infinite
+        lesions, pixels = lesions + target.flatten(1).sum(1), pixels + target[0].numel()  # (K,)
+    return [min(max(lesion, 1.0), pixels - 1.0) / pixels for lesion in lesions.tolist()]  # 0 and 1 have infinite logits

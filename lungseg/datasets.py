@@ -13,6 +13,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from lungseg.data.augment import Augmentation
+from lungseg.data.classes import read_classes
 from lungseg.data.ct import HU_WINDOW
 from lungseg.data.folder import SliceDataset, check_folder, slice_size, write_phantom_folder
 from lungseg.data.manifest import SliceRecord, read_manifest
@@ -52,6 +53,11 @@ class Data:
     input: dict[str, Any]
     fingerprint: str
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of the lesion classes; [] in a binary folder without names."""
+        return self.input.get("classes", [])
+
 
 def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes) -> Data:
     """Slices, or volumes if the recipe has spatial_dims = 3; phantoms where `options.data` is None.
@@ -67,6 +73,8 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
             folder = find_data(options.data, check_folder) or draw_slices(recipe, options)
     read = read_volumes if volumes else read_slices
     train_set, plain_train_set, val_set, test_set, input_ = read(folder, recipe, options.seed)
+    if train_set.classes:
+        input_["classes"] = list(train_set.classes)
     share = {"num_workers": options.num_workers, "processes": processes}
     at_once = 1 if volumes else recipe.batch_size  # whole volumes differ in size
     return Data(
@@ -124,9 +132,19 @@ def draw_volumes(recipe: TrainingRecipe, options: RunOptions) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """Of the samples' names and their splits."""
-    text = "\n".join(f"{r.id} {r.split}" for r in read_manifest(folder))
+    """Of the samples' names and their splits, and of the names of lesion classes."""
+    text = "\n".join([*(f"{r.id} {r.split}" for r in read_manifest(folder)), *read_classes(folder)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def empty_channels(samples: Dataset, num_classes: int) -> list[int]:
+    """Which channels, counted from 0, are empty in every target; reads until each has been seen."""
+    missing = list(range(max(1, num_classes)))
+    for _, target, _ in samples:
+        missing = [k for k in missing if not target[k].any()]
+        if not missing:
+            break
+    return missing
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Pictures with Pillow: overlays, heat maps, contact sheets, curves, and small grids of numbers.
 
 Every function is pure: arrays in, an RGB array (H, W, 3) uint8 or a PIL image out. Nothing is shown or saved
-here. An `image` is (H, W) float in [0, 1], or (H, W) or (H, W, 3) uint8, or a PIL image.
+here. An `image` is (H, W) float in [0, 1], or (H, W) or (H, W, 3) uint8, or a PIL image. Maps of lesion classes are
+label maps (lungseg.data.classes): 0 is background, and each class has a colour.
 """
 
+import colorsys
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,9 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from lungseg.data.classes import to_labels
+
 TARGET = (0, 210, 90)  # green: what the radiologist drew
 PRED = (255, 140, 0)  # orange: what the network drew
 MISSED = (60, 130, 255)  # blue: lesion that the network left out
+CONFUSED = (200, 60, 220)  # purple: lesion that the network took for one of another class
 # Black, purple, orange, pale yellow: each step brighter than the last, so that it also reads in grey.
 HEAT = np.array([(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)])
 # Okabe and Ito's palette, told apart by colour-blind readers too.
@@ -57,7 +62,12 @@ def heatmap(values: ArrayLike, low: float = 0.0, high: float = 1.0) -> NDArray[n
 
 
 def overlay(
-    image: ArrayLike, target: ArrayLike | None = None, pred: ArrayLike | None = None, *, scale: int = 1
+    image: ArrayLike,
+    target: ArrayLike | None = None,
+    pred: ArrayLike | None = None,
+    *,
+    scale: int = 1,
+    by_class: bool = False,
 ) -> NDArray[np.uint8]:
     """Draw the outline of the target in green and of the prediction in orange.
 
@@ -67,13 +77,35 @@ def overlay(
     Args:
         target, pred: (H, W) maps; a pixel belongs to the region where the value is above 0.5.
         scale: enlarge by this whole factor first, so that the lines are thin: (scale*H, scale*W, 3).
+        by_class: they are label maps, and each line has the colour of its class (`class_colour`) instead: outside
+            what is there, inside what was predicted.
     """
     rgb = enlarge(to_rgb(image), scale)
     for region, colour, outside in ((target, TARGET, True), (pred, PRED, False)):
-        if region is not None:
-            region = enlarge(np.asarray(region) > 0.5, scale)  # (scale*H, scale*W)
-            rgb[outline(region, outside=outside)] = colour
+        if region is None:
+            continue
+        labels = enlarge(np.asarray(region), scale)  # (scale*H, scale*W)
+        if by_class:
+            for k in np.unique(labels[labels > 0]).astype(int).tolist():
+                rgb[outline(labels == k, outside=outside)] = class_colour(k)
+        else:
+            rgb[outline(labels > 0.5, outside=outside)] = colour
     return rgb
+
+
+def class_colour(k: int) -> tuple[int, int, int]:
+    """Of class k, from 1: the colours of `SERIES`, then hues that are far from each other, without end."""
+    if k < len(SERIES):  # its last is a grey, as the image is
+        return SERIES[k - 1]
+    red, green, blue = colorsys.hsv_to_rgb(k * 0.618 % 1, 0.65, 1)  # steps of the golden ratio
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def class_picture(labels: ArrayLike) -> NDArray[np.uint8]:
+    """(H, W) label map -> (H, W, 3): each class in its colour on black."""
+    labels = np.asarray(labels).astype(np.int64)
+    palette = np.array([(0, 0, 0), *map(class_colour, range(1, labels.max(initial=0) + 1))], np.uint8)
+    return palette[labels]
 
 
 def enlarge(array: NDArray, scale: int) -> NDArray:
@@ -89,11 +121,16 @@ def outline(region: NDArray[np.bool_], *, outside: bool) -> NDArray[np.bool_]:
     return inner & touches
 
 
-def error_map(target: ArrayLike, pred: ArrayLike) -> NDArray[np.uint8]:
-    """(H, W) maps -> colours: found green, false alarm orange, missed blue, true background black."""
+def error_map(target: ArrayLike, pred: ArrayLike, *, by_class: bool = False) -> NDArray[np.uint8]:
+    """(H, W) maps -> colours: found green, false alarm orange, missed blue, true background black.
+
+    With `by_class` they are label maps, and lesion that was taken for another class is purple.
+    """
+    confused = by_class & (np.asarray(target) != pred)
     target, pred = np.asarray(target) > 0.5, np.asarray(pred) > 0.5
     rgb = np.zeros((*target.shape, 3), np.uint8)
     rgb[target & pred], rgb[~target & pred], rgb[target & ~pred] = TARGET, PRED, MISSED
+    rgb[target & pred & confused] = CONFUSED
     return rgb
 
 
@@ -198,6 +235,7 @@ def prediction_sheet(
     *,
     threshold: float = 0.5,
     scale: int = 1,
+    classes: Sequence[str] = (),
 ) -> Image.Image:
     """Show what a network did, one slice to a row.
 
@@ -206,22 +244,50 @@ def prediction_sheet(
             probability and errors only: results can be shown without giving away the pictures they come from.
         threshold: the prediction is where probs > threshold.
         scale: enlarge by this whole factor.
+        classes: names of lesion classes, where there are several. Then each target is a label map (H, W), and probs
+            are (K, H, W), of which the largest at each pixel is shown; the outlines have the colours of the classes.
     """
+    by_class = len(classes) > 1
     with_images = any(image is not None for _, image, _, _ in rows)
     columns = ["image", "target", "prediction"] if with_images else ["target"]
-    columns += ["probability", "errors: green found,\norange false alarm,\nblue missed"]
+    errors = "errors: green found,\norange false alarm,\nblue missed"
+    columns += ["probability", errors + ",\npurple other class" * by_class]
     sheet = []
     for _, image, target, probs in rows:
         target, probs = np.asarray(target, dtype=np.float64), np.asarray(probs, dtype=np.float64)
-        pred = probs > threshold
+        pred = to_labels(probs, threshold) if by_class else probs > threshold
         if not with_images:
-            tiles = [enlarge(to_rgb(target), scale)]
+            tiles = [enlarge(class_picture(target) if by_class else to_rgb(target), scale)]
         elif image is None:
             tiles = [None, None, None]
         else:
-            tiles = [overlay(image, *outlines, scale=scale) for outlines in ((), (target,), (None, pred))]
-        sheet.append([*tiles, enlarge(heatmap(probs), scale), enlarge(error_map(target, pred), scale)])
-    return contact_sheet(sheet, row_labels=[row[0] for row in rows], column_labels=columns)
+            outlines = ((), (target,), (None, pred))
+            tiles = [overlay(image, *maps, scale=scale, by_class=by_class) for maps in outlines]
+        heat = heatmap(probs.max(axis=0) if by_class else probs)
+        sheet.append([*tiles, enlarge(heat, scale), enlarge(error_map(target, pred, by_class=by_class), scale)])
+    picture = contact_sheet(sheet, row_labels=[row[0] for row in rows], column_labels=columns)
+    return with_legend(picture, classes) if by_class else picture
+
+
+def with_legend(picture: Image.Image, classes: Sequence[str]) -> Image.Image:
+    """The picture, and below it the name of each class beside its colour, in as many lines as are needed."""
+    text, gap, swatch = font(13), 6, 12
+    entries, x, y = [], gap, gap  # (left, top, name)
+    for name in classes:
+        width = 2 * swatch + gap + text_size(name, text)[0]
+        if x > gap and x + width > picture.width:
+            x, y = gap, y + 2 * swatch
+        entries.append((x, y, name))
+        x += width
+    room = max(picture.width, *(x + 2 * swatch + text_size(name, text)[0] for x, _, name in entries))
+    sheet = Image.new("RGB", (room, picture.height + y + 2 * swatch), "white")
+    sheet.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for k, (x, y, name) in enumerate(entries, start=1):
+        top = picture.height + y
+        draw.rectangle((x, top, x + swatch, top + swatch), class_colour(k))
+        draw.text((x + swatch + gap / 2, top + swatch / 2), name, INK, text, anchor="lm")
+    return sheet
 
 
 # ---- curves ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ manifest says how large a pixel is, else in pixels of the original slice; never 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from lungseg.data.classes import to_labels
 from lungseg.data.manifest import SliceRecord
-from lungseg.lesions import SIZES_MM, SIZES_PX, Lesion, match_lesions, size_of
+from lungseg.lesions import SIZES_MM, SIZES_PX, Lesion, called_as, match_lesions, size_of
 from lungseg.metrics import counts_from_pred, hausdorff95, per_image
 
 FEWEST_PATIENTS = 5  # for an interval; below about ten it is still too narrow
-Predict = Callable[[NDArray, SliceRecord], NDArray]  # (image in [0, 1], its row of the manifest) -> map in {0, 1}
+# (image in [0, 1], its row of the manifest) -> map in {0, 1}, or labels 0..K of lesion classes
+Predict = Callable[[NDArray, SliceRecord], NDArray]
 
 
 # ---- one slice --------------------------------------------------------------------------------------------------
@@ -46,6 +48,8 @@ class SliceScore:
     lesions: tuple[Lesion, ...]
     false_positives: int  # connected pieces of the prediction that lie on no lesion
     unit: str = "mm"  # of hd95 and of diameters; "px" (of the original slice) where the spacing is unknown
+    classes: tuple["SliceScore", ...] = ()  # the same for each lesion class by itself, where they were asked for
+    called_as: tuple[tuple[int, ...], ...] = ()  # then also: `lungseg.lesions.called_as`
 
     @property
     def diameter(self) -> float:
@@ -104,15 +108,17 @@ def in_slices(volume: NDArray) -> Iterator[Tensor]:
 
 
 def score_all(
-    data: Dataset, predict: Predict, *, title: str = "score", in_mm: bool | None = None
+    data: Dataset, predict: Predict, *, title: str = "score", in_mm: bool | None = None, by_class: bool = False
 ) -> list[SliceScore]:
     """Score every slice or volume of a data set in turn; no more than one is in memory.
 
     Args:
-        data: items (image (1, *spatial), target (1, *spatial), id), with their manifest rows as `records`.
-        predict: (image (*spatial) in [0, 1], its record) -> prediction (*spatial), bool or in {0, 1}.
+        data: items (image (1, *spatial), target (K, *spatial), id), with their manifest rows as `records`.
+        predict: (image (*spatial) in [0, 1], its record) -> prediction (*spatial), bool or in {0, 1}. For K > 1 lesion
+            classes it may also be a label map 0..K: scored is whether there is a lesion of any class.
         title: stands before the progress bar, which is silent where there is no terminal.
         in_mm: measure sizes and distances in mm, not in pixels; None does if all spacings are known.
+        by_class: score each class by itself too (`SliceScore.classes`); predictions are label maps.
     """
     in_mm = all(known_spacings(data)) if in_mm is None else in_mm
     scores = []
@@ -123,7 +129,16 @@ def score_all(
         about = {"id": record.id, "group": record.group, "label": record.label}
         about["spacing_mm"] = spacing_of(data, index) if in_mm else math.nan
         about["spacing_px"] = source_pixels(record, target.shape[1:])
-        scores.append(score_slice(pred, target[0].numpy(), **about))
+        if len(target) == 1:
+            scores.append(score_slice(pred, target[0].numpy(), **about))
+            continue
+        pred, labels = np.asarray(pred), to_labels(target.numpy())  # (*spatial) in 0..K
+        score = score_slice(pred != 0, labels != 0, **about)
+        if by_class:
+            each = tuple(score_slice(pred == k, labels == k, **about) for k in range(1, len(target) + 1))
+            called = tuple(map(tuple, called_as(pred, labels, len(target)).tolist()))
+            score = replace(score, classes=each, called_as=called)
+        scores.append(score)
     return scores
 
 
@@ -328,3 +343,27 @@ def table_row(
 def rows_of_table(scores: Sequence[SliceScore], *, draws: int = 2000, seed: int = 0) -> list[dict]:
     """One `table_row` for each of the `strata`."""
     return [table_row(scores, stratum=stratum, draws=draws, seed=seed) for stratum in strata(scores)]
+
+
+def rows_of_classes(scores: Sequence[SliceScore], classes: Sequence[str], **options: int) -> list[dict]:
+    """One `table_row`, which takes the options, for each lesion class by itself: "class NAME".
+
+    A slice without lesion and prediction of a class has no Dice in its row, and one where something was predicted
+    has 0. So a class that no slice holds has 0, or no score at all.
+
+    Args:
+        scores: of `score_all` with by_class.
+        classes: their names.
+    """
+    rows = [table_row([s.classes[k] for s in scores], **options) for k in range(len(classes))]
+    return [row | {"stratum": f"class {name}"} for row, name in zip(rows, classes, strict=True)]
+
+
+def rows_of_calls(scores: Sequence[SliceScore], classes: Sequence[str]) -> list[dict]:
+    """For each class, what its lesions were taken for: "class", "lesions", "missed", and "called NAME" of each name."""
+    table = np.sum([s.called_as for s in scores], axis=0)  # (K, K + 1)
+    return [
+        {"class": name, "lesions": sum(calls), "missed": calls[0]}
+        | {f"called {other}": number for other, number in zip(classes, calls[1:], strict=True)}
+        for name, calls in zip(classes, table.tolist(), strict=True)
+    ]

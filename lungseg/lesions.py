@@ -55,6 +55,29 @@ def match_lesions(
     return tuple(map(Lesion, diameters, found.tolist())), num_finds - true_finds
 
 
+def called_as(pred: ArrayLike, target: ArrayLike, num_classes: int) -> NDArray[np.int64]:
+    """What the lesions of each class were taken for.
+
+    A lesion is called as the class that has the most pixels on it (of equals, the lowest).
+
+    Args:
+        pred, target: label maps 0..K of one shape; a lesion of class k is a connected piece of target == k.
+
+    Returns:
+        (K, K + 1): row k - 1 counts the lesions of class k that were missed (column 0) and called 1..K.
+    """
+    pred, target = np.asarray(pred), np.asarray(target)
+    table = np.zeros((num_classes, num_classes + 1), np.int64)
+    for k in range(1, num_classes + 1):
+        lesions, num = connected_pieces(target == k)
+        pixels = np.zeros((num + 1, num_classes + 1), np.int64)  # of each lesion, predicted as each class
+        inside = lesions > 0
+        np.add.at(pixels, (lesions[inside], pred[inside]), 1)
+        pixels[:, 0] = 0  # what was not predicted has no say: then no class is the largest, and argmax gives 0
+        table[k - 1] = np.bincount(pixels[1:].argmax(axis=1), minlength=num_classes + 1)
+    return table
+
+
 def connected_pieces(region: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     """Number the connected pieces 1, 2, ...: an array of the same shape with 0 outside, and how many there are."""
     return ndimage.label(region, structure=np.ones((3,) * region.ndim))

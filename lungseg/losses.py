@@ -1,7 +1,9 @@
 """What training makes small: cross entropy per pixel, Dice per lesion map, and their sum.
 
 All three take logits, and a target of exactly the same shape (B, K, *spatial) with 0 for background and 1 for
-lesion. K = 1 is lesion or not; more channels are maps that may overlap. Slices and volumes alike.
+lesion. K = 1 is lesion or not; more channels are lesion classes, or any maps, and may overlap. Each channel has a loss
+of its own, and the mean over the channels is taken: a rare class weighs as much as a common one. Slices and volumes
+alike.
 The target's values are not tested here: that would make a GPU wait for the answer at every step.
 """
 

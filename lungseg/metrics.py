@@ -8,12 +8,16 @@ left out of that score's mean, and counted. All else is what the formula says. S
 without a lesion has Dice 0, never 1, and weighs as much as a missed lesion.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import Tensor
+
+COUNTED = ("images", "empty_targets", "empty_predictions", "false_alarms")  # by `summarise`; the rest are scores
 
 
 def confusion_counts(logits: Tensor, target: Tensor, *, threshold: float = 0.5) -> Tensor:
@@ -31,10 +35,7 @@ def confusion_counts(logits: Tensor, target: Tensor, *, threshold: float = 0.5) 
     Raises:
         ValueError: for other shapes, target values or thresholds.
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"confusion_counts: threshold={threshold} must be a probability between 0 and 1")
-    probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
-    return counts_from_pred(probs > threshold, target)
+    return counts_from_pred(_above(logits, threshold), target)
 
 
 def counts_from_pred(pred: Tensor, target: Tensor) -> Tensor:
@@ -42,15 +43,39 @@ def counts_from_pred(pred: Tensor, target: Tensor) -> Tensor:
     if pred.shape != target.shape or pred.ndim < 3 or pred.shape[1] != 1:
         raise ValueError(
             f"counting pixels: prediction {tuple(pred.shape)} and target {tuple(target.shape)} must both be "
-            f"(B, 1, *spatial); count several channels one at a time, as x[:, k : k + 1]"
+            f"(B, 1, *spatial); for several channels take class_counts, or one at a time, as x[:, k : k + 1]"
         )
-    pred = _as_bool("prediction", pred).flatten(1)  # (B, pixels)
-    target = _as_bool("target", target).flatten(1)  # (B, pixels)
-    tp = (pred & target).sum(1)  # (B,); bools sum to int64, exact for any volume
-    fp = (pred & ~target).sum(1)
-    fn = (~pred & target).sum(1)
-    tn = (~pred & ~target).sum(1)
-    return torch.stack([tp, fp, fn, tn], dim=1)  # (B, 4)
+    return _count(pred, target)[:, 0]
+
+
+def class_counts(logits: Tensor, target: Tensor, *, threshold: float = 0.5) -> Tensor:
+    """`confusion_counts` of each channel: logits and target (B, K, *spatial) -> (B, K, 4) int64.
+
+    The channels are lesion classes, or any maps: each is counted by itself, and they may overlap.
+    """
+    if logits.shape != target.shape or logits.ndim < 3:
+        raise ValueError(
+            f"counting pixels: logits {tuple(logits.shape)} and target {tuple(target.shape)} must both be "
+            f"(B, K, *spatial)"
+        )
+    return _count(_above(logits, threshold), target)
+
+
+def _above(logits: Tensor, threshold: float) -> Tensor:
+    if not 0 < threshold < 1:
+        raise ValueError(f"confusion_counts: threshold={threshold} must be a probability between 0 and 1")
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid() > threshold
+
+
+def _count(pred: Tensor, target: Tensor) -> Tensor:
+    """(B, K, *spatial) maps of 0 and 1 -> (B, K, 4)."""
+    pred = _as_bool("prediction", pred).flatten(2)  # (B, K, pixels)
+    target = _as_bool("target", target).flatten(2)  # (B, K, pixels)
+    tp = (pred & target).sum(2)  # (B, K); bools sum to int64, exact for any volume
+    fp = (pred & ~target).sum(2)
+    fn = (~pred & target).sum(2)
+    tn = (~pred & ~target).sum(2)
+    return torch.stack([tp, fp, fn, tn], dim=2)  # (B, K, 4)
 
 
 def per_image(counts: Tensor) -> dict[str, Tensor]:
@@ -101,6 +126,44 @@ def summarise(counts: Tensor) -> dict[str, float]:
         "empty_predictions": int(nothing_predicted.sum()),
         "false_alarms": int((no_lesion & ~nothing_predicted).sum()),
     }
+
+
+def summarise_classes(counts: Tensor, names: Sequence[str] = ()) -> dict[str, float]:
+    """`summarise` for K classes: the mean of each score over the classes, then the scores of each class.
+
+    A class without a lesion pixel in any of the images has no scores (NaN) and no part in the means: there is nothing
+    of it to find. (What was predicted of it all the same is in its "false_alarms".)
+
+    Args:
+        counts: (n, K, 4), of `class_counts`.
+        names: of the classes; () numbers them from 1.
+
+    Returns:
+        "dice", ..., "pooled_rmse": means over the classes that occur; "images", "empty_targets",
+        "empty_predictions", "false_alarms": as in `summarise`, of lesions of any class; then all but "images" for
+        each class, as "dice of NAME". A mean over classes is that of their means: rare ones weigh as much as common
+        ones.
+    """
+    if counts.ndim != 3 or counts.shape[1] < 1:
+        raise ValueError(f"counts of classes are {tuple(counts.shape)}, but must be (n, K, 4)")
+    names = names or [f"class {k}" for k in range(1, counts.shape[1] + 1)]
+    # Of lesions of any class only whether there are any is known here: pixels of two classes may overlap.
+    whole = summarise(counts.sum(1))
+    of_classes = []
+    for of_class in counts.unbind(1):  # (n, 4) each
+        scores = summarise(of_class)
+        if not (of_class[:, 0] + of_class[:, 2]).any():
+            scores |= dict.fromkeys(scores.keys() - COUNTED, float("nan"))
+        of_classes.append(scores)
+    means = {
+        name: torch.tensor([scores[name] for scores in of_classes], dtype=torch.float64).nanmean().item()
+        for name in whole
+        if name not in COUNTED
+    }
+    found = means | {name: whole[name] for name in COUNTED}
+    for name, scores in zip(names, of_classes, strict=True):
+        found |= {f"{score} of {name}": value for score, value in scores.items() if score != "images"}
+    return found
 
 
 def worst_median_best(dice: ArrayLike) -> list[tuple[str, int]]:

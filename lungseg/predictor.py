@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lungseg.checkpoint import load_checkpoint
+from lungseg.data.classes import checked_classes, to_labels
 from lungseg.data.ct import hu_to_unit, resize_image
 from lungseg.inference import sliding_window
 from lungseg.nn.resnet_unet import ResNet50UNet
@@ -124,8 +125,11 @@ def check_input(network: nn.Module, input: dict[str, Any]) -> None:
             logits = network(pixel)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"its network takes no grey images with {len(size)} sides ({in_short(error)})") from None
-    if logits.shape != pixel.shape:
-        raise ValueError(f"its network gives {logits.shape[1]} maps for an image; one, of lesions, is wanted.")
+    classes = input.get("classes", ())  # none: lesion or not
+    expected = len(checked_classes(classes)) if classes else 1
+    if logits.shape != (1, expected, *pixel.shape[2:]):
+        of = f"of the classes {', '.join(classes)}" if classes else "of lesions"
+        raise ValueError(f"its network gives {logits.shape[1]} maps for an image, expected {expected}, {of}.")
 
 
 def in_short(error: Exception) -> str:
@@ -140,18 +144,21 @@ class Predictor:
     """A trained network that takes slices and volumes of any size.
 
     Args:
-        network: (B, 1, *spatial) grey images in [0, 1] -> logits (B, 1, *spatial), in evaluation mode.
-        input: what it was trained on, the "input" of a checkpoint: `hu_window` (low, high), and the entries that
-            `lungseg.scale` explains.
+        network: (B, 1, *spatial) grey images in [0, 1] -> logits (B, K, *spatial), in evaluation mode.
+        input: what it was trained on, the "input" of a checkpoint: `hu_window` (low, high), the entries that
+            `lungseg.scale` explains, and `classes`, the names of K lesion classes (missing: lesion or not, K = 1).
         overlap, batch_size: of its windows, as in `lungseg.inference.sliding_window`.
 
     Attributes:
         spatial_dims: 2 if the network takes slices, 3 if it takes volumes.
+        classes: names of the lesion classes; () if there is but one, lesion.
     """
 
     def __init__(self, network: nn.Module, input: dict[str, Any], *, overlap: float = 0.5, batch_size: int = 8):
         self.network, self.input, self.overlap, self.batch_size = network, input, overlap, batch_size
         self.spatial_dims = len(input["size"])
+        names = tuple(input.get("classes", ()))
+        self.classes = names if len(names) > 1 else ()
 
     def grey(self, hu: ArrayLike) -> NDArray[np.float32]:
         """HU of any shape -> the grey values in [0, 1] of the training (`lungseg.data.ct.hu_to_unit`)."""
@@ -164,7 +171,7 @@ class Predictor:
         return scale_for(self.input, shape, spacing_mm, source_size)
 
     def probs(self, grey: NDArray, scale: Scale | None = None) -> NDArray[np.float32]:
-        """The probability of lesion at each pixel, in the shape of `grey`.
+        """The probability of lesion at each pixel, in the shape of `grey`; of K classes, (K, *shape).
 
         Args:
             grey: (H, W) or (D, H, W), floating point in [0, 1]. A network for slices takes a volume slice by slice.
@@ -184,23 +191,33 @@ class Predictor:
             )
         scale = scale or scale_of_files(self.input, sides_of(self.input, grey.shape))
         if grey.ndim == self.spatial_dims:
-            return self._probs(grey[None], scale)[0]
+            probs = self._probs(grey[None], scale)[0]  # (K, *spatial)
+            return probs if self.classes else probs[0]
         parts = [grey[z : z + self.batch_size] for z in range(0, len(grey), self.batch_size)]
         bar = tqdm(parts, desc="slices", leave=False, disable=None)  # None: quiet when not on a terminal
-        return np.concatenate([self._probs(slices, scale) for slices in bar])  # (D, H, W)
+        probs = np.concatenate([self._probs(slices, scale) for slices in bar])  # (D, K, H, W)
+        return np.moveaxis(probs, 1, 0) if self.classes else probs[:, 0]  # (K, D, H, W), (D, H, W)
+
+    def labels(self, probs: NDArray, threshold: float = 0.5) -> NDArray[np.uint8]:
+        """What is lesion, from `probs`: (*shape) in {0, 1}, or 0..K of K classes (`lungseg.data.classes.to_labels`)."""
+        return to_labels(probs if self.classes else probs[None], threshold)
+
+    def any_class(self, probs: NDArray) -> NDArray[np.float32]:
+        """(*shape) from `probs`: of K classes the largest. It is above a threshold just where `labels` has a class."""
+        return probs.max(axis=0) if self.classes else probs
 
     def _probs(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
-        """(B, *spatial) -> (B, *spatial), all B at once."""
+        """(B, *spatial) -> (B, K, *spatial), all B at once."""
         spatial, resized = images.shape[1:], images.astype(np.float32)
         for size in sizes_on_the_way(self.input, spatial, scale):
             resized = np.stack([resize(image, size) for image in resized])  # (B, *size)
         x, scaled = torch.from_numpy(resized), resized.shape[1:]
         logits = sliding_window(
             self.network, x[:, None], self.input["size"], overlap=self.overlap, batch_size=self.batch_size
-        )  # (B, 1, *scaled)
+        )  # (B, K, *scaled)
         if scaled != spatial:  # logits cross 0 in a nearly straight line; probabilities jump there
             logits = F.interpolate(logits, spatial, mode="bilinear" if len(spatial) == 2 else "trilinear")
-        return logits[:, 0].sigmoid().numpy()  # (B, *spatial)
+        return logits.sigmoid().numpy()  # (B, K, *spatial)
 
 
 def resize(image: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:

@@ -20,9 +20,10 @@ from torch import nn
 from torch.amp import GradScaler
 
 from lungseg import __version__
-from lungseg.baselines import lesion_fraction
+from lungseg.baselines import lesion_fractions
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
-from lungseg.datasets import Data, open_data
+from lungseg.data.classes import read_classes
+from lungseg.datasets import Data, empty_channels, open_data
 from lungseg.distributed import Processes, start_processes
 from lungseg.early_stopping import EarlyStopping
 from lungseg.exits import run_main
@@ -161,13 +162,16 @@ class Run:
         """Seed everything and make the network. Before any file: what it refuses shall leave no trace.
 
         Args:
-            arguments: of the network; they go into each checkpoint.
+            arguments: of the network; they go into each checkpoint, with the number of lesion classes of --data.
             weights: file to start from, unless we go on: best.pt of another run, or a published checkpoint
                 (`lungseg.weights.load_published`).
             reminder: what to say if a new run starts without any.
         """
         if self.saved and self.saved["network"]["name"] != network.__name__:
             raise ValueError(f"The run in {self.out} is of another script or version. Resume it with that one.")
+        classes = read_classes(self.options.data) if self.options.data else ()
+        if len(classes) > 1:
+            arguments = arguments | {"num_classes": len(classes)}
         seed_everything(self.options.seed, self.device)
         self.network = {"name": network.__name__, "arguments": arguments}
         model = network(**arguments)
@@ -189,17 +193,32 @@ class Run:
         self.settings["slices"] = self.data.fingerprint
         if self.saved:
             check_same_run(self.saved["run"], self.settings, self.out)
-        for split, samples in (("training", self.data.train_set), ("validation", self.data.val_set)):
-            needed = split == "training" or self.recipe.monitor != "loss"
-            if needed and not any(target.any() for _, target, _ in samples):
-                raise ValueError(f"No {split} image of {self.data.folder} holds a lesion. Put some into that split.")
+        self._check_lesions()
         return self.data
+
+    def _check_lesions(self) -> None:
+        """A ValueError where a split has no lesion to learn or to be judged on; validation may lack a class."""
+        classes, several = self.data.classes, len(self.data.classes) > 1
+        train = self.data.plain_train_set if several else self.data.train_set  # windows miss a rare class by chance
+        for split, samples in (("training", train), ("validation", self.data.val_set)):
+            needed = split == "training" or self.recipe.monitor != "loss"
+            missing = empty_channels(samples, len(classes)) if needed or several else []
+            if needed and len(missing) == max(1, len(classes)):
+                raise ValueError(f"No {split} image of {self.data.folder} holds a lesion. Put some into that split.")
+            names = ", ".join(classes[k] for k in missing) if several else ""
+            if names and split == "training":
+                raise ValueError(
+                    f"No training image of {self.data.folder} holds a lesion of {names}, so the network could not "
+                    f"learn it. Put some into that split, or take the class out of classes.txt and the masks."
+                )
+            if names and self.processes.is_main:
+                print(f"No validation image holds a lesion of {names}: no score, and no part in the mean over classes.")
 
     def prepare(self, model: nn.Module) -> None:
         """The prior of the network's last layer, called `head`, unless that was learned; then to the device."""
         if self.recipe.prior_bias and self.head_is_fresh and not self.saved:
-            p = lesion_fraction(self.data.train_set)
-            nn.init.constant_(model.head.bias, math.log(p / (1 - p)))  # whose sigmoid is p
+            odds = [p / (1 - p) for p in lesion_fractions(self.data.train_set)]  # of each class
+            model.head.bias.data.copy_(torch.tensor([math.log(o) for o in odds]))  # whose sigmoid is p
         model.to(self.device)
         if self.options.compile:
             model.compile()

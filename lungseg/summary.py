@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lungseg.baselines import baseline_counts
+from lungseg.data.classes import to_labels
 from lungseg.draw import contact_sheet, line_chart, prediction_sheet
 from lungseg.files import or_warn
-from lungseg.metrics import per_image, summarise, worst_median_best
+from lungseg.metrics import per_image, worst_median_best
 from lungseg.run import RunLog
 from lungseg.training import Evaluation
 
@@ -40,7 +42,9 @@ def write_summary(
     """
     scores = {"best epoch": test.scores}
     with or_warn("The baselines were not computed"):
-        scores |= {name: summarise(counts) for name, counts in baseline_counts(train_slices, test_slices).items()}
+        for name, counts in baseline_counts(train_slices, test_slices).items():
+            scores[name] = replace(test, counts=counts).scores  # of the same slices, with the same classes
+            del scores[name]["loss"]
     log.write(split=split, **scores)
     with or_warn("curves.png was not drawn"):
         draw_curves(log.lines()).save(log.path.with_name("curves.png"))
@@ -50,8 +54,17 @@ def write_summary(
         f"{name}: Dice {s['dice']:.4f}, IoU {s['iou']:.4f}, RMSE {s['rmse']:.4f}, recall {s['recall']:.4f}"
         for name, s in scores.items()
     ]
+    if test.counts.ndim == 3:
+        parts.insert(1, classes_line(test))
     noun = "slices" if test_slices[0][0].ndim == 3 else "volumes"  # an image is (1, H, W) or (1, D, H, W)
     return f"{split}, {len(test.ids)} {noun}, " + " | ".join(parts)
+
+
+def classes_line(test: Evaluation) -> str:
+    """The Dice of each class, for the screen; their mean is the Dice of the best epoch."""
+    dice = {name: test.scores[f"dice of {name}"] for name in test.class_names}
+    parts = [f"{name} (none there)" if math.isnan(d) else f"{name} {d:.4f}" for name, d in dice.items()]
+    return "Dice of each class: " + ", ".join(parts)
 
 
 def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
@@ -62,7 +75,9 @@ def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
         return [(e["epoch"], math.nan if read(e) is None else read(e)) for e in epochs]
 
     losses = {"training": curve(lambda e: e["train_loss"]), "validation": curve(lambda e: e["val"]["loss"])}
-    scores = {name: curve(lambda e, name=name: e["val"][name]) for name in ("dice", "iou", "recall")}
+    of_classes = [name for name in (epochs[0]["val"] if epochs else ()) if name.startswith("dice of ")]
+    names = ("dice", *of_classes) if of_classes else ("dice", "iou", "recall")
+    scores = {name: curve(lambda e, name=name: e["val"][name]) for name in names}
     return contact_sheet(
         [
             [line_chart(losses, title="loss per image", x_label="epoch", y_label="loss")],
@@ -72,8 +87,12 @@ def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
 
 
 def three_slices(test: Evaluation) -> list[tuple[str, float, str]]:
-    """(name, Dice, id) of the worst, the median and the best slice; slices without a Dice are left out."""
-    dice = per_image(test.counts)["dice"].tolist()
+    """(name, Dice, id) of the worst, the median and the best slice; slices without a Dice are left out.
+
+    Of several classes, a slice has the mean Dice over those that it has one of.
+    """
+    counts = test.counts if test.counts.ndim == 3 else test.counts[:, None]  # (n, K, 4)
+    dice = torch.stack([per_image(of_class)["dice"] for of_class in counts.unbind(1)], dim=1).nanmean(1).tolist()
     return [(name, dice[i], test.ids[i]) for name, i in worst_median_best(dice)]
 
 
@@ -86,13 +105,14 @@ def draw_predictions(slices: Dataset, test: Evaluation, model: nn.Module) -> Ima
     rows = []
     for name, dice, id_ in three_slices(test):
         image, target, _ = slices[place[id_]]
-        probs = model(image[None].to(device)).sigmoid().float().cpu()  # (1, 1, H, W)
-        pictures = [image[0].numpy(), target[0].numpy(), probs[0, 0].numpy()]  # (H, W) each, or (D, H, W)
+        probs = model(image[None].to(device)).sigmoid().float().cpu()[0].numpy()  # (K, H, W) or (K, D, H, W)
+        image, target = image[0].numpy(), to_labels(target.numpy())  # (H, W) each, or (D, H, W)
         caption = f"{name}\nDice {dice:.3f}\n{id_}"
-        if pictures[1].ndim == 3:
-            largest = pictures[1].sum(axis=(1, 2)).argmax()
+        if target.ndim == 3:
+            largest = (target > 0).sum(axis=(1, 2)).argmax()
             caption += f"\nits slice {largest}"
-            pictures = [volume[largest].copy() for volume in pictures]  # a view would keep the whole volume
-        rows.append((caption, *pictures))
+            parts = image[largest], target[largest], probs[:, largest]
+            image, target, probs = (x.copy() for x in parts)  # a view would keep the whole volume
+        rows.append((caption, image, target, probs if len(probs) > 1 else probs[0]))
     model.train(was_training)
-    return prediction_sheet(rows, scale=max(1, 192 // rows[0][1].shape[0]))
+    return prediction_sheet(rows, scale=max(1, 192 // rows[0][1].shape[0]), classes=test.class_names)

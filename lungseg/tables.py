@@ -48,6 +48,13 @@ POOLED = (  # all pixels as one large image, and the slices where one side is em
     Column("false alarms", "false_alarms"),
 )
 
+CLASSES = (  # each lesion class by itself: `slices` are all, with and without it
+    Column("slices", "slices"),
+    Column("without it", "empty_targets"),
+    Column("false alarms", "false_alarms"),
+    *(column for column in MAIN if column.key not in ("slices", "rmse")),
+)
+
 
 def markdown_table(
     rows: Sequence[Mapping[str, Value]], columns: Sequence[Column] = MAIN, *, names: Sequence[str] = ("stratum",)
@@ -102,8 +109,11 @@ def shorter(value: Value) -> Value:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def rows_of_slices(scores: Sequence[SliceScore]) -> list[dict[str, Value]]:
-    """One row for each slice, to find the bad ones and to compute what no table of ours shows."""
+def rows_of_slices(scores: Sequence[SliceScore], classes: Sequence[str] = ()) -> list[dict[str, Value]]:
+    """One row for each slice, to find the bad ones and to compute what no table of ours shows.
+
+    Where each class was scored by itself (`score_all` with by_class), also the counts and the Dice of each.
+    """
     per_slice = {name: values.tolist() for name, values in scores_per_slice(scores).items()}
     rows = []
     for i, s in enumerate(scores):
@@ -112,5 +122,10 @@ def rows_of_slices(scores: Sequence[SliceScore]) -> list[dict[str, Value]]:
         row |= {"tp": s.tp, "fp": s.fp, "fn": s.fn, "tn": s.tn}
         row |= {name: values[i] for name, values in per_slice.items()}
         found = sum(lesion.found for lesion in s.lesions)
-        rows.append(row | {"lesions": len(s.lesions), "lesions_found": found, "false_positives": s.false_positives})
+        row |= {"lesions": len(s.lesions), "lesions_found": found, "false_positives": s.false_positives}
+        for name, of_class in zip(classes, s.classes, strict=False):
+            of_class, dice = vars(of_class), scores_per_slice([of_class])["dice"].item()
+            row |= {f"{count} of {name}": of_class[count] for count in ("tp", "fp", "fn", "tn")}
+            row |= {f"dice of {name}": dice}
+        rows.append(row)
     return rows

@@ -19,11 +19,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from lungseg.distributed import ALONE, Processes
-from lungseg.metrics import confusion_counts, summarise
+from lungseg.metrics import class_counts, summarise, summarise_classes
 
 CHECK_EVERY = 50  # steps between two looks at the losses on a GPU, where each look makes it wait
 
-Batches = Iterable[tuple[Tensor, Tensor, Sequence[str]]]  # image, target (both (B, 1, H, W)), ids of the B slices
+# image (B, C, *spatial), target (B, K, *spatial) of K lesion classes (binary: K = 1), ids of the B slices or volumes
+Batches = Iterable[tuple[Tensor, Tensor, Sequence[str]]]
 LossFunction = Callable[[Tensor, Tensor], Tensor]  # (logits, target) -> mean over the images of the batch
 
 
@@ -49,7 +50,7 @@ def train_one_epoch(
 
     Args:
         model: the network, as `processes.wrap` returned it.
-        batches: image (B, C, H, W) float32, target (B, 1, H, W) float32 in {0, 1}, ids of the B slices.
+        batches: image (B, C, H, W) float32, target (B, K, H, W) float32 in {0, 1}, ids of the B slices.
         loss_fn: (logits, target) -> scalar, the mean over the images of a batch. (With a loss that is no such
             mean, as Dice pooled over a batch, parts and processes no longer add up to the whole batch.)
         schedule: stepped after every optimizer step.
@@ -78,7 +79,7 @@ def train_one_epoch(
             for part in split_batch(image, target, accumulate):
                 with average_gradients(model, part.is_last):
                     with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-                        logits = model(part.image)  # (b, 1, H, W)
+                        logits = model(part.image)  # (b, K, H, W)
                     part_loss = part.weight * loss_fn(logits.float(), part.target)  # pixel sums need float32
                     scaler.scale(share * part_loss).backward()
                 loss += part_loss.detach()  # stays on the device: .item() would stall a GPU at every step
@@ -123,7 +124,7 @@ class Part:
     """Some images of a batch; `weight` is their share of it."""
 
     image: Tensor  # (b, C, H, W)
-    target: Tensor  # (b, 1, H, W)
+    target: Tensor  # (b, K, H, W)
     weight: float
     is_last: bool
 
@@ -184,12 +185,20 @@ class Evaluation:
     """What a network does on a set of slices: the pixel counts of each, and the mean loss."""
 
     ids: list[str]  # sorted
-    counts: Tensor  # (n, 4) int64 tp, fp, fn, tn, in the order of ids
+    counts: Tensor  # int64 tp, fp, fn, tn, in the order of ids: (n, 4), or of K > 1 classes (n, K, 4)
     loss: float
+    classes: Sequence[str] = ()  # their names; () numbers them
+
+    @property
+    def class_names(self) -> list[str]:
+        """One for each class; of a binary network too."""
+        return list(self.classes) or [f"class {k}" for k in range(1, self.counts[0].numel() // 4 + 1)]
 
     @property
     def scores(self) -> dict[str, float]:
-        """`lungseg.metrics.summarise`, and the loss."""
+        """The loss, and `lungseg.metrics.summarise`; of several classes `summarise_classes`."""
+        if self.counts.ndim == 3:
+            return {"loss": self.loss} | summarise_classes(self.counts, self.classes)
         return {"loss": self.loss} | summarise(self.counts)
 
 
@@ -199,15 +208,20 @@ def evaluate(
     batches: Batches,
     loss_fn: LossFunction,
     *,
+    classes: Sequence[str] = (),
     autocast_dtype: torch.dtype | None = None,
     processes: Processes = ALONE,
     title: str = "evaluate",
 ) -> Evaluation:
     """Compare the network with the targets; every slice counts once, however many processes share the work.
 
+    Of K > 1 channels each is judged by itself: a class is predicted where its own probability is above 1/2. So the
+    channels may also be maps that overlap.
+
     Args:
         model: the network itself, not what `processes.wrap` returned: processes may have unequal numbers of batches.
         batches: as in `train_one_epoch`; each process brings its own slices.
+        classes: names of the K channels, for the scores; () numbers them.
 
     Returns:
         The same for every process: the slices of all of them. The network is back in the mode it was in.
@@ -222,9 +236,9 @@ def evaluate(
     for image, target, ids in tqdm(batches, desc=title, leave=False, disable=None if processes.is_main else True):
         image, target = to_device(image, device), to_device(target, device)
         with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            logits = model(image)  # (B, 1, H, W)
+            logits = model(image)  # (B, K, H, W)
         watch.add(loss_fn(logits.float(), target), ids)
-        counts.append(confusion_counts(logits, target))  # (B, 4)
+        counts.append(class_counts(logits, target))  # (B, K, 4)
         names.extend(ids)
     model.train(was_training)
     ours = list(zip(names, torch.cat(counts).tolist(), strict=True)) if counts else []
@@ -233,7 +247,10 @@ def evaluate(
     if len(set(ids)) < len(ids):
         twice = next(a for a, b in zip(ids, ids[1:], strict=False) if a == b)
         raise ValueError(f"evaluate: slice {twice} was given twice. Share the slices out without padding or overlap.")
-    return Evaluation(ids, torch.tensor([count for _, count in rows], dtype=torch.int64), watch.mean())
+    counts = torch.tensor([count for _, count in rows], dtype=torch.int64)  # (n, K, 4)
+    if counts.shape[1:] == (1, 4):  # binary
+        counts = counts.squeeze(1)  # (n, 4)
+    return Evaluation(ids, counts, watch.mean(), classes)
 
 
 # ---- the optimizer's settings, and the machine ------------------------------------------------------------------

@@ -12,10 +12,12 @@ from lungseg.baselines import (
     baseline_counts,
     best_threshold,
     fixed_map,
-    lesion_fraction,
+    lesion_fractions,
+    of_any_class,
+    of_class,
     threshold_counts,
 )
-from lungseg.metrics import counts_from_pred, summarise
+from lungseg.metrics import class_counts, counts_from_pred, summarise
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=5)
 
@@ -113,8 +115,49 @@ def test_a_fixed_map_wants_targets_of_one_size_and_at_least_one():
 
 def test_the_lesion_fraction_is_a_probability_with_finite_odds():
     def fraction(*targets):
-        return lesion_fraction([(None, torch.tensor(t)[None], "") for t in targets])
+        [share] = lesion_fractions([(None, torch.tensor(t)[None], "") for t in targets])
+        return share
 
     assert fraction([[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0]]) == pytest.approx(1 / 6)
     assert 0 < fraction([[0.0, 0.0]]) < fraction([[1.0, 1.0]]) + 1e-9 < 1 + 1e-9
     assert fraction([[0.0, 0.0, 0.0]]) == pytest.approx(1 / 3) and fraction([[1.0, 1.0, 1.0]]) == pytest.approx(2 / 3)
+
+
+# ---- lesion classes ---------------------------------------------------------------------------------------------
+
+
+def slices_of_two_classes():
+    """Four slices in which class 0 is bright and class 1 is dark, and never both in one place."""
+    found = []
+    for i in range(4):
+        image, target = torch.full((1, 6, 6), 0.4), torch.zeros(2, 6, 6)
+        target[0, 1, : 1 + i], target[1, 4, i:] = 1, 1
+        image[:, target[0] > 0], image[:, target[1] > 0] = 0.9, 0.6
+        found.append((image, target, f"slice{i}"))
+    return found
+
+
+def test_each_class_has_the_baselines_it_would_have_alone():
+    some = slices_of_two_classes()
+    counts = baseline_counts(some[:2], some[2:])
+    for k in (0, 1):
+        alone = baseline_counts(list(of_class(some[:2], k)), list(of_class(some[2:], k)))
+        for name in counts:
+            assert counts[name].shape == (2, 2, 4) and torch.equal(counts[name][:, k], alone[name])
+    assert counts["threshold"][:, 0, 1:3].sum() == 0  # the bright class alone lies above a level
+    bright = torch.stack([image >= 0.5 for image, _, _ in some[2:]]).expand(-1, 2, -1, -1)  # (2, 2, 6, 6)
+    target = torch.stack([target for _, target, _ in some[2:]])
+    assert torch.equal(counts["threshold"][:, 1], class_counts(20.0 * bright - 10, target)[:, 1])
+
+
+def test_each_class_has_its_own_share_of_the_pixels():
+    some = slices_of_two_classes()
+    pixels = 4 * 36
+    assert lesion_fractions(some) == pytest.approx([(1 + 2 + 3 + 4) / pixels, (6 + 5 + 4 + 3) / pixels])
+    empty = [(image, 0 * target, id_) for image, target, id_ in some]
+    assert lesion_fractions(empty) == pytest.approx([1 / pixels] * 2)
+
+
+def test_lesions_of_any_class_are_one_map():
+    for (_, target, _), (_, both, _) in zip(slices_of_two_classes(), of_any_class(slices_of_two_classes()), strict=True):
+        assert torch.equal(both[0], target.sum(0))

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lungseg.data.folder import FolderWriter, check_folder
 from lungseg.data.manifest import SliceRecord, read_manifest
 from lungseg.data.volumes import VolumeWriter
-from lungseg.datasets import find_data, fingerprint, median_spacing, open_data
+from lungseg.datasets import empty_channels, find_data, fingerprint, median_spacing, open_data
 from lungseg.distributed import ALONE
 from lungseg.run import RunOptions
 from lungseg.settings import TrainingRecipe, VolumeRecipe
@@ -201,3 +202,40 @@ def test_the_fingerprint_is_of_the_slices_not_of_the_place(tmp_path):
     assert fingerprint(tmp_path / "moved") == fingerprint(data)
     assert fingerprint(small_folder(tmp_path / "split", ["train", "val", "train"])) != fingerprint(data)
     assert fingerprint(small_folder(tmp_path / "fewer", ["train", "train"])) != fingerprint(data)
+
+
+# ---- lesion classes ---------------------------------------------------------------------------------------------
+
+
+class Targets(list):
+    """Targets as a data set gives them, which counts how many were read."""
+
+    def __iter__(self):
+        self.read = 0
+        for target in super().__iter__():
+            self.read += 1
+            yield None, torch.tensor(target), "id"
+
+
+def test_the_channels_that_no_target_fills_are_found_without_reading_more_than_needed():
+    assert empty_channels(Targets([[[0, 0], [0, 1], [0, 0]], [[0, 0], [0, 0], [0, 0]]]), 3) == [0, 2]
+    enough = Targets([[[1], [0]], [[0], [1]], [[1], [1]]])
+    assert empty_channels(enough, 2) == [] and enough.read == 2
+    assert empty_channels(Targets([[[0, 0]]]), 0) == [0]  # binary
+
+
+def test_classes_are_part_of_the_input_and_of_the_fingerprint(tmp_path):
+    found = []
+    for names in ((), ("a", "b"), ("a", "c")):
+        folder = tmp_path / f"f{len(found)}"
+        with FolderWriter(folder, classes=names) as out:
+            for i, split in enumerate(("train", "val")):
+                target = np.zeros((8, 8), np.uint8)
+                target[2, 2:4] = (1, max(1, len(names)))
+                grey = np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)
+                out.add(SliceRecord(f"s{i}", f"p{i}", split), grey, target)
+        data = opened(replace(FEW, img_size=8), tmp_path, folder)
+        assert data.classes == list(names) and data.input.get("classes", []) == list(names)
+        assert next(iter(data.val))[1].shape[1] == max(1, len(names))
+        found.append(data.fingerprint)
+    assert len(set(found)) == 3

@@ -8,10 +8,13 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from lungseg.draw import (
+    CONFUSED,
     MISSED,
     PRED,
     SERIES,
     TARGET,
+    class_colour,
+    class_picture,
     contact_sheet,
     error_map,
     heatmap,
@@ -94,6 +97,51 @@ def test_each_kind_of_error_has_its_colour():
     assert error_map([[1, 0, 1, 0]], [[1, 1, 0, 0]]).tolist() == [
         [list(TARGET), list(PRED), list(MISSED), [0, 0, 0]]
     ]
+
+
+@given(labels=hnp.arrays(np.uint8, st.tuples(SIDES, SIDES), elements=st.integers(0, 3)), scale=st.integers(1, 2))
+def test_each_class_is_outlined_in_its_colour_as_if_it_were_alone(labels, scale):
+    image = np.zeros(labels.shape)
+    inside = overlay(image, None, labels, scale=scale, by_class=True)
+    for k in (1, 2, 3):
+        alone = (overlay(image, None, labels == k, scale=scale) == PRED).all(-1)
+        assert np.array_equal((inside == class_colour(k)).all(-1), alone)
+
+
+def test_a_target_of_another_class_than_the_prediction_has_a_line_of_another_colour():
+    labels = np.zeros((9, 9), np.uint8)
+    labels[3:6, 3:6] = 2
+    picture = overlay(np.zeros((9, 9)), labels, labels // 2, by_class=True)
+    assert (picture == class_colour(2)).all(-1).sum() == 12 and (picture == class_colour(1)).all(-1).sum() == 8
+
+
+def test_254_classes_have_as_many_colours_none_of_them_dark():
+    colours = {class_colour(k) for k in range(1, 255)}
+    assert len(colours) > 240 and all(max(colour) > 110 for colour in colours)
+    assert len({class_colour(k) for k in range(1, 21)}) == 20
+    picture = class_picture(np.array([[0, 1, 254]]))
+    assert picture.tolist() == [[[0, 0, 0], list(class_colour(1)), list(class_colour(254))]]
+
+
+def test_lesion_of_another_class_is_an_error_of_its_own_kind():
+    target, pred = [[1, 2, 2, 0, 1, 0]], [[1, 1, 2, 2, 0, 0]]
+    want = [TARGET, CONFUSED, TARGET, PRED, MISSED, (0, 0, 0)]
+    assert error_map(target, pred, by_class=True).tolist() == [[list(colour) for colour in want]]
+    assert not has(Image.fromarray(error_map(target, pred)), CONFUSED)
+
+
+def test_a_sheet_of_classes_shows_their_colours_and_names_them_below():
+    target, probs = np.zeros((16, 16), np.uint8), np.full((3, 16, 16), 0.1)
+    target[4:8, 4:8], probs[2, 4:8, 4:8] = 2, 0.9  # class 2 taken for class 3
+    rows = [("a", np.zeros((16, 16)), target, probs)]
+    one_line = prediction_sheet(rows, classes=("LR2", "LR3", "LR4A"))
+    assert has(one_line, CONFUSED) and all(has(one_line, class_colour(k)) for k in (1, 2, 3))
+    long = [f"a rather long name of class {k}" for k in (1, 2, 3)]
+    assert prediction_sheet(rows, classes=long).height > one_line.height  # wrapped, not cut off
+    binary = prediction_sheet([("a", np.zeros((16, 16)), target > 0, probs[2])])
+    assert one_line.height > binary.height and not has(binary, class_colour(2))
+    without = prediction_sheet([("a", None, target, probs)], classes=("LR2", "LR3", "LR4A"))
+    assert has(without, class_colour(2)) and without.width < one_line.width
 
 
 def test_equal_labels_have_equal_colours_and_a_line_between_unequal_ones():

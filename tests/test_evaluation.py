@@ -1,7 +1,7 @@
 """The table: laws for any slices, cases by hand, and the published implementations, through the table."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lungseg.data.classes import one_hot
 from lungseg.data.manifest import SliceRecord
 from lungseg.evaluation import (
     EVERYTHING,
@@ -20,6 +21,8 @@ from lungseg.evaluation import (
     interval,
     intervals,
     known_spacings,
+    rows_of_calls,
+    rows_of_classes,
     rows_of_table,
     score_all,
     score_slice,
@@ -398,3 +401,68 @@ def test_an_interval_can_be_asked_of_a_stratum():
     scores = [constant(i, f"p{i}", 0) for i in range(10)]  # each lesion is 10 mm2, so 3.6 mm
     assert interval(scores, stratum=Stratum(size="<5 mm")) == interval(scores, stratum=EVERYTHING)
     assert all(math.isnan(x) for x in interval(scores, stratum=Stratum(size=">=20 mm")))
+
+
+# ---- lesion classes ----------------------------------------------------------------------------------------
+
+
+class LabelMaps:
+    """A data set of label maps, as those of slices and volumes."""
+
+    def __init__(self, targets, num_classes):
+        self.targets, self.num_classes = targets, num_classes
+        self.records = [SliceRecord(f"s{i}", f"p{i // 2}", "test", spacing_mm=1.0) for i in range(len(targets))]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, i):
+        image = torch.full((1, *self.targets[i].shape), i / 10)  # so that `predict` knows which it is
+        return image, torch.from_numpy(one_hot(self.targets[i], self.num_classes)), self.records[i].id
+
+
+@st.composite
+def label_maps(draw):
+    """(predictions, targets): a few small maps of 0 and two or three classes."""
+    num = draw(st.integers(1, 4))
+    maps = hnp.arrays(np.uint8, (2, num, 4, 5), elements=st.sampled_from([0, 0, 1, 2, 3]))
+    return tuple(map(list, draw(maps)))
+
+
+@few
+@given(label_maps())
+def test_each_class_is_scored_as_a_binary_task_and_lesion_is_any_of_them(maps):
+    preds, targets = maps
+
+    def predict(image, record):
+        return preds[round(float(image[0, 0]) * 10)]
+
+    scores = score_all(LabelMaps(targets, 3), predict, by_class=True)
+    whole = [str(replace(s, classes=(), called_as=())) for s in scores]  # as text, in which NaN equals NaN
+    assert list(map(str, score_all(LabelMaps(targets, 3), predict))) == whole
+
+    def binary(k):  # as a folder of this class alone would be scored
+        data = LabelMaps([t == k if k else t > 0 for t in targets], 1)
+        return score_all(data, lambda image, record: predict(image, record) == k if k else predict(image, record) > 0)
+
+    assert list(map(str, binary(0))) == whole
+    rows = rows_of_classes(scores, ("a", "b", "c"), draws=3)
+    assert [row["stratum"] for row in rows] == ["class a", "class b", "class c"]
+    for k, row in enumerate(rows, start=1):
+        assert [str(s.classes[k - 1]) for s in scores] == list(map(str, binary(k)))
+        want = table_row(binary(k), draws=3) | {"stratum": row["stratum"]}
+        assert row.keys() == want.keys() and all(row[x] == want[x] or row[x] != row[x] for x in row)
+
+
+def test_the_right_place_with_the_wrong_class_is_found_for_any_and_missed_for_each():
+    target = np.zeros((6, 6), np.uint8)
+    target[2:4, 2:4] = 1
+    [score] = score_all(LabelMaps([target], 2), lambda *_: 2 * target, by_class=True)
+    assert score.tp == 4 and score.lesions[0].found and score.false_positives == 0
+    right, wrong = score.classes
+    assert (right.tp, right.fn) == (0, 4) and not right.lesions[0].found
+    assert (wrong.tp, wrong.fp, wrong.false_positives) == (0, 4, 1) and not wrong.lesions
+    assert rows_of_calls([score, score], ("a", "b")) == [
+        {"class": "a", "lesions": 2, "missed": 0, "called a": 0, "called b": 2},
+        {"class": "b", "lesions": 0, "missed": 0, "called a": 0, "called b": 0},
+    ]

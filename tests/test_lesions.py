@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lungseg.lesions import SIZES_MM, SIZES_PX, connected_pieces, equal_diameter, match_lesions, size_of
+from lungseg.lesions import SIZES_MM, SIZES_PX, called_as, connected_pieces, equal_diameter, match_lesions, size_of
 
 
 @st.composite
@@ -148,3 +148,31 @@ def test_a_large_volume_needs_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * pred.size
+
+
+# ---- classes -----------------------------------------------------------------------------------------------
+
+
+LABELS = hnp.arrays(
+    np.uint8, st.tuples(st.just(2), st.integers(1, 5), st.integers(1, 5)), elements=st.sampled_from([0, 0, 1, 2, 3])
+)
+
+
+@given(maps=LABELS)  # (prediction and target, H, W)
+def test_each_lesion_is_called_once_as_the_class_with_most_pixels_on_it(maps):
+    pred, target = maps
+    want = np.zeros((3, 4), int)
+    for k in (1, 2, 3):
+        for piece in flood_fill(target == k):
+            votes = [sum(pred[place] == other for place in piece) for other in (1, 2, 3)]
+            want[k - 1, votes.index(max(votes)) + 1 if max(votes) else 0] += 1
+    assert np.array_equal(called_as(pred, target, 3), want)
+
+
+def test_a_lesion_that_is_called_by_its_class_is_on_the_diagonal():
+    target = np.zeros((2, 9, 9), np.uint8)
+    target[0, 1:3, 1:3], target[1, 5:7, 5:7], target[0, 8, 1] = 1, 2, 2
+    pred = target.copy()
+    pred[1, 5:7, 5:7] = 1  # the second is taken for class 1 ...
+    pred[0, 8, 1] = 0  # ... and the third is missed
+    assert called_as(pred, target, 2).tolist() == [[0, 1, 0], [1, 1, 0]]

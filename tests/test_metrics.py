@@ -18,12 +18,14 @@ from lungseg.checks.metrics import (
     count_tables,
 )
 from lungseg.metrics import (
+    class_counts,
     confusion_counts,
     counts_from_pred,
     hausdorff95,
     per_image,
     pooled,
     summarise,
+    summarise_classes,
     worst_median_best,
 )
 
@@ -196,6 +198,62 @@ def test_the_hausdorff_distance_equals_monais(name):
     assert got == pytest.approx(case["ref"]["monai_hd95"], rel=1e-6, nan_ok=True)
 
 
+# ---- classes -----------------------------------------------------------------------------------------------
+
+
+@given(classes=st.integers(1, 4), threshold=st.sampled_from([0.3, 0.5, 0.9]), seed=st.integers(0, 99))
+def test_each_class_is_counted_as_if_it_were_alone(classes, threshold, seed):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, classes, 4, 5, generator=g)
+    target = torch.randint(2, logits.shape, generator=g)
+    counts = class_counts(logits, target, threshold=threshold)
+    assert counts.shape == (3, classes, 4) and counts.dtype == torch.int64
+    for k in range(classes):
+        alone = confusion_counts(logits[:, k : k + 1], target[:, k : k + 1], threshold=threshold)
+        assert torch.equal(counts[:, k], alone)
+
+
+@given(rows=st.lists(count_tables(), min_size=1, max_size=3))
+def test_the_summary_of_classes_is_the_mean_over_those_that_occur(rows):
+    n = min(map(len, rows))
+    counts = torch.stack([torch.tensor(of_class[:n]) for of_class in rows], dim=1)  # (n, K, 4)
+    got = summarise_classes(counts)
+    alone = [summarise(counts[:, k]) for k in range(len(rows))]
+    occurs = [k for k in range(len(rows)) if any(tp + fn for tp, _, fn, _ in rows[k][:n])]
+    for name in ("dice", "iou", "precision", "recall", "rmse", "pooled_dice"):
+        values = [alone[k][name] for k in occurs if not math.isnan(alone[k][name])]
+        want = sum(values) / len(values) if values else math.nan
+        assert got[name] == pytest.approx(want, nan_ok=True), name
+        for k in range(len(rows)):
+            want = alone[k][name] if k in occurs else math.nan
+            assert got[f"{name} of class {k + 1}"] == pytest.approx(want, nan_ok=True)
+    for k in range(len(rows)):
+        assert got[f"false_alarms of class {k + 1}"] == alone[k]["false_alarms"]
+    assert got["images"] == n
+
+
+def test_an_image_is_empty_where_no_class_is_there():
+    #                  class "a"      class "b"
+    counts = torch.tensor([[[5, 0, 1, 94], [0, 0, 0, 100]],  # a is found
+                           [[0, 0, 0, 100], [0, 3, 0, 97]],  # b is a false alarm in an image without any lesion
+                           [[0, 2, 0, 98], [0, 0, 4, 96]],  # a where b is
+                           [[0, 0, 0, 100], [0, 0, 0, 100]]])  # rightly empty  # fmt: skip
+    s = summarise_classes(counts, ["a", "b"])
+    assert (s["images"], s["empty_targets"], s["empty_predictions"], s["false_alarms"]) == (4, 2, 1, 1)
+    assert s["false_alarms of a"] == 1 and s["false_alarms of b"] == 1
+    assert s["dice of a"] == pytest.approx((10 / 11 + 0) / 2) and s["dice of b"] == 0
+    assert s["dice"] == pytest.approx((s["dice of a"] + 0) / 2)
+
+
+def test_a_class_that_never_occurs_takes_no_part_in_the_mean_but_its_false_alarms_count():
+    counts = torch.tensor([[[5, 1, 1, 93], [0, 9, 0, 91]], [[5, 1, 1, 93], [0, 0, 0, 100]]])
+    s = summarise_classes(counts, ["seen", "never"])
+    assert s["dice"] == s["dice of seen"] == pytest.approx(10 / 12) and s["rmse"] == s["rmse of seen"]
+    assert math.isnan(s["dice of never"]) and math.isnan(s["pooled_rmse of never"]) and s["false_alarms of never"] == 1
+    nothing = summarise_classes(0 * counts[:1] + torch.tensor([0, 0, 0, 100]))
+    assert math.isnan(nothing["dice"])
+
+
 # ---- errors ------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +266,14 @@ def test_a_target_of_another_shape_is_refused(shape):
 def test_maps_without_a_spatial_axis_are_refused():
     with pytest.raises(ValueError, match=r"must both be \(B, 1, \*spatial\)"):
         counts_from_pred(torch.ones(8, 1, dtype=torch.bool), torch.ones(8, 1))
+
+
+def test_maps_of_classes_of_two_shapes_are_refused():
+    for shape in ((2, 1, 8, 8), (2, 3, 8, 1), (2, 3)):
+        with pytest.raises(ValueError, match=r"must both be \(B, K, \*spatial\)"):
+            class_counts(torch.zeros(2, 3, 8, 8), torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"must be \(n, K, 4\)"):
+        summarise_classes(torch.zeros(2, 4).long())
 
 
 def test_several_channels_are_counted_one_at_a_time():

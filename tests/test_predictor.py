@@ -116,7 +116,11 @@ def test_a_network_can_be_built_without_a_file():
         ({"input": SLICES | {"spacing_mm": "small"}}, "entries are not those"),
         ({"input": VOLUMES}, "takes no grey images with 3 sides"),
         ({"arguments": {"in_channels": 2, "channels": (2, 4)}}, "takes no grey images with 2 sides"),
-        ({"arguments": {"num_classes": 3, "channels": (2, 4)}}, "gives 3 maps"),
+        ({"arguments": {"num_classes": 3, "channels": (2, 4)}}, "gives 3 maps for an image, expected 1, of lesions"),
+        ({"input": SLICES | {"classes": ["a", "b"]}}, "gives 1 maps for an image, expected 2, of the classes a, b"),
+        ({"input": SLICES | {"classes": ["a", "a"]}}, "line 2 is 'a', and so is line 1"),
+        ({"input": SLICES | {"classes": [1, 2]}}, "entries are not those"),
+        ({"input": SLICES | {"classes": 2}}, "entries are not those"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(changes, words, tmp_path):
@@ -332,3 +336,31 @@ def test_a_slice_of_any_size_is_stretched_if_those_of_the_training_were():
     for shape in [(32, 32), (50, 23), (16, 16), (3, 9, 70)]:
         probs = predictor.probs(grey_of(shape))
         assert probs.shape == shape and predictor.network.seen[-1].shape[2:] == (16, 16)
+
+
+# ---- lesion classes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (40, 23), (3, 16, 20)])
+def test_several_classes_have_a_map_each_as_if_each_were_a_network(shape, tmp_path):
+    torch.manual_seed(1)
+    three = {"num_classes": 3, "channels": (2, 4)}
+    path = save(tmp_path / "best.pt", arguments=three, input=SLICES | {"classes": ["a", "b", "c"]})
+    predictor, saved, grey = load_predictor(path), load_checkpoint(path), grey_of(shape)
+    probs = predictor.probs(grey)
+    assert predictor.classes == ("a", "b", "c") and probs.shape == (3, *shape) and probs.dtype == np.float32
+    for k in range(3):
+        alone = saved["model"] | {name: saved["model"][name][k : k + 1] for name in ("head.weight", "head.bias")}
+        one = Predictor(build_network({"name": "UNet", "arguments": {"channels": (2, 4)}}, alone), SLICES)
+        np.testing.assert_allclose(probs[k], one.probs(grey), rtol=1e-4, atol=1e-6)
+    labels, middle = predictor.labels(probs, 0.5), float(np.median(probs))
+    assert labels.shape == shape and np.array_equal(labels > 0, predictor.any_class(probs) > 0.5)
+    assert np.array_equal(predictor.labels(probs, middle) > 0, predictor.any_class(probs) > middle)
+
+
+def test_without_several_classes_a_label_is_lesion_or_not():
+    for names in ([], ["nodule"]):
+        predictor = watch(classes=names)
+        probs = predictor.probs(grey_of((16, 16)))
+        assert predictor.classes == () and probs.shape == (16, 16)
+        assert np.array_equal(predictor.labels(probs, 0.4), probs > 0.4) and predictor.any_class(probs) is probs

@@ -11,6 +11,7 @@ from torch import nn
 
 from lungseg.data.folder import FolderWriter, SliceDataset
 from lungseg.data.manifest import SliceRecord
+from lungseg.draw import class_colour
 from lungseg.losses import bce_loss
 from lungseg.run import RunLog
 from lungseg.summary import draw_curves, epoch_line, three_slices, write_summary
@@ -60,6 +61,40 @@ def test_the_summary_states_the_scores_beside_the_baselines(finished, tmp_path):
     for name in ("curves.png", "predictions.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 100
+
+
+def test_the_summary_of_classes_names_the_dice_of_each_and_says_which_is_not_there(tmp_path):
+    log, some = RunLog(tmp_path / "log.jsonl"), Slices()
+    log.write(epoch=1, train_loss=0.4, val={"loss": 0.5, "dice": 0.4, "iou": 0.3, "recall": 0.2})
+    model = nn.Conv2d(1, 3, 1)
+    for p, values in ((model.weight, [100.0, -100.0, 0.0]), (model.bias, [-70.0, 30.0, -9.0])):
+        p.data.copy_(torch.tensor(values).view(p.shape))  # bright is class 1, dark is class 2, class 3 is never seen
+    batches = [(image[None], target[None], [id_]) for image, target, id_ in some]
+    result = evaluate(model, batches, bce_loss, classes=("solid", "cyst", "rare"))
+    line = write_summary(log, result, model, some, some, split="test")
+    assert "Dice of each class: solid 1.0000, cyst 1.0000, rare (none there)" in line and "\n" not in line
+    assert line.startswith("test, 3 slices, best epoch: Dice 1.0000, IoU 1.0000") and "threshold: Dice 0." in line
+    last = json.loads(log.path.read_text().splitlines()[-1])
+    assert last["best epoch"]["dice of cyst"] == 1 and last["best epoch"]["dice of rare"] is None
+    assert last["threshold"]["dice of solid"] == 1 and last["all background"]["dice"] == 0
+    assert three_slices(result)[0][1] == 1.0  # the mean over the classes that a slice has
+    with Image.open(tmp_path / "predictions.png") as picture:
+        shown = np.asarray(picture.convert("RGB"))
+    assert all((shown == class_colour(k)).all(-1).any() for k in (1, 2))
+
+
+class Slices(torch.utils.data.Dataset):
+    """Three slices with a bright and a dark lesion; maps of three classes."""
+
+    records = [SliceRecord(f"s{i}", f"p{i}", "test") for i in range(3)]
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, i):
+        target = torch.zeros(3, 16, 16)
+        target[0, 2:5, 2 : 5 + i], target[1, 9:12, 9:12] = 1, 1
+        return 0.5 + 0.4 * target[:1] - 0.4 * target[1:2], target, self.records[i].id
 
 
 def test_curves_are_drawn_also_of_a_log_with_gaps():

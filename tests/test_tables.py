@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lungseg.evaluation import rows_of_table, score_slice
-from lungseg.tables import MAIN, POOLED, Column, cell, markdown_table, rows_of_slices, write_csv
+from lungseg.tables import CLASSES, MAIN, POOLED, Column, cell, markdown_table, rows_of_slices, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +104,15 @@ def test_distances_stand_under_their_unit(scores):
         assert len({len(cells(line)) for line in lines}) == 1
     assert rows_of_slices(in_px)[0]["hd95_px"] == 2.0 and math.isnan(rows_of_slices(in_px)[0]["diameter_mm"])
     assert "HD95 px" in markdown_table(rows_of_table(in_px[2:]))  # also where nobody has one
+
+
+def test_slices_have_columns_for_each_class_that_was_scored(scores):
+    with_classes = [replace(s, classes=(s, replace(s, tp=0, fn=s.tp + s.fn))) for s in scores]
+    rows = rows_of_slices(with_classes, ("LR2", "LR3"))
+    assert rows[0]["tp of LR2"] == 8 and rows[0]["tp of LR3"] == 0 and rows[0]["fn of LR3"] == 16
+    assert rows[0]["dice of LR2"] == rows[0]["dice"] == 0.5 and rows[0]["dice of LR3"] == 0
+    assert math.isnan(rows[2]["dice of LR2"])
+    assert "dice of LR2" not in rows_of_slices(scores, ("LR2", "LR3"))[0]
+    header, _, first = markdown_table([rows_of_table(scores)[0] | {"stratum": "class LR2"}], CLASSES).split("\n")
+    row = dict(zip(cells(header), cells(first), strict=True))
+    assert (row["stratum"], row["slices"], row["without it"], row["false alarms"]) == ("class LR2", "3", "1", "0")

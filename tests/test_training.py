@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lungseg.losses import bce_loss, dice_bce_loss
-from lungseg.metrics import confusion_counts
+from lungseg.metrics import class_counts, confusion_counts, summarise_classes
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.training import (
     evaluate,
@@ -205,6 +205,25 @@ def test_evaluation_counts_every_slice_once_and_leaves_the_network_as_it_was():
     loss = bce_loss(torch.cat(logits), torch.cat([two[1], one[1]]))
     assert result.loss == pytest.approx(loss.item())
     assert result.scores["images"] == 5 and result.scores["loss"] == result.loss
+
+
+def test_several_maps_are_learned_and_judged_each_by_itself():
+    """Discs and what lies beside them: channels may be classes, or maps that overlap."""
+    torch.manual_seed(0)
+    image, disc, ids = batch(6)
+    target = torch.cat([disc, 1 - disc, torch.ones_like(disc)], dim=1)  # (6, 3, 16, 16); the last overlaps the others
+    model = nn.Conv2d(1, 3, 3, padding=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    before = evaluate(model, [(image, target, ids)], dice_bce_loss)
+    train_one_epoch(model, [(image, target, ids)] * 100, dice_bce_loss, optimizer)
+    halves = [(image[i::2], target[i::2], ids[i::2]) for i in (0, 1)]
+    after = evaluate(model, halves, dice_bce_loss, classes=("disc", "ground", "all"))
+    assert after.counts.shape == (6, 3, 4)
+    with torch.no_grad():
+        assert torch.equal(after.counts, class_counts(model(image), target))
+    assert after.scores == {"loss": after.loss} | summarise_classes(after.counts, ["disc", "ground", "all"])
+    assert after.scores["dice"] > before.scores["dice"] + 0.2 and after.scores["dice of all"] > 0.99
+    assert "dice of class 1" in before.scores
 
 
 def test_a_slice_given_twice_is_an_error():

@@ -1,7 +1,8 @@
 """Random variations of an image and its target: rotate, flip, bend, crop, change brightness and contrast.
 
 Everything that moves pixels is composed into one map and sampled once, because each resampling blurs. Image
-and target share that map: bilinear for the image, nearest for the target, which therefore stays {0, 1}.
+and target share that map: bilinear for the image, nearest for the target, which therefore holds no label (0 and 1, or
+classes 0..K) that it did not hold before.
 """
 
 import math
@@ -72,7 +73,7 @@ class Augmentation:
 
         Args:
             image: (H, W) float32 in [0, 1].
-            target: (H, W) uint8 in {0, 1}.
+            target: (H, W) uint8 in {0, 1}, or labels 0..K of lesion classes, K <= 254.
             rng: the only source of randomness; the same state gives the same pair.
 
         Returns:
@@ -121,7 +122,7 @@ class Augmentation:
 
 
 def check_pair(image: NDArray, target: NDArray, crop_size: int | None) -> None:
-    """Raise ValueError where the pair is not an image in [0, 1] with its target in {0, 1}."""
+    """Raise ValueError where the pair is not an image in [0, 1] with its target in {0, 1} or in 0..K."""
     if np.ndim(image) != 2 or np.shape(image) != np.shape(target) or 0 in np.shape(image):
         raise ValueError(
             f"Augmentation: image of shape {np.shape(image)}, target of shape {np.shape(target)}; both "
@@ -137,9 +138,9 @@ def check_pair(image: NDArray, target: NDArray, crop_size: int | None) -> None:
             f"Augmentation: image runs from {image.min()} to {image.max()}; it should lie in [0, 1], so "
             f"divide 8-bit grey by 255 first."
         )
-    if target.max() > 1:
+    if target.max() == 255:  # no class: lesion in a mask as it lies on the disk
         raise ValueError(
-            f"Augmentation: target holds {target.max()}; it should be 0 or 1, as (target > 0) is."
+            "Augmentation: target holds 255; it should be 0 or 1, as (target > 0) is, or hold classes 1 to 254."
         )
     if crop_size is not None and crop_size > min(image.shape):
         raise ValueError(

@@ -98,16 +98,27 @@ def resize_image(image: NDArray, size: tuple[int, int]) -> NDArray:
 
 
 def resize_target(target: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a lesion map (H, W) in {0, 1} to `size` = (height, width): lesion where half the area is.
+    """Resize a lesion map (H, W) of labels 0..K to `size` = (height, width): lesion where half the area is lesion.
 
     Two small matrices hold how much of each input row (column) each output row (column) covers; their product
     with the map is the exact lesion area of each output pixel, also where the ratio is no whole number.
     A lesion smaller than half an output pixel can vanish: count them (examples/prepare_data.py does).
+    Where several classes share an output pixel, it is of the one with the most area (of equals, the lowest label). So
+    where there is lesion does not depend on its classes.
     """
     rows = overlap(target.shape[0], size[0])  # (height, H)
     columns = overlap(target.shape[1], size[1])  # (width, W)
-    share = rows @ target.astype(np.float64) @ columns.T  # (height, width), lesion share of each output pixel
-    return (share >= 0.5 - 1e-9).astype(np.uint8)  # 1e-9: a sum of thirds may miss one half by rounding
+
+    def share(region: NDArray) -> NDArray[np.float64]:
+        """(height, width): which share of each output pixel lies in the region (H, W)."""
+        return rows @ region.astype(np.float64) @ columns.T
+
+    lesion = share(target > 0) >= 0.5 - 1e-9  # 1e-9: a sum of thirds may miss one half by rounding
+    labels = np.unique(target[target > 0])
+    if len(labels) < 2:
+        return (lesion * labels.max(initial=0)).astype(np.uint8)
+    shares = np.stack([share(target == label) for label in labels]).round(9)  # (labels, height, width)
+    return np.where(lesion, labels[shares.argmax(axis=0)], 0).astype(np.uint8)
 
 
 def overlap(size_in: int, size_out: int) -> NDArray[np.float64]:

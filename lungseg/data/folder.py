@@ -2,6 +2,7 @@
 
     DIR/images/<id>.png     8-bit grey; HU window [-1000, 400] unless the manifest says otherwise
     DIR/masks/<id>.png      8-bit, 0 = background, 255 (or 1) = lesion, same size
+    DIR/classes.txt         only with several lesion classes: masks then hold 1..K (lungseg.data.classes)
     DIR/manifest.csv        id, group, split, label, spacing_mm, ...  (group = patient or like slices)
 
 Any PNG viewer shows it, any spreadsheet opens its table, and any other program can make one.
@@ -11,7 +12,7 @@ import io
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from lungseg.data.classes import (
+    HINT,
+    check_labels,
+    checked_classes,
+    one_hot,
+    read_classes,
+    some_of,
+    unused_classes,
+    write_classes,
+)
 from lungseg.data.ct import hu_to_grey, resize_image, resize_target
 from lungseg.data.manifest import (
     FRACTIONS,
@@ -49,8 +60,13 @@ ORIENTATION = 0x0112  # the tag of EXIF; 1 = as stored
 # ---- reading and checking pictures -------------------------------------------------------------------------
 
 
-def read_slice(folder: str | Path, record: SliceRecord) -> tuple[NDArray, NDArray[np.uint8]]:
+def read_slice(
+    folder: str | Path, record: SliceRecord, classes: Sequence[str] = ()
+) -> tuple[NDArray, NDArray[np.uint8]]:
     """Image (H, W) uint8 (or uint16 if the record says 16 bits) and target (H, W) uint8 in {0, 1}.
+
+    Args:
+        classes: `read_classes(folder)`. If there are several, the target is a label map 0..K.
 
     Raises:
         ValueError: naming the file, what is wrong with it, and what to do.
@@ -62,11 +78,16 @@ def read_slice(folder: str | Path, record: SliceRecord) -> tuple[NDArray, NDArra
         sizes = [f"{a.shape[0]} x {a.shape[1]}" for a in (target, image)]
         raise ValueError(f"{target_path} is {sizes[0]} but its image is {sizes[1]} pixels. Export both at one size.")
     values = np.flatnonzero(np.bincount(target.ravel(), minlength=256)).tolist()
+    if len(classes) > 1:
+        try:
+            check_labels(values, classes)
+        except ValueError as error:
+            raise ValueError(f"{target_path} {error}") from None
+        return image, target
     if not (set(values) <= {0, 1} or set(values) <= {0, 255}):
-        shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
         raise ValueError(
-            f"{target_path} holds the values {shown}. A mask holds 0 and 255 (or 0 and 1) only: "
-            f"binarise it, and resize masks without interpolation."
+            f"{target_path} holds the values {some_of(values)}. A mask holds 0 and 255 (or 0 and 1) only: "
+            f"binarise it, and resize masks without interpolation. {HINT}"
         )
     return image, (target > 0).astype(np.uint8)
 
@@ -149,15 +170,22 @@ def check_folder(folder: str | Path) -> list[str]:
     """
     folder = Path(folder)
     records, problems = parse_manifest(folder, "slices")
+    try:
+        classes, seen = read_classes(folder), set()
+    except ValueError as error:  # no mask can be judged
+        return [*problems, str(error)]
     tally = Tally(folder, "slices")
     for record in tqdm(records, desc="check", unit="slice", disable=None):  # None: quiet when not on a terminal
         try:
-            image, target = read_slice(folder, record)
+            image, target = read_slice(folder, record, classes)
         except ValueError as error:
             problems.append(str(error))
             continue
         tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], Lesion(target))
         tally.add_image(record.id, record.split, image)
+        seen.update(np.unique(target).tolist())
+    if not problems:  # else a mask that cannot be read may hold it
+        problems += [f"{folder}: {sentence}" for sentence in unused_classes(seen, classes)]
     problems += told(tally)
     if records or not problems:
         for home in filter(Path.is_dir, (folder / "images", folder / "masks")):
@@ -186,11 +214,15 @@ class FolderWriter:
 
     Everything goes to a hidden sibling, which takes the final name in one rename at the end. An error or
     Ctrl-C inside the `with` removes it: nobody ever trains on half a data set.
+
+    Args:
+        classes: names of the lesion classes, if the targets are label maps 0..K of several.
     """
 
     subfolders = ("images", "masks")
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, classes: Sequence[str] = ()):
+        self.classes = checked_classes(classes) if classes else ()
         self.folder = Path(folder).absolute()
         self.path = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")  # where the files are for now
         self.records: list[SliceRecord] = []
@@ -205,16 +237,18 @@ class FolderWriter:
         return self
 
     def add(self, record: SliceRecord, image: NDArray, target: NDArray) -> None:
-        """Write one pair: image (H, W) uint8 or uint16 as record.bits says, target (H, W) in {0, 1}."""
+        """Write one pair: image (H, W) uint8 or uint16 as record.bits says, target (H, W) in {0, 1} or {0..K}."""
         self._check(record)
-        wanted = np.uint8 if record.bits == 8 else np.uint16
-        if image.dtype != wanted or image.shape != target.shape or not np.isin(target, (0, 1)).all():
+        wanted, labels = np.uint8 if record.bits == 8 else np.uint16, range(max(1, len(self.classes)) + 1)
+        if image.dtype != wanted or image.shape != target.shape or not np.isin(target, labels).all():
             raise ValueError(
-                f"{record.id}: the image must be {np.dtype(wanted)}, the target of its shape in {{0, 1}}, "
+                f"{record.id}: the image must be {np.dtype(wanted)}, the target of its shape in "
+                f"{{{', '.join(map(str, labels))}}}, "
                 f"got {image.dtype} {image.shape} and {target.dtype} {target.shape}."
             )
         Image.fromarray(image).save(self.path / "images" / f"{record.id}.png")
-        Image.fromarray(target.astype(np.uint8) * 255).save(self.path / "masks" / f"{record.id}.png")
+        mask = target.astype(np.uint8) * (1 if len(self.classes) > 1 else 255)
+        Image.fromarray(mask).save(self.path / "masks" / f"{record.id}.png")
         self.records.append(record)
 
     def _check(self, record: SliceRecord) -> None:
@@ -230,6 +264,7 @@ class FolderWriter:
             if error_type is None:
                 check_disjoint(*([getattr(r, n) for r in self.records] for n in ("id", "group", "split")))
                 write_manifest(self.path / "manifest.csv", self.records)
+                write_classes(self.path, self.classes)
                 os.rename(self.path, self.folder)
         finally:
             shutil.rmtree(self.path, ignore_errors=True)  # nothing is left there after the rename
@@ -282,14 +317,16 @@ def write_phantom_folder(
 class SliceDataset(Dataset):
     """The slices of one split, as (image, target, id).
 
-    image is float32 (1, H, W) in [0, 1] (grey / largest grey level), target is float32 (1, H, W) in {0, 1}.
+    image is float32 (1, H, W) in [0, 1] (grey / largest grey level), target is float32 (1, H, W) in {0, 1}, or
+    (K, H, W) of a folder with K > 1 lesion classes, whose names are `classes`.
 
     Args:
         folder: a folder of slices.
         split: "train", "val" or "test"; None takes all.
         size: resize each slice to size x size pixels on reading (one that is not square is stretched, and its
             spacing_mm no longer holds); None keeps the size of the files.
-        augment: called as augment(image (H, W) float32, target (H, W) uint8, rng) -> the same pair, changed.
+        augment: called as augment(image (H, W) float32, target (H, W) uint8, rng) -> the same pair, changed. The
+            target is in {0, 1}, or a label map 0..K.
         seed: with the epoch and the index it decides each augmentation, so that neither the number of workers
             nor the order of reading changes what a sample looks like.
 
@@ -307,7 +344,7 @@ class SliceDataset(Dataset):
         seed: int = 0,
     ):
         self.folder, self.size, self.augment, self.seed = Path(folder), size, augment, seed
-        self.records = read_split(folder, split, "slices")
+        self.records, self.classes = read_split(folder, split, "slices"), read_classes(folder)
         # In shared memory, so that set_epoch also reaches worker processes that live through all epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache: dict[int, tuple[NDArray, NDArray]] = {}
@@ -328,14 +365,14 @@ class SliceDataset(Dataset):
             rng = np.random.default_rng([self.seed, int(self._epoch), index])
             image, target = self.augment(image, target.copy(), rng)  # a copy: ours is kept for the next epoch
         image = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-        target = torch.from_numpy(np.ascontiguousarray(target)).float()
-        return image[None], target[None], record.id  # (1, H, W), (1, H, W)
+        target = torch.from_numpy(one_hot(np.asarray(target), len(self.classes)))
+        return image[None], target, record.id  # (1, H, W), (K, H, W)
 
     def _read(self, index: int) -> tuple[NDArray, NDArray[np.uint8]]:
         """The decoded pair at the wanted size; kept where the whole data set fits the memory allowed."""
         if index in self._cache:
             return self._cache[index]
-        grey, target = read_slice(self.folder, self.records[index])
+        grey, target = read_slice(self.folder, self.records[index], self.classes)
         if self.size is not None and grey.shape != (self.size, self.size):
             grey = resize_image(grey, (self.size, self.size))
             target = resize_target(target, (self.size, self.size))

@@ -25,7 +25,7 @@ def summarise(slices: Sequence[Slice], groups: Sequence[str], records: Sequence[
     lines.append("label, with copies".ljust(20) + "".join(split.rjust(8) for split in SPLITS))
     for label in sorted({label for label, _ in counts}):
         lines.append(label[:19].ljust(20) + "".join(f"{counts[label, split]:8d}" for split in SPLITS))
-    sizes = [int(s.target.sum()) for s in slices if s.target.any()]
+    sizes = [int(np.count_nonzero(s.target)) for s in slices if s.target.any()]
     if sizes:
         low, q1, median, q3, high = np.quantile(sizes, [0, 0.25, 0.5, 0.75, 1])
         lines.append(f"lesion pixels: least {low:g}, quartiles {q1:g} / {median:g} / {q3:g}, most {high:g}")

@@ -12,13 +12,14 @@ Trainings read `lungseg.data.folder` and `lungseg.data.volumes`, which insist on
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lungseg.data.columns import SPACING_COLUMNS, find_column, spacing_of
+from lungseg.data.classes import read_classes
 from lungseg.data.ct import grey_to_hu
 from lungseg.data.folder import grey_bits, read_grey_png, read_slice
 from lungseg.data.manifest import (
@@ -46,6 +47,7 @@ class Scan:
     spacing_mm: tuple[float, ...] | None = None  # of a pixel along each side of hu; None = unknown
     from_grey: bool = False  # hu was made from the grey levels of a PNG
     source_size: tuple[int, int] | None = None  # (H, W) of the slice it was made from, its own if it is one
+    classes: tuple[str, ...] = ()  # names of the target's values 1..K; () = it says no more than lesion or not
     geometry: dict[str, NDArray] = field(default_factory=dict)  # of a volume: where it lies, as its file says it
 
     def __post_init__(self) -> None:
@@ -80,7 +82,7 @@ def read_scans(
         yield from read_slices(path)
     elif kind == "volumes":
         for record in records_of(path, "volumes"):
-            yield read_one_volume(volume_path(path, record), record.id)
+            yield replace(read_one_volume(volume_path(path, record), record.id), classes=read_classes(path))
     elif kind == "volume":
         yield read_one_volume(path, own_name(path))
     elif kind == "table":
@@ -147,14 +149,15 @@ def read_pngs(files: list[Path], hu_window: tuple[float, float]) -> Iterator[Sca
 
 def read_slices(folder: Path) -> Iterator[Scan]:
     """A folder of slices; targets where there are any."""
+    classes = read_classes(folder)
     for record in records_of(folder, "slices"):
         if find_member(folder / "masks", record.id).exists():
-            grey, target = read_slice(folder, record)
+            grey, target = read_slice(folder, record, classes)
         else:
             grey, target = read_grey_png(find_member(folder / "images", record.id), record.bits), None
         spacing = (record.spacing_mm,) * 2 if math.isfinite(record.spacing_mm) else None
         hu = grey_to_hu(grey, (record.hu_low, record.hu_high), record.bits)
-        yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size)
+        yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size, classes=classes)
 
 
 def records_of(folder: Path, kind: str) -> list[SliceRecord]:

@@ -30,7 +30,7 @@ class Slice:
 
     record: SliceRecord  # its group is the patient, "" if not named; its split is not known yet
     image: NDArray  # (size, size) uint8 or uint16
-    target: NDArray[np.uint8]  # (size, size) in {0, 1}
+    target: NDArray[np.uint8]  # (size, size) in {0, 1}, or labels of lesion classes
     pattern: NDArray[np.float32]  # to find its like: lungseg.data.splits.fine_structure
     vanished: bool  # its lesion is smaller than half a pixel of the new size
 

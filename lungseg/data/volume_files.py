@@ -15,7 +15,7 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
+from lungseg.data.classes import HINT, check_labels, some_of
 from lungseg.data.headers import recognise
 from lungseg.data.plausible import odd_hu
 from lungseg.files import regular_file
@@ -49,7 +50,7 @@ class Volume:
     """One scan. The arrays of an uncompressed file are mapped: read-only, and read where they are looked at."""
 
     hu: NDArray  # (D, H, W), whole or real numbers
-    target: NDArray | None  # (D, H, W) in {0, 1}; None = no lesion map is there
+    target: NDArray | None  # (D, H, W) in {0, 1}, or labels 0..K of lesion classes; None = no lesion map is there
     spacing_mm: tuple[float, float, float]  # between slices, rows, columns; nan = unknown
     geometry: dict[str, NDArray] = field(default_factory=dict)  # those of GEOMETRY that are there, as they are
 
@@ -247,12 +248,18 @@ def checked_geometry(arrays: Mapping[str, ArrayLike]) -> dict[str, NDArray]:
     return found
 
 
-def check_target(target: NDArray) -> None:
-    """A ValueError unless all values are 0 and 1."""
-    if not ((target == 0) | (target == 1)).all():
-        values = np.unique(target)
-        shown = ", ".join(f"{v:g}" for v in values[:5].tolist()) + (", ..." if len(values) > 5 else "")
-        raise ValueError(f"target holds the values {shown}, only 0 and 1 are wanted. Binarise it.")
+def check_target(target: NDArray, classes: Sequence[str] = ()) -> None:
+    """A ValueError unless all values are 0 and 1, or 0..K of K > 1 lesion classes."""
+    binary = len(classes) < 2
+    if ((target == 0) | (target == 1) if binary else np.isin(target, range(len(classes) + 1))).all():
+        return
+    values = np.unique(target).tolist()
+    if binary:
+        raise ValueError(f"target holds the values {some_of(values)}, only 0 and 1 are wanted. Binarise it. {HINT}")
+    try:
+        check_labels(values, classes)
+    except ValueError as error:
+        raise ValueError(f"target {error}") from None
 
 
 def check_hu(hu: NDArray) -> None:
@@ -276,13 +283,13 @@ def check_sums(path: Path) -> None:
         raise ValueError(f"{path} is damaged (the checksum of {damaged} is wrong). Copy or export it again.")
 
 
-def check_volume(path: Path) -> Volume:
+def check_volume(path: Path, classes: Sequence[str] = ()) -> Volume:
     """Read all of a volume, and return it; a ValueError for the first thing that would spoil a training."""
     volume = read_labelled(path)
     try:
         check_sums(path)
         for hu, target in zip(volume.hu, volume.target, strict=True):  # a mapped one may be larger than the memory
-            check_target(target)
+            check_target(target, classes)
             check_hu(hu)
         sentence = odd_hu(volume.hu)
     except MemoryError:
@@ -298,7 +305,12 @@ def check_volume(path: Path) -> Volume:
 
 
 def write_volume(
-    path: str | Path, hu: NDArray, target: NDArray | None, spacing_mm: ArrayLike, **geometry: ArrayLike
+    path: str | Path,
+    hu: NDArray,
+    target: NDArray | None,
+    spacing_mm: ArrayLike,
+    classes: Sequence[str] = (),
+    **geometry: ArrayLike,
 ) -> None:
     """Write an .npz that can be mapped (uncompressed), completely or not at all.
 
@@ -309,6 +321,7 @@ def write_volume(
         hu: (D, H, W) Hounsfield units; int16 holds all of them.
         target: (D, H, W) in {0, 1}, stored as uint8; or None.
         spacing_mm: between slices, rows, columns; or one number for all three.
+        classes: names of the lesion classes, if there are several: then the target holds labels 0..K.
         geometry: affine, origin_mm, ... (GEOMETRY), kept as they are.
 
     Raises:
@@ -320,7 +333,7 @@ def write_volume(
         raise ValueError(f"write_volume: got {path} and HU of {arrays['hu'].dtype}. Give an .npz name and numbers.")
     if target is not None:
         arrays["target"] = np.asarray(target)
-        check_target(arrays["target"])
+        check_target(arrays["target"], classes)
         arrays["target"] = arrays["target"].astype(np.uint8)
     if unknown := set(geometry) - set(GEOMETRY):
         raise ValueError(f"write_volume: {', '.join(sorted(unknown))} is none of {', '.join(GEOMETRY)}. Rename it.")

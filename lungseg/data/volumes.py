@@ -2,6 +2,7 @@
 
     DIR/volumes/<id>.npz    hu (D, H, W), target (D, H, W) in {0, 1}, spacing_mm (3,)   (or a folder <id>/ of .npy)
     DIR/manifest.csv        id, group, split, label, spacing_mm    as for slices
+    DIR/classes.txt         only with several lesion classes: targets then hold 1..K (lungseg.data.classes)
 
 Axes are (slices, rows, columns), everywhere.
 """
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from lungseg.data.classes import one_hot, read_classes, unused_classes
 from lungseg.data.ct import hu_to_unit
 from lungseg.data.folder import FolderWriter, told
 from lungseg.data.manifest import FRACTIONS, SliceRecord, find_member, members, parse_manifest, read_split
@@ -45,15 +47,23 @@ def check_volume_folder(folder: str | Path) -> list[str]:
     """
     folder = Path(folder)
     records, problems = parse_manifest(folder, "volumes")
+    try:
+        classes, seen = read_classes(folder), set()
+    except ValueError as error:  # no target can be judged
+        return [*problems, str(error)]
     tally = Tally(folder, "volumes")
     for record in tqdm(records, desc="check", unit="volume", disable=None):  # None: quiet when not on a terminal
         try:
-            volume = check_volume(volume_path(folder, record))
+            volume = check_volume(volume_path(folder, record), classes)
         except ValueError as error:
             problems.append(str(error))
             continue
         tally.add(record.id, [], Lesion(volume.target))
         tally.add_image(record.id, record.split, volume.hu)
+        if len(classes) > 1:
+            seen.update(np.unique(volume.target).tolist())
+    if not problems:  # else a target that cannot be read may hold it
+        problems += [f"{folder}: {sentence}" for sentence in unused_classes(seen, classes)]
     problems += told(tally)
     if records or not problems:
         known = {volume_path(folder, record) for record in records}
@@ -76,7 +86,7 @@ class VolumeWriter(FolderWriter):
     def add(self, record: SliceRecord, hu: NDArray, target: NDArray, spacing_mm: ArrayLike) -> None:
         """Write one volume; arguments as for `write_volume`."""
         self._check(record)
-        write_volume(self.path / "volumes" / f"{record.id}.npz", hu, target, spacing_mm)
+        write_volume(self.path / "volumes" / f"{record.id}.npz", hu, target, spacing_mm, self.classes)
         self.records.append(record)
 
 
@@ -134,7 +144,8 @@ class VolumeDataset(Dataset):
     """The whole volumes of one split, as (image, target, id).
 
     image is float32 (1, D, H, W): HU_WINDOW (lungseg.data.ct) mapped to [0, 1]. target is float32 (1, D, H, W) in
-    {0, 1}. split: "train", "val" or "test"; None takes all.
+    {0, 1}, or (K, D, H, W) of a folder with K > 1 lesion classes, whose names are `classes`. split: "train", "val" or
+    "test"; None takes all.
 
     Raises:
         ValueError: for a bad manifest or an empty split here, and for a bad file when it is read.
@@ -142,7 +153,7 @@ class VolumeDataset(Dataset):
 
     def __init__(self, folder: str | Path, split: str | None = None):
         self.folder = Path(folder)
-        self.records = read_split(folder, split, "volumes")
+        self.records, self.classes = read_split(folder, split, "volumes"), read_classes(folder)
         self._whole: set[int] = set()  # what was read whole, and its checksums compared
 
     def __len__(self) -> int:
@@ -153,7 +164,7 @@ class VolumeDataset(Dataset):
             check_sums(volume_path(self.folder, self.records[index]))
             self._whole.add(index)
         image, target = map(torch.from_numpy, self._cut(index, self._open(index)))
-        return image[None], target[None], self.records[index].id  # (1, D, H, W), (1, D, H, W)
+        return image[None], target, self.records[index].id  # (1, D, H, W), (K, D, H, W)
 
     def spacing_mm(self, number: int) -> tuple[float, float, float]:
         """Of the volume of records[number], between slices, rows, columns; nan = unknown."""
@@ -166,11 +177,11 @@ class VolumeDataset(Dataset):
     def _cut(
         self, number: int, volume: Volume, box: tuple[slice, ...] = ()
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Image and target inside a box of the volume (() is all of it), checked now that they are read."""
+        """Image (d, h, w) and target (K, d, h, w) in a box of the volume (() is all), checked as they are read."""
         hu, target = volume.hu[box], volume.target[box]
         try:
-            check_target(target)
-            return hu_to_unit(hu), target.astype(np.float32)
+            check_target(target, self.classes)
+            return hu_to_unit(hu), one_hot(target, len(self.classes))
         except ValueError as error:
             raise ValueError(f"{volume_path(self.folder, self.records[number])}: {error}") from None
         except MemoryError:
@@ -183,15 +194,16 @@ class VolumeDataset(Dataset):
 class PatchDataset(VolumeDataset):
     """Patches of the volumes of one split, as (image, target, id), `patches_per_volume` of each in every epoch.
 
-    image and target are float32 (1, d, h, w), as in `VolumeDataset`; id is "<volume>:<number of the patch>". Of an
-    uncompressed file only the parts that the patch touches are read. A volume smaller than the patch is filled up at
-    the far ends: with 0 in both, which is air and no lesion.
+    image is float32 (1, d, h, w), target (1, d, h, w) or (K, d, h, w), as in `VolumeDataset`; id is "<volume>:<number
+    of the patch>". Of an uncompressed file only the parts that the patch touches are read. A volume smaller than the
+    patch is filled up at the far ends: with 0 in both, which is air and no lesion.
 
     Args:
         patch_size: (d, h, w) in voxels.
         foreground: the share of the patches that must hold a lesion voxel, where the volume has a lesion: first a
             lesion is drawn, then one of its voxels, then a patch round it. Were it a voxel out of all, a lesion of
-            twice the diameter would be seen eight times as often. The other patches lie anywhere.
+            twice the diameter would be seen eight times as often. The other patches lie anywhere. Of several classes,
+            first one of those in the volume is drawn, then a lesion of it: rare ones are seen as often as common ones.
         flips: turn each axis round with probability 1/2.
         seed: with the epoch and the index it decides each patch, so that neither the number of workers nor the order
             of reading changes what is drawn.
@@ -218,7 +230,7 @@ class PatchDataset(VolumeDataset):
         self.foreground, self.flips, self.seed = foreground, flips, seed
         # In shared memory, so that set_epoch also reaches worker processes that live through all epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._lesions: dict[int, list[NDArray]] = {}
+        self._lesions: dict[int, list[list[NDArray]]] = {}  # of each volume, of each class in it
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch begins: other patches are drawn in each."""
@@ -234,21 +246,25 @@ class PatchDataset(VolumeDataset):
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
         start = self._place(number, volume, rng)
         box = tuple(slice(s, s + side) for s, side in zip(start, self.patch_size, strict=True))
-        cut = np.stack(self._cut(number, volume, box))  # (2, d, h, w), or less at the end of a small volume
+        image, target = self._cut(number, volume, box)
+        cut = np.concatenate([image[None], target])  # (1 + K, d, h, w), or less at the end of a small volume
         missing = np.subtract(self.patch_size, cut.shape[1:])
-        pair = np.pad(cut, [(0, 0), *((0, n) for n in missing)])  # (2, d, h, w)
+        pair = np.pad(cut, [(0, 0), *((0, n) for n in missing)])  # (1 + K, d, h, w)
         if self.flips:
             pair = np.flip(pair, 1 + np.flatnonzero(rng.random(3) < 0.5)).copy()
-        image, target = torch.from_numpy(pair)
-        return image[None], target[None], f"{self.records[number].id}:{patch}"  # (1, d, h, w), (1, d, h, w)
+        image, target = torch.from_numpy(pair).tensor_split([1])
+        return image, target, f"{self.records[number].id}:{patch}"  # (1, d, h, w), (K, d, h, w)
 
     def _place(self, number: int, volume: Volume, rng: np.random.Generator) -> NDArray:
         """(3,) the first voxel of a patch."""
         last = np.maximum(np.subtract(volume.hu.shape, self.patch_size), 0)  # the last place where a patch may begin
         if rng.random() < self.foreground:
             if number not in self._lesions:
-                self._lesions[number] = find_lesions(volume.target)
-            if lesions := self._lesions[number]:
+                several = len(self.classes) > 1
+                maps = [volume.target == k + 1 for k in range(len(self.classes))] if several else [volume.target]
+                self._lesions[number] = [lesions for lesions in map(find_lesions, maps) if lesions]
+            if classes := self._lesions[number]:
+                lesions = classes[rng.integers(len(classes))] if len(classes) > 1 else classes[0]
                 lesion = lesions[rng.integers(len(lesions))]
                 voxel = lesion[rng.integers(len(lesion))]
                 first = np.maximum(voxel + 1 - self.patch_size, 0)

@@ -278,6 +278,21 @@ def test_switching_one_part_off_changes_nothing_about_the_others(seed, name):
     assert with_ == without
 
 
+@settings(max_examples=20)
+@given(seed=st.integers(0, 9999), crop=st.sampled_from([None, 24]))
+def test_the_map_of_each_class_moves_as_it_would_alone(seed, crop):
+    """So no label is mixed, lost or made up: between the labels 1 and 3 lies no 2."""
+    image = np.random.default_rng(seed).random((40, 50), dtype=np.float32)
+    labels = np.digitize(image, [0.6, 0.7, 0.8, 0.9]).astype(np.uint8)
+    labels[labels == 2] = 254  # the largest label there is
+    augment = dataclasses.replace(EVERYTHING, crop_size=crop)
+    _, moved = augment(image, labels, np.random.default_rng(seed))
+    assert moved.dtype == np.uint8 and set(np.unique(moved)) <= {0, 1, 3, 4, 254}
+    for label in (1, 3, 4, 254):
+        _, alone = augment(image, (labels == label).astype(np.uint8), np.random.default_rng(seed))
+        assert np.array_equal(moved == label, alone == 1)
+
+
 class Slices(torch.utils.data.Dataset):
     """Eight random pairs, augmented from (seed, epoch, index) alone."""
 

@@ -170,6 +170,36 @@ def test_a_lesion_of_one_pixel_vanishes_at_half_the_size():
     assert resize_target(target, (4, 4)).tolist()[1] == [0, 1, 0, 0]
 
 
+LABELS = hnp.arrays(np.uint8, st.tuples(SIDES, SIDES), elements=st.sampled_from([0, 0, 1, 2, 3, 254]))
+
+
+@given(labels=LABELS, after=st.tuples(SIDES, SIDES))
+def test_where_lesion_is_does_not_depend_on_its_classes(labels, after):
+    resized = resize_target(labels, after)
+    assert resized.dtype == np.uint8 and np.array_equal(resized > 0, resize_target((labels > 0).astype(np.uint8), after))
+    assert set(np.unique(resized)) <= {0, *np.unique(labels)}
+
+
+@given(labels=LABELS, factor=st.integers(1, 4))
+def test_the_class_with_the_most_area_wins(labels, factor):
+    H, W = (n // factor for n in labels.shape)
+    if not H or not W:
+        return
+    labels = labels[: H * factor, : W * factor]
+    resized = resize_target(labels, (H, W))
+    for i, j in np.ndindex(H, W):
+        block = labels[i * factor : (i + 1) * factor, j * factor : (j + 1) * factor]
+        counts = np.bincount(block[block > 0], minlength=1)  # pixels of each class
+        want = counts.argmax() if 2 * (block > 0).sum() >= block.size else 0
+        assert resized[i, j] == want, block
+
+
+@given(labels=LABELS)
+def test_enlarging_and_shrinking_labels_changes_no_pixel(labels):
+    H, W = labels.shape
+    assert np.array_equal(resize_target(resize_target(labels, (3 * H, 2 * W)), (H, W)), labels)
+
+
 def test_the_window_is_that_of_the_folder_format():
     assert HU_WINDOW == (-1000, 400)
 

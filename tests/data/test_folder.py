@@ -17,6 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lungseg.data import folder as folder_module
+from lungseg.data.ct import resize_target
 from lungseg.data.folder import FolderWriter, SliceDataset, check_folder, read_slice, slice_size, write_phantom_folder
 from lungseg.data.manifest import SliceRecord, describe_folder, read_manifest
 
@@ -488,3 +489,95 @@ def test_the_size_of_a_slice_is_read_without_its_pixels(tmp_path):
         out.add(SliceRecord("a", "p", "train"), np.zeros((5, 9), np.uint8), np.zeros((5, 9), np.uint8))
     (record,) = read_manifest(tmp_path / "slices")
     assert slice_size(tmp_path / "slices", record) == (5, 9)
+
+
+# ---- lesion classes ----------------------------------------------------------------------------------------
+
+
+NAMES = ("LR2", "LR3", "LR4A")
+
+
+def write_classes_folder(folder, names=NAMES):
+    """Six slices, each with two of three classes; returns image and label map by id."""
+    content = {}
+    with FolderWriter(folder, classes=names) as out:
+        for i, split in enumerate(["train", "train", "train", "train", "val", "test"]):
+            image, target = pair(i)
+            target[12:16, 4:9] = 1 + i % 3
+            target[4, 6:9] = 1 + (i + 1) % 3
+            content[f"s{i}"] = image, np.minimum(target, len(names))
+            out.add(SliceRecord(f"s{i}", f"p{i}", split), *content[f"s{i}"])
+    return content
+
+
+def test_classes_survive_the_disk_and_become_channels(tmp_path):
+    content = write_classes_folder(tmp_path / "f")
+    assert check_folder(tmp_path / "f") == []
+    assert (tmp_path / "f/classes.txt").read_text() == "LR2\nLR3\nLR4A\n"
+    dataset = SliceDataset(tmp_path / "f")
+    assert dataset.classes == NAMES
+    for image, target, id_ in dataset:
+        labels = content[id_][1]
+        assert target.shape == (3, 24, 24) and target.dtype == torch.float32 and image.shape == (1, 24, 24)
+        assert np.array_equal(target.numpy(), [labels == k for k in (1, 2, 3)])
+        with Image.open(tmp_path / f"f/masks/{id_}.png") as mask:
+            assert np.array_equal(np.asarray(mask), labels)  # class numbers, not 255
+
+
+def test_resizing_and_augmenting_make_no_new_class(tmp_path):
+    content = write_classes_folder(tmp_path / "f")
+
+    def halves(image, labels, rng):
+        assert labels.ndim == 2 and set(np.unique(labels)) <= {0, 1, 2, 3}
+        return image, np.where(labels == 1, 0, labels)
+
+    for _, target, id_ in SliceDataset(tmp_path / "f", size=12, augment=halves):
+        want = resize_target(content[id_][1], (12, 12))
+        assert np.array_equal(target.numpy(), [0 * want, want == 2, want == 3])
+
+
+def test_one_named_class_is_binary(tmp_path):
+    content = write_classes_folder(tmp_path / "f", names=("nodule",))
+    assert check_folder(tmp_path / "f") == []
+    dataset = SliceDataset(tmp_path / "f")
+    assert dataset.classes == ("nodule",) and dataset[0][1].shape == (1, 24, 24)
+    assert np.array_equal(dataset[0][1][0].numpy(), content["s0"][1])
+    with Image.open(tmp_path / "f/masks/s0.png") as mask:
+        assert set(np.unique(np.asarray(mask))) == {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "s0.png holds the values 0, 1, 2. A mask holds 0 and 255 .* Masks of lesion classes 1 to K need a cl"),
+        ("LR2\nLR3\n", r"s1.png holds the values 0, 1, 2, 3, but classes.txt names only the values 1 to 2"),
+        ("LR2\nLR3\nLR4A\nLR4B\n", r"f: no mask holds the value 4, which classes.txt calls 'LR4B'"),
+        ("LR2\n\nLR4A\n", "classes.txt: line 2 is empty"),
+        ("LR2\nLR2\nLR4A\n", "classes.txt: line 2 is 'LR2', and so is line 1"),
+    ],
+)
+def test_a_folder_whose_masks_do_not_fit_its_classes_is_named(tmp_path, text, problem):
+    write_classes_folder(tmp_path / "f")
+    (tmp_path / "f/classes.txt").unlink() if text is None else (tmp_path / "f/classes.txt").write_text(text)
+    problems = check_folder(tmp_path / "f")
+    assert re.search(problem, problems[0]) and all("no mask holds" not in p for p in problems[1:])
+    if "no mask" not in problem:
+        with pytest.raises(ValueError, match=problem):
+            list(SliceDataset(tmp_path / "f"))
+
+
+def test_masks_of_255_do_not_fit_classes(small):
+    (small / "classes.txt").write_text("LR2\nLR3\n")
+    assert "a_0.png holds the values 0, 255, but classes.txt names only the values 1 to 2" in check_folder(small)[0]
+
+
+def test_a_writer_refuses_labels_and_names_that_do_not_fit(tmp_path):
+    image, target = pair(0)
+    with (
+        pytest.raises(ValueError, match=r"s: .* the target of its shape in \{0, 1, 2\}, got"),
+        FolderWriter(tmp_path / "f", classes=("a", "b")) as out,
+    ):
+        out.add(SliceRecord("s", "p", "train"), image, 3 * target)
+    with pytest.raises(ValueError, match="line 2 is 'a'"):
+        FolderWriter(tmp_path / "f", classes=("a", "a"))
+    assert not any(tmp_path.iterdir())

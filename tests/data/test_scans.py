@@ -14,6 +14,7 @@ from PIL import Image
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord
 from lungseg.data.scans import Scan, kind_of, own_name, read_scans
+from lungseg.data.volumes import VolumeWriter
 
 WINDOW = (-1000.0, 400.0)
 
@@ -414,3 +415,16 @@ def test_a_folder_has_a_name_however_it_is_given(tmp_path, monkeypatch):
     assert {path: own_name(path) for path in given_as} == given_as
     assert own_name(tmp_path / "link") == "link"  # what the user calls it
     assert own_name("/") == "root" and own_name("missing.npz") == "missing.npz"
+
+
+def test_a_folder_with_classes_says_what_its_targets_mean(tmp_path):
+    grey, labels = make_grey(), np.zeros((30, 41), np.uint8)
+    labels[3:6, 4:9], labels[20:24, 30:33] = 1, 2
+    with FolderWriter(tmp_path / "slices", classes=("LR2", "LR3")) as out:
+        out.add(SliceRecord("a", "p", "test"), grey, labels)
+    with VolumeWriter(tmp_path / "volumes", classes=("LR2", "LR3")) as out:
+        out.add(SliceRecord("b", "p", "test"), np.zeros((1, 30, 41), np.int16), labels[None], 1.0)
+    for name in ("slices", "volumes"):
+        [scan] = scans_in(tmp_path / name)
+        assert scan.classes == ("LR2", "LR3") and np.array_equal(np.squeeze(scan.target), labels)
+    assert scans_in(tmp_path / "volumes/volumes/b.npz")[0].classes == ()  # a lone file does not say

@@ -425,3 +425,64 @@ def test_a_view_without_room_anywhere_is_an_error_and_leaves_nothing(tmp_path, m
     with pytest.raises(ValueError, match="has no room for a nodule of 40 mm"):
         write_phantom_volumes(tmp_path / "f", num_patients=3, **PHANTOMS | {"diameter_mm": (40, 40), "num_nodules": 9})
     assert os.listdir(tmp_path) == []
+
+
+# ---- lesion classes ----------------------------------------------------------------------------------------------
+
+
+def write_classes(folder, classes=("common", "rare")):
+    """One training volume: ten lesions of class 1 in every other slice, one voxel of class 2."""
+    target = np.zeros((9, 12, 12), np.uint8)
+    target[::2, 2:8:4, 3:6] = 1
+    target[5, 10, 10] = 2
+    with VolumeWriter(folder, classes=classes) as out:
+        out.add(SliceRecord("v", "p", "train"), numbered((9, 12, 12)), target, SPACING)
+    return target
+
+
+def test_classes_of_volumes_become_channels_also_in_patches(tmp_path):
+    target = write_classes(tmp_path / "f")
+    assert check_volume_folder(tmp_path / "f") == []
+    whole = VolumeDataset(tmp_path / "f", "train")
+    assert whole.classes == ("common", "rare") and whole[0][0].shape == (1, 9, 12, 12)
+    assert np.array_equal(whole[0][1].numpy(), [target == 1, target == 2])
+    image = whole[0][0][0]
+    patches = PatchDataset(tmp_path / "f", "train", patch_size=(3, 4, 14), patches_per_volume=30, flips=True)
+    for patch, channels, _ in patches:
+        assert patch.shape == (1, 3, 4, 14) and channels.shape == (2, 3, 4, 14)
+        for k in (0, 1):  # every voxel has its own grey: where a channel is 1, the volume has that class
+            greys = patch[0][channels[k] > 0]
+            assert torch.isin(greys, image[target == k + 1]).all()
+            assert not torch.isin(patch[0][channels[k] == 0], image[target == k + 1]).any()
+
+
+def test_a_rare_class_is_seen_as_often_as_a_common_one(tmp_path):
+    write_classes(tmp_path / "f")
+    patches = PatchDataset(tmp_path / "f", "train", patch_size=(1, 2, 2), patches_per_volume=400, foreground=1.0)
+    seen = torch.stack([channels.amax((1, 2, 3)) for _, channels, _ in patches]).mean(0)  # (2,)
+    assert 0.4 < seen[1] < 0.6 and seen.sum() >= 1  # were a lesion drawn out of all, 1 of 11
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "v.npz: target holds the values 0, 2, only 0 and 1 are wanted. Binarise it. Masks of lesion classes"),
+        ("one\n", "v.npz: target holds the values 0, 2, only 0 and 1"),  # those of the first slice that has others
+        ("a\nb\nc\n", "no mask holds the value 3, which classes.txt calls 'c'"),
+        ("a\na\n", "classes.txt: line 2 is 'a', and so is line 1"),
+    ],
+)
+def test_volumes_whose_targets_do_not_fit_the_classes_are_named(tmp_path, text, problem):
+    write_classes(tmp_path / "f")
+    (tmp_path / "f/classes.txt").unlink() if text is None else (tmp_path / "f/classes.txt").write_text(text)
+    problems = check_volume_folder(tmp_path / "f")
+    assert len(problems) == 1 and problem in problems[0]
+
+
+def test_a_volume_with_a_class_too_many_is_not_written(tmp_path):
+    with (
+        pytest.raises(ValueError, match="target holds the values 0, 3, but classes.txt names only the values 1 to 2"),
+        VolumeWriter(tmp_path / "f", classes=("a", "b")) as out,
+    ):
+        out.add(SliceRecord("v", "p", "train"), numbered((6, 7, 8)), 3 * blob(), SPACING)
+    assert not any(tmp_path.iterdir())

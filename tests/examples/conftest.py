@@ -57,6 +57,40 @@ def log_of():
 
 
 @pytest.fixture(scope="session")
+def two_classes(tmp_path_factory):
+    """A folder of slices of 32 x 32 with two lesion classes: a bright disc, and in most slices a dark square too."""
+    folder = tmp_path_factory.mktemp("data") / "classes"
+    y, x = np.mgrid[:32, :32]
+    with FolderWriter(folder, classes=("solid", "cyst")) as out:
+        for i, split in enumerate(("train",) * 9 + ("val",) * 3 + ("test",) * 3):
+            rng = np.random.default_rng(i)
+            row, col = rng.integers(8, 24, 2)
+            target = ((y - row) ** 2 + (x - col) ** 2 < 40).astype(np.uint8)
+            if i % 4:
+                target[2:7, 2 + i : 9 + i] = 2
+            image = 100 + 120 * (target == 1) - 90 * (target == 2) + rng.normal(0, 5, (32, 32))
+            image = np.clip(image, 0, 255).astype(np.uint8)
+            out.add(SliceRecord(f"slice{i:02d}", f"patient{i:02d}", split, spacing_mm=0.7), image, target)
+    return folder
+
+
+@pytest.fixture
+def learns_two_classes(two_classes, tmp_path, log_of):
+    """Fail unless a training script takes the number of classes from its data, and scores each."""
+
+    def check(main, *flags):
+        out = tmp_path / "classes"
+        dice = main(["--data", str(two_classes), "--out", str(out), *flags])
+        best, last = load_checkpoint(out / "best.pt"), log_of(out)[-1]["best epoch"]
+        assert best["network"]["arguments"]["num_classes"] == 2 and best["input"]["classes"] == ["solid", "cyst"]
+        assert best["model"]["head.bias"].shape == (2,)
+        assert dice == last["dice"] == (last["dice of solid"] + last["dice of cyst"]) / 2
+        assert "dice of cyst" in log_of(out)[1]["val"] and (out / "predictions.png").is_file()
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def starts_from():
     """Train for an epoch that learns nothing from another run's best weights; return what it ended with."""
 

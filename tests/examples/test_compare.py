@@ -181,3 +181,14 @@ def test_each_network_of_the_comparison_can_be_trained_by_its_script(compare, ex
 
         recipe, _, _ = parse_recipe(module.RECIPES, RunOptions(), [*flags, *compare.SHARED.split()])
         assert module.network_arguments(recipe)
+
+
+def test_with_lesion_classes_lesions_of_any_class_are_compared(compare, two_classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "NETWORKS", {"U-Net": FEW["U-Net"]})
+    sizes = ["--steps", "60", "--img-size", "32", "--batch-size", "4", "--seeds", "0"]
+    found = compare.main(["--data", str(two_classes), "--out", str(tmp_path / "out"), *sizes])
+    assert 0 < found["U-Net"] <= 1
+    assert "lesions of any class, not which of solid, cyst" in (tmp_path / "out/comparison.md").read_text()
+    assert load_checkpoint(tmp_path / "out/u_net_seed0/best.pt")["network"]["arguments"]["num_classes"] == 2
+    whole = rows_of(tmp_path / "out")[0]
+    assert whole["slices"] == "3" and whole["lesions"] == "4"  # where discs and squares touch, they are one lesion

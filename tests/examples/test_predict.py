@@ -368,11 +368,16 @@ class Silent:
 
     spatial_dims, input = 2, {"hu_window": (-1000.0, 400.0), "spacing_mm": None}
 
+    classes = ()
+
     def grey(self, hu):
         return np.zeros(hu.shape, np.float32)
 
     def probs(self, grey, scale):
         return grey
+
+    def labels(self, probs, threshold):
+        return (probs > threshold).astype(np.uint8)
 
     def scale_for(self, *_):
         return None, None

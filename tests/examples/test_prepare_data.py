@@ -15,11 +15,13 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from lungseg.data.classes import read_classes
 from lungseg.data.ct import HU_WINDOW, hu_to_grey
 from lungseg.data.folder import SliceDataset, check_folder, read_slice
 from lungseg.data.manifest import read_manifest
 from lungseg.data.scans import read_scans
 from lungseg.datasets import read_slices
+from lungseg.draw import class_colour
 from lungseg.predictor import Predictor
 from lungseg.settings import TrainingRecipe
 
@@ -282,7 +284,7 @@ def test_the_manifest_has_the_pixels_of_the_files_in_mm(column, options, expecte
 def test_an_impossible_pixel_size_is_refused(words, tmp_path, capsys):
     assert prepare(table_of(range(2)), tmp_path, "--spacing-mm", words)[0] == 2
     error = capsys.readouterr().err
-    assert error.startswith("prepare_data: ") and "--spacing-mm" in error and error.count("\n") == 1
+    assert error.startswith("prepare_data.py: ") and "--spacing-mm" in error and error.count("\n") == 1
 
 
 def test_a_missing_label_is_none_and_zero_is_one(tmp_path):
@@ -458,7 +460,7 @@ def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
 def test_what_cannot_be_meant_of_pictures_is_refused(options, sentence, download, tmp_path, capsys):
     assert main([str(download), "--out", str(tmp_path / "f"), *options]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.startswith("prepare_data: ") and captured.err.count("\n") == 1
+    assert captured.out == "" and captured.err.startswith("prepare_data.py: ") and captured.err.count("\n") == 1
     assert sentence in captured.err and [p.name for p in tmp_path.iterdir()] == ["download"]
 
 
@@ -551,3 +553,69 @@ def test_the_script_runs_as_a_script_and_is_quiet_where_nobody_watches(train_pic
     command = [sys.executable, str(SCRIPT), train_pickle, "--out", str(tmp_path / "f"), "--size", "32"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == "" and "is ready" in done.stdout
+
+
+# ---- lesion classes ----------------------------------------------------------------------------------------
+
+
+def lung_rads(patients=range(12)):
+    """A table as Lung-RADS users have it: a category for each row, and rows without a nodule."""
+    table = table_of(patients)
+    n = len(table["label1"])
+    table["label1"] = [("LR4B", "LR2", "LR3", "LR4A")[(i // 2) % 4] for i in range(n)]
+    table["mask"][:2], table["label1"][:2] = 0, ["none", None]
+    return table
+
+
+def test_labels_of_a_table_become_lesion_classes(tmp_path):
+    table = lung_rads()
+    source, out = save(table, tmp_path / "t.pkl"), tmp_path / "out"
+    assert main([source, "--out", str(out), "--size", "64", "--classes", "--augment", "30"]) == 0
+    assert read_classes(out) == ("LR2", "LR3", "LR4A", "LR4B") and check_folder(out) == []
+    for record in read_manifest(out):
+        _, target = read_slice(out, record, read_classes(out))
+        number = {"LR2": 1, "LR3": 2, "LR4A": 3, "LR4B": 4}.get(record.label)
+        assert set(np.unique(target)) == ({0} if number is None else {0, number})
+    binary = tmp_path / "binary"
+    assert main([source, "--out", str(binary), "--size", "64", "--augment", "30"]) == 0
+    for record in read_manifest(binary):  # where lesion is, and all else, does not depend on classes
+        here, there = read_slice(binary, record), read_slice(out, record, read_classes(out))
+        assert np.array_equal(here[0], there[0]) and np.array_equal(here[1], there[1] > 0)
+    summaries = [(folder / "summary.txt").read_text() for folder in (out, binary)]
+    assert [line for line in summaries[0].splitlines() if "lesion pixels" in line] == [
+        line for line in summaries[1].splitlines() if "lesion pixels" in line
+    ]
+    with Image.open(out / "contact_sheet.png") as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").getcolors(2**24)}
+    assert {class_colour(k) for k in (1, 2, 3, 4)} <= colours
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (None, "2 of 24 slices with a lesion have no label (row0000, row0001), so their class is not known. Fill in"),
+        ("none", "2 of 24 slices with a lesion have no label"),
+        ("lr2", "label1 does not name classes, in order: line 2 is 'lr2', and so is line 1"),
+    ],
+)
+def test_labels_that_name_no_class_are_refused(tmp_path, capsys, label, message):
+    table = lung_rads()
+    table["mask"][:2, 50:60, 50:60] = 1
+    table["label1"][:2] = [label, label]
+    source = save(table, tmp_path / "t.pkl")
+    assert main([source, "--out", str(tmp_path / "out"), "--size", "64", "--classes"]) == 2
+    told = capsys.readouterr().err
+    assert message in told and "\n" not in told.strip() and not (tmp_path / "out").exists()
+
+
+def test_a_class_that_no_training_slice_holds_is_told_beforehand(tmp_path, capsys):
+    table = lung_rads(range(4))
+    flags = ["--size", "64", "--classes", "--fractions", "0.5", "0.25", "0.25"]
+    assert main([save(table, tmp_path / "t.pkl"), "--out", str(tmp_path / "out"), *flags]) == 0
+    assert re.search("No training slice holds LR.*, so training will refuse this folder", capsys.readouterr().out)
+
+
+def test_pictures_have_no_labels_to_make_classes_of(tmp_path, capsys):
+    flags = ["--images", "*.png", "--masks", "*_m.png", "--classes"]
+    assert main([str(tmp_path), "--out", str(tmp_path / "out"), *flags]) == 2
+    assert "--classes takes the classes from the labels of a table" in capsys.readouterr().err

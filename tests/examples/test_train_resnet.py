@@ -94,6 +94,10 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_resnet):
             ResNet50UNet(**train_resnet.network_arguments(recipe))
 
 
+def test_the_data_decide_how_many_classes_the_network_has(train_resnet, learns_two_classes):
+    learns_two_classes(train_resnet.main, *TINY)
+
+
 def test_ones_own_weights_are_a_start(reference, train_resnet, discs, tmp_path, starts_from, capsys):
     argv = ["--data", str(discs), *TINY]
     starts_from(train_resnet.main, argv, reference[0] / "best.pt", tmp_path / "run")

@@ -58,5 +58,9 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_rrc_unet):
             RRCUNet(**train_rrc_unet.network_arguments(recipe))
 
 
+def test_the_data_decide_how_many_classes_the_network_has(train_rrc_unet, learns_two_classes):
+    learns_two_classes(train_rrc_unet.main, "--spatial-dims", "2", "--img-size", "16", *TINY)
+
+
 def test_ones_own_weights_are_a_start(reference, train_rrc_unet, tmp_path, starts_from):
     starts_from(train_rrc_unet.main, TINY, reference[0] / "best.pt", tmp_path / "run")

@@ -526,3 +526,7 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path):
     weights = [load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("one", "two")]
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-4, rtol=1e-4)
+
+
+def test_the_data_decide_how_many_classes_the_network_has(learns_two_classes):
+    learns_two_classes(main, *TINY, "--prior-bias")

@@ -2,11 +2,16 @@
 
 import shlex
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from lungseg.checkpoint import load_checkpoint
+from lungseg.data.folder import SliceDataset
+from lungseg.data.manifest import SliceRecord, read_manifest, write_manifest
+from lungseg.data.volumes import VolumeWriter
 from lungseg.nn.unet import UNet
 
 TINY = ["--img-size", "16", "--channels", "4", "8", "--batch-size", "4", "--epochs", "2", "--lr", "0.01"]
@@ -213,3 +218,83 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_unet):
     for recipe in train_unet.RECIPES.values():
         with torch.device("meta"):
             UNet(**train_unet.network_arguments(recipe))
+
+
+# ---- lesion classes ---------------------------------------------------------------------------------------------
+
+
+def test_the_data_decide_how_many_classes_the_network_has(train_unet, learns_two_classes, capsys):
+    learns_two_classes(train_unet.main, *TINY)
+    assert "Dice of each class: solid " in capsys.readouterr().out
+
+
+def test_each_class_begins_at_its_own_share_of_the_pixels(train_unet, two_classes, tmp_path):
+    """With a rate of nearly 0, the bias of the head is still the prior."""
+    out = tmp_path / "run"
+    train_unet.main(["--data", str(two_classes), "--out", str(out), *TINY, "--augment", "none", "--lr", "1e-12"])
+    shares = load_checkpoint(out / "best.pt")["model"]["head.bias"].sigmoid()
+    targets = torch.stack([target for _, target, _ in SliceDataset(two_classes, "train", size=16)])
+    torch.testing.assert_close(shares, targets.mean((0, 2, 3)), rtol=1e-4, atol=0)
+
+
+def test_a_run_with_classes_is_resumed_and_not_with_others(train_unet, two_classes, tmp_path, capsys):
+    data = shutil.copytree(two_classes, tmp_path / "data")
+    out, flags = tmp_path / "run", ["--data", str(data), *TINY]
+    train_unet.main(["--out", str(out), *flags])
+    with (data / "classes.txt").open("w") as file:
+        file.write("solid\nother\n")
+    assert train_unet.main(["--out", str(out), "--resume", "--data", str(data)]) == 2
+    assert "was started with slices" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("solid\n", "holds the values 0, 1, 2"),
+        (None, "Masks of lesion classes 1 to K need a classes.txt"),
+        ("solid\ncyst\nrare\n", "no mask holds the value 3, which classes.txt calls 'rare'"),
+        ("solid\nsolid\n", "line 2 is 'solid', and so is line 1"),
+    ],
+)
+def test_masks_that_do_not_fit_the_classes_end_in_a_sentence(train_unet, two_classes, tmp_path, capsys, names, message):
+    data, out = shutil.copytree(two_classes, tmp_path / "data"), tmp_path / "run"
+    (data / "classes.txt").unlink() if names is None else (data / "classes.txt").write_text(names)
+    assert train_unet.main(["--data", str(data), "--out", str(out), *TINY]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1 and not out.exists()
+
+
+@pytest.mark.parametrize("lacking", ["train", "val"])
+def test_a_class_may_be_missing_in_validation_but_not_in_training(
+    train_unet, two_classes, tmp_path, capsys, log_of, lacking
+):
+    data, out = shutil.copytree(two_classes, tmp_path / "data"), tmp_path / "run"
+    records, other = read_manifest(data), {"train": "val", "val": "train"}[lacking]
+    without_cysts = ("slice00", "slice04", "slice08")
+    records = [replace(r, split=lacking if r.id in without_cysts else other) for r in records]
+    write_manifest(data / "manifest.csv", records)
+    outcome = train_unet.main(["--data", str(data), "--out", str(out), *TINY])
+    printed = capsys.readouterr()
+    if lacking == "train":
+        assert outcome == 2 and not out.exists()
+        assert f"No training image of {data} holds a lesion of cyst, so the network could not learn it" in printed.err
+    else:
+        assert isinstance(outcome, float)
+        assert "No validation image holds a lesion of cyst: no score, and no part in the mean" in printed.out
+        val = log_of(out)[1]["val"]
+        assert val["dice of cyst"] is None and val["dice"] == val["dice of solid"]
+
+
+def test_volumes_with_classes_are_trained_end_to_end(train_unet, tmp_path, log_of):
+    with VolumeWriter(tmp_path / "scans", classes=("solid", "cyst")) as data:
+        for i, split in enumerate(("train", "train", "val", "test")):
+            target = np.zeros((6, 20, 24), np.uint8)
+            target[2:4, 3:9, 3 + i : 9 + i], target[3:5, 13:18, 12:17] = 1, 2
+            hu = -700 + 800 * (target == 1) - 250 * (target == 2)
+            data.add(SliceRecord(f"v{i}", f"p{i}", split), hu.astype(np.int16), target, 1.0)
+    out = tmp_path / "run"
+    dice = train_unet.main(["--data", str(tmp_path / "scans"), "--out", str(out), *SOLID])
+    best = load_checkpoint(out / "best.pt")
+    assert best["network"]["arguments"]["num_classes"] == 2 and best["input"]["classes"] == ["solid", "cyst"]
+    last = log_of(out)[-1]["best epoch"]
+    assert dice == last["dice"] == (last["dice of solid"] + last["dice of cyst"]) / 2

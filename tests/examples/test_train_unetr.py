@@ -100,6 +100,10 @@ def test_every_recipe_describes_a_network_that_can_be_built(train_unetr):
             UNETR(**train_unetr.network_arguments(recipe))
 
 
+def test_the_data_decide_how_many_classes_the_network_has(train_unetr, learns_two_classes):
+    learns_two_classes(train_unetr.main, *TINY)
+
+
 def test_ones_own_weights_are_a_start(reference, train_unetr, discs, tmp_path, starts_from, capsys):
     argv = ["--data", str(discs), *TINY]
     starts_from(train_unetr.main, argv, reference[0] / "best.pt", tmp_path / "run")
