@@ -256,6 +256,8 @@ class FolderWriter:
         check_record(record)
         before = len(self._ids)
         check_id(record.id, self._ids)
+        if any("\ud800" <= c <= "\udfff" for c in record.id):  # what Python makes of bytes that are no text
+            raise ValueError(f"id {record.id!r} is no text in UTF-8, so no manifest can hold it. Rename the file.")
         if len(self._ids) == before:
             raise ValueError(f"id {record.id!r} stands twice. Give every slice its own id.")
 

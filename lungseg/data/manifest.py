@@ -189,10 +189,10 @@ def check_record(record: SliceRecord) -> None:
 
 def check_id(id_: str, taken: dict[str, str]) -> None:
     """A ValueError unless an id can be the name of a file, everywhere and beside those in `taken`, which it joins."""
-    odd = any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in id_)  # Cc, Cs: NUL, line breaks, no text
+    odd = any(c in "/\\" or unicodedata.category(c) == "Cc" for c in id_)  # Cc: NUL, line breaks
     if odd or not id_ or id_[0] == "." or id_ != id_.strip():
         raise ValueError(f"id {id_!r} is not a plain file name. Use letters, digits, '_' and '-'.")
-    if len(id_.encode()) > MAX_ID_BYTES:
+    if len(id_.encode(errors="surrogatepass")) > MAX_ID_BYTES:
         raise ValueError(f"id {id_[:40]!r}... is longer than {MAX_ID_BYTES} bytes, too long for the name of a file.")
     first = taken.setdefault(unicodedata.normalize("NFC", id_).casefold(), id_)
     if first != id_:

@@ -344,9 +344,12 @@ def test_a_writer_refuses_leaks_and_wrong_arrays(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("id_", ["../evil", "a/b", "a\\b", "", "..", "a\0b", ".a", "S", "s", "x" * 201], ids=ascii)
+BAD_IDS = ["../evil", "a/b", "a\\b", "", "..", "a\0b", ".a", "S", "s", "x" * 201, "\udcff", "\ud800"]
+
+
+@pytest.mark.parametrize("id_", BAD_IDS, ids=ascii)
 def test_a_writer_refuses_every_id_that_a_reader_refuses_before_it_writes(tmp_path, id_):
-    with pytest.raises(ValueError, match="plain file name|one file name on|longer than|stands twice"):
+    with pytest.raises(ValueError, match="plain file name|one file name on|longer than|stands twice|is no text"):
         with FolderWriter(tmp_path / "deep/f") as out:
             out.add(SliceRecord("s", "g", "train"), *pair(0))
             before = sorted(tmp_path.rglob("*"))

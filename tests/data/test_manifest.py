@@ -98,7 +98,7 @@ def test_whole_bits_may_have_a_decimal_point(small, bits):
     assert repr(read_manifest(small)[0].bits) == "8"
 
 
-BAD_IDS = ["../evil", "a/b", "a\\b", "", ".", "..", "a\0b", ".hidden", " a", "a ", "a\nb", "x" * 201, "\udcff"]
+BAD_IDS = ["../evil", "a/b", "a\\b", "", ".", "..", "a\0b", ".hidden", " a", "a ", "a\nb", "x" * 201]
 
 
 @pytest.mark.parametrize("id_", BAD_IDS, ids=ascii)
