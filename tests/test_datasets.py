@@ -230,7 +230,8 @@ def test_classes_are_part_of_the_input_and_of_the_fingerprint(tmp_path):
             for i, split in enumerate(("train", "val")):
                 target = np.zeros((8, 8), np.uint8)
                 target[2, 2:4] = (1, max(1, len(names)))
-                out.add(SliceRecord(f"s{i}", f"p{i}", split), np.zeros((8, 8), np.uint8), target)
+                grey = np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)
+                out.add(SliceRecord(f"s{i}", f"p{i}", split), grey, target)
         data = opened(replace(FEW, img_size=8), tmp_path, folder)
         assert data.classes == list(names) and data.input.get("classes", []) == list(names)
         assert next(iter(data.val))[1].shape[1] == max(1, len(names))
