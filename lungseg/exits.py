@@ -94,9 +94,9 @@ def explanation(error: Exception, what_is_left: Callable[[], str], remedy: str) 
             return f"{' -> '.join(files) or 'output'}: {reason}. Make room first. {what_is_left()}"
         return f"{' -> '.join(files)}: {reason}." if files else reason
     if isinstance(error, NotImplementedError) and "MPS" in str(error):  # torch's answer to what Apple's GPUs lack
-        first = str(error).splitlines()[0]
-        remedy = "Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1 in the environment."
-        return f"the Apple GPU cannot compute a part of this ({first}) {remedy}"
+        what = str(error).splitlines()[0].rstrip(".")
+        remedy = "Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1"  # this moves such parts to the CPU
+        return f"the Apple GPU cannot compute a part of this ({what}). {remedy}."
     return str(error) if isinstance(error, ValueError | FloatingPointError) else None
 
 

@@ -20,10 +20,10 @@ def grow_tree(root: NDArray, points: NDArray, *, balance: float = 0.6) -> NDArra
     nodes = np.vstack([root, points])
     parent = np.zeros(len(nodes), np.int64)
     path = np.zeros(len(nodes))  # mm from the root, along the tree
+    wire = cdist(nodes, nodes)  # (n + 1, n + 1), all at once: a call for each node would take most of the time
     for i in range(1, len(nodes)):
-        wire = cdist(nodes[i : i + 1], nodes[:i])[0]  # (i,)
-        parent[i] = (wire + balance * path[:i]).argmin()
-        path[i] = path[parent[i]] + wire[parent[i]]
+        parent[i] = (wire[i, :i] + balance * path[:i]).argmin()
+        path[i] = path[parent[i]] + wire[i, parent[i]]
     return parent
 
 

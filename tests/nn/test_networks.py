@@ -9,6 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lungseg.nn import MLP, UNETR, ResNet50UNet, RRCUNet, SelfAttention, SwinBlock, SwinUNet, UNet, WindowAttention
 from lungseg.nn.layers import CONV, CONV_TRANSPOSE, NORM, InstanceNorm
@@ -79,6 +81,13 @@ def test_a_cast_on_meta_is_a_cast_of_what_is_filled_in(build, cast):
         assert torch.equal(filled(image), expected(image))
 
 
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_all_that_is_built_in_a_forward_pass_is_built_where_the_image_is(build):
+    """A CPU tensor among those of another device raises; on meta this needs no GPU."""
+    network = build().eval().to("meta")
+    assert network(torch.randn(2, 1, 40, 33, device="meta")).shape == (2, 1, 40, 33)
+
+
 def test_an_index_survives_a_cast_of_all_buffers_and_single_parameters_that_are_replaced():
     attention, windows = WindowAttention(8, 4, 2).eval(), torch.randn(3, 16, 8)
     expected = attention(windows)
@@ -94,6 +103,19 @@ def test_an_index_survives_a_cast_of_all_buffers_and_single_parameters_that_are_
 def test_skipping_the_initialisation_is_refused_and_never_gives_a_network_of_garbage(build):
     with pytest.raises(RuntimeError, match="must support a 'device' arg"):
         torch.nn.utils.skip_init(build.func)
+
+
+# Strips
+
+
+@settings(max_examples=12)
+@given(length=st.integers(1, 150), width=st.integers(1, 3), upright=st.booleans())
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_an_image_one_pixel_wide_is_an_image(build, length, width, upright):
+    size = (length, width) if upright else (width, length)
+    with torch.no_grad():
+        logits = build().eval()(torch.randn(1, 1, *size))
+    assert logits.shape == (1, 1, *size) and logits.isfinite().all()
 
 
 # Half precision

@@ -87,6 +87,11 @@ def test_the_index_of_a_two_by_two_window_by_hand():
     assert relative_position_index(2).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
 
 
+def test_mask_and_index_are_built_where_asked():
+    assert shifted_window_mask(5, 5, 4, 2, device=torch.device("meta")).is_meta
+    assert relative_position_index(4, device=torch.device("meta")).is_meta
+
+
 def test_a_window_that_does_not_divide_is_an_error_with_the_remedy():
     with pytest.raises(ValueError, match=r"window_size=7 does not divide the 30 x 32 .* Pad it to 35 x 35"):
         window_partition(torch.zeros(1, 30, 32, 3), 7)
