@@ -159,5 +159,6 @@ def test_each_class_has_its_own_share_of_the_pixels():
 
 
 def test_lesions_of_any_class_are_one_map():
-    for (_, target, _), (_, both, _) in zip(slices_of_two_classes(), of_any_class(slices_of_two_classes()), strict=True):
+    some = slices_of_two_classes()
+    for (_, target, _), (_, both, _) in zip(some, of_any_class(some), strict=True):
         assert torch.equal(both[0], target.sum(0))

@@ -58,7 +58,7 @@ TABLE = {
     "report.py": set(),
     "inference.py": {"torch"},
     "scale.py": {"numpy"},
-    "predictor.py": {"torch", "numpy", "tqdm", "checkpoint", "data.classes", "data.ct", "inference", "nn", "recipe", "scale"},
+    "predictor.py": {"torch", "numpy", "tqdm", "checkpoint", "data", "inference", "nn", "recipe", "scale"},
     "layouts.py": {"torch", "nn"},
     "state_dicts.py": {"torch", "checkpoint"},
     "weights.py": {"torch", "nn", "layouts", "recipe", "state_dicts"},

@@ -466,8 +466,8 @@ def test_a_rare_class_is_seen_as_often_as_a_common_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "v.npz: target holds the values 0, 2, only 0 and 1 are wanted. Binarise it. Masks of lesion classes"),
-        ("one\n", "v.npz: target holds the values 0, 2, only 0 and 1"),  # those of the first slice that has others
+        (None, ", 2, only 0 and 1 are wanted. Binarise it. Masks of lesion classes 1 to K need a classes.txt"),
+        ("one\n", ", 2, only 0 and 1 are wanted"),
         ("a\nb\nc\n", "no mask holds the value 3, which classes.txt calls 'c'"),
         ("a\na\n", "classes.txt: line 2 is 'a', and so is line 1"),
     ],
