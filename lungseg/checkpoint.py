@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lungseg.files import regular_file
+from lungseg.files import regular_file, whole_file
 
 TAG = b"sha256:"
 COMMENT_LENGTH = len(TAG) + 64  # the digest in hexadecimal
@@ -31,14 +31,13 @@ def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep_previous: b
         keep_previous: first rename the file that stands there to `previous_path(path)` (run/last.prev.pt).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "wb") as file:
-        file.write(sealed(state))
-        file.flush()
-        os.fsync(file.fileno())
-    if keep_previous and path.exists():
-        os.replace(path, previous_path(path))
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        with open(partial, "wb") as file:
+            file.write(sealed(state))
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_previous and path.exists():
+            os.replace(path, previous_path(path))
     if os.name == "posix":  # elsewhere a folder cannot be opened
         folder = os.open(path.parent, os.O_RDONLY)
         try:

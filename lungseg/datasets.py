@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lungseg.data.augment import Augmentation
 from lungseg.data.classes import read_classes
@@ -19,6 +19,7 @@ from lungseg.data.folder import SliceDataset, check_folder, slice_size, write_ph
 from lungseg.data.manifest import SliceRecord, read_manifest
 from lungseg.data.volumes import PatchDataset, VolumeDataset, check_volume_folder, write_phantom_volumes
 from lungseg.distributed import Processes, held_out_batches, train_batches
+from lungseg.loader import Loader
 from lungseg.run import RunOptions
 from lungseg.settings import TrainingRecipe
 
@@ -47,9 +48,9 @@ class Data:
     plain_train_set: Dataset
     val_set: Dataset
     test_set: Dataset
-    train: DataLoader
-    val: DataLoader
-    test: DataLoader
+    train: Loader
+    val: Loader
+    test: Loader
     input: dict[str, Any]
     fingerprint: str
 

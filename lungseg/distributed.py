@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
+
+from lungseg.loader import Loader
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def start_processes(device: str = "auto") -> Iterator[Processes]:
     dist.init_process_group("nccl" if use_gpu else "gloo", device_id=place if use_gpu else None)
     try:
         yield Processes(rank, size, place)
+        dist.barrier()  # who leaves first would cut the others off in the middle of their last exchange
     finally:
         dist.destroy_process_group()
 
@@ -164,24 +167,16 @@ class TrainBatches(Sampler[list[int]]):
 
 def train_batches(
     dataset: Dataset, batch_size: int, *, seed: int, num_workers: int = 0, processes: Processes = ALONE
-) -> DataLoader:
+) -> Loader:
     """This process's share of the shuffled batches; call `.batch_sampler.set_epoch(epoch)` before each epoch."""
     batches = TrainBatches(len(dataset), batch_size, seed=seed, processes=processes)
-    return DataLoader(dataset, batch_sampler=batches, **_settings(num_workers, processes))
+    return Loader(dataset, batch_sampler=batches, num_workers=num_workers, pin=processes.device.type == "cuda")
 
 
 def held_out_batches(
     dataset: Dataset, batch_size: int, *, num_workers: int = 0, processes: Processes = ALONE
-) -> DataLoader:
+) -> Loader:
     """This process's share of a validation or test set: every slice goes to exactly one process, none twice."""
     ours = range(processes.rank, len(dataset), processes.size)
-    return DataLoader(dataset, batch_size, sampler=ours, **_settings(num_workers, processes))
-
-
-def _settings(num_workers: int, processes: Processes) -> dict[str, Any]:
-    return {
-        "num_workers": num_workers,
-        "persistent_workers": num_workers > 0,
-        "pin_memory": processes.device.type == "cuda",  # lets the copy to the GPU run beside the computation
-        "generator": torch.Generator(),  # its own: else each epoch would draw from the generator of the drop-outs
-    }
+    pin = processes.device.type == "cuda"
+    return Loader(dataset, batch_size=batch_size, sampler=ours, num_workers=num_workers, pin=pin)

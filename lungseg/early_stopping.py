@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 KNOWN_MODES = {"dice": "max", "iou": "max", "precision": "max", "recall": "max", "loss": "min", "rmse": "min"}
 
+STATE = ("best", "best_epoch", "epochs", "stop")
+
 
 class EarlyStopping:
     """Remember the best epoch, and say when there has been no better one for long enough.
@@ -41,11 +43,11 @@ class EarlyStopping:
         return is_best
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("best", "best_epoch", "epochs", "stop")}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in STATE:
+            setattr(self, name, state[name])
 
 
 def mode_of(name: str) -> Literal["max", "min"]:

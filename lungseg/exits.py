@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 CTRL_C, READER_GONE = 128 + 2, 128 + 13  # what a shell reports after SIGINT and SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_FILES = (errno.EMFILE, errno.ENFILE)
+WORKER_DIED = re.compile(r"DataLoader worker .* (?:killed by signal: ([\w ]+)|exited unexpectedly)")
 NO_MEMORY = re.compile(  # torch says it with a RuntimeError, in other words on each device
     "can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED"
     "|Storage size calculation overflowed|Invalid buffer size",
@@ -92,12 +94,28 @@ def explanation(error: Exception, what_is_left: Callable[[], str], remedy: str) 
         reason = error.strerror or str(error)
         if error.errno in DISK_FULL:
             return f"{' -> '.join(files) or 'output'}: {reason}. Make room first. {what_is_left()}"
+        if error.errno in NO_FILES:
+            return about_workers("Too many open files", what_is_left)
         return f"{' -> '.join(files)}: {reason}." if files else reason
     if isinstance(error, NotImplementedError) and "MPS" in str(error):  # torch's answer to what Apple's GPUs lack
         what = str(error).splitlines()[0].rstrip(".")
         remedy = "Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1"  # this moves such parts to the CPU
         return f"the Apple GPU cannot compute a part of this ({what}). {remedy}."
+    if isinstance(error, RuntimeError):
+        return about_workers(str(error), what_is_left)
     return str(error) if isinstance(error, ValueError | FloatingPointError) else None
+
+
+def about_workers(text: str, what_is_left: Callable[[], str]) -> str | None:
+    """What torch says of the processes that read data: an error of theirs is raised wherever the program is by then."""
+    if died := WORKER_DIED.search(text):
+        how = f"was ended by a signal ({died[1]})" if died[1] else "ended"
+        return f"a process that reads the data {how}. Lower --num-workers: each needs memory. {what_is_left()}"
+    if "Too many open files" in text:
+        return f"too many open files. Allow more (ulimit -n), or use --num-workers 0. {what_is_left()}"
+    if "No space left on device" in text:
+        return f"shared memory (/dev/shm) is full. Use --num-workers 0. {what_is_left()}"
+    return None
 
 
 def lacks_memory(error: Exception) -> bool:
@@ -112,7 +130,9 @@ def lacks_memory(error: Exception) -> bool:
 def asked_for(text: str) -> str:
     """How much memory was asked for in vain, if the message of the error tells: ": 36.0 GiB were asked for"."""
     if match := re.search(r"allocate (\d+) bytes", text):
-        return f": {int(match[1]) / 2**30:,.1f} GiB were asked for at once"
+        number = int(match[1])
+        unit, size = ("GiB", number / 2**30) if number > 2**29 else ("MiB", number / 2**20)
+        return f": {size:,.1f} {unit} were asked for at once"
     if match := re.search(r"allocate ([\d.]+ [KMGTPE]iB)", text):
         return f": {match[1]} were asked for at once"
     return ""

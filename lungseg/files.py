@@ -59,6 +59,34 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A hidden file beside `path` that takes its name at the end; an error or Ctrl-C inside the `with` removes it.
+
+    Raises:
+        OSError: naming `path`, also where the system does not say which file it is about, as on a full disk.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with naming(path):
+            yield partial
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)  # nothing is left there after the rename
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let an OSError inside the `with` name `path` if it names no file, as on a full disk: exits.py shows the name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def or_warn(what: str) -> Iterator[None]:
     """Go on with a warning if a picture fails inside the `with`: the scores beside it are worth more than hours.
 

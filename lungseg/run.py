@@ -1,6 +1,6 @@
-"""A run and its folder: the options every training script has, its log, and going on where it was stopped.
+"""A run and its folder: the options every training script has, its randomness, and its log.
 
-recipe.json  log.jsonl  last.pt (and last.prev.pt)  best.pt  curves.png  predictions.png
+recipe.json  data.json  log.jsonl  last.pt (and last.prev.pt)  best.pt  curves.png  predictions.png
 """
 
 import json
@@ -15,9 +15,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lungseg.checkpoint import load_latest
-from lungseg.distributed import Processes
+from lungseg.files import naming
 from lungseg.recipe import option
+
+
+MOST_WORKERS = 1024
+EPOCH_LINE = {"epoch": int, "train_loss": float | int | None, "val": dict, "lr": float | int}  # of the log
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class RunOptions:
         None, "folder of slices (examples/prepare_data.py) or of volumes (docs/data/volumes.md); none makes phantoms"
     )
     out: Path = option(Path("runs/train"), "folder of this run; a new or empty one, unless you resume")
-    resume: bool = option(False, "go on with the run in --out, or begin it if it has not finished an epoch yet")
+    resume: bool = option(False, "go on with the run in --out; one that was stopped in its first epoch begins again")
     seed: int = option(0, "start of every random generator: same seed, same machine, same digits")
     device: Literal["auto", "cpu", "cuda", "mps"] = option(
         "auto", "where to compute; auto takes a GPU if there is one; mps is that of an Apple computer"
@@ -37,44 +40,8 @@ class RunOptions:
     compile: bool = option(False, "compile the network first: minutes at the start, faster steps on a GPU")
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0 or not 0 <= self.seed < 2**63:
+        if not 0 <= self.num_workers <= MOST_WORKERS or not 0 <= self.seed < 2**63:
             raise ValueError(f"num_workers={self.num_workers} and seed={self.seed} must not be negative or huge")
-
-
-# ---- beginning and going on -------------------------------------------------------------------------------------
-
-
-def open_run(options: RunOptions, processes: Processes) -> dict[str, Any] | None:
-    """Check that --out may be used; return the checkpoint to go on from, or None for a new run.
-
-    Raises:
-        ValueError: if the folder holds anything and we do not resume, or if none of its checkpoints is good.
-    """
-    out = options.out
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file. Choose another folder with --out.")
-    if not options.resume:
-        used = out.exists() and any(out.iterdir())
-        if any(processes.gather(used)):
-            raise ValueError(f"{out} is not empty. Add --resume to go on with that run, or choose another --out.")
-        return None
-    with processes.main_first():  # it reports and sets aside what is damaged
-        return load_latest(out / "last.pt")
-
-
-def check_same_run(saved: dict[str, Any], given: dict[str, Any], out: Path) -> None:
-    """Refuse flags that contradict the run in `out`: it would end as neither the one nor the other.
-
-    Args:
-        saved: name -> value as the run was started (recipe fields, seed, number of processes, ...).
-        given: name -> value as wanted now; what is not in `saved` is not compared.
-    """
-    for name, value in given.items():
-        if name in saved and saved[name] != value:
-            raise ValueError(
-                f"The run in {out} was started with {name} {saved[name]}, and now {value} is wanted. "
-                f"Resume it as it was started, or start a new run in another --out."
-            )
 
 
 # ---- randomness -------------------------------------------------------------------------------------------------
@@ -128,6 +95,9 @@ class RunLog:
         path: for example run/log.jsonl.
         position: None starts a new file; else everything after this byte is cut off, and writing goes on there.
         enabled: False writes nothing (all processes but the main one).
+
+    Raises:
+        ValueError: if what stands before `position` is not what was written.
     """
 
     def __init__(self, path: str | Path, *, position: int | None = None, enabled: bool = True):
@@ -140,11 +110,12 @@ class RunLog:
             raise ValueError(f"{path} is shorter than its checkpoint says. Start the run again in a new folder.")
         else:
             os.truncate(self.path, position)
+            self.lines()  # better said now than after the last epoch
 
     def write(self, **line: Any) -> None:
         """Append one line, on the disk before the checkpoint that counts it. NaN and infinity become null."""
         if self.enabled:
-            with open(self.path, "a") as file:
+            with naming(self.path), open(self.path, "a") as file:
                 file.write(json.dumps({k: _plain(v) for k, v in line.items()}) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -155,7 +126,30 @@ class RunLog:
         return self.path.stat().st_size if self.enabled else 0
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+        """All of them.
+
+        Raises:
+            ValueError: naming the first line that is none of ours, as after a slip in an editor.
+        """
+        try:
+            lines = self.path.read_text().splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"{self.path} is damaged: it is not text.") from None
+        return [parsed_line(line, f"{self.path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def parsed_line(text: str, where: str) -> dict[str, Any]:
+    """An object of JSON; what the curves are drawn from is of its type."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        line = None
+    if not isinstance(line, dict):
+        raise ValueError(f"{where} is damaged: expected an object of JSON, got {text[:40]!r}. Restore it.")
+    for name, kinds in EPOCH_LINE.items():
+        if name in line and not isinstance(line[name], kinds):
+            raise ValueError(f"{where} is damaged: {name} is {line[name]!r}. Restore it.")
+    return line
 
 
 def _plain(value: Any) -> Any:

@@ -6,9 +6,6 @@ def main(argv=None): return run_script(train, RECIPES, argv, ...)
 
 import json
 import math
-import os
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -21,19 +18,33 @@ from torch.amp import GradScaler
 
 from lungseg import __version__
 from lungseg.baselines import lesion_fractions
-from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.checkpoint import save_checkpoint
+from lungseg.contents import differences, digest, look_at, read_contents, write_contents
 from lungseg.data.classes import read_classes
 from lungseg.datasets import Data, empty_channels, open_data
 from lungseg.distributed import Processes, start_processes
 from lungseg.early_stopping import EarlyStopping
 from lungseg.exits import run_main
+from lungseg.files import whole_file
 from lungseg.layouts import encoder_of
 from lungseg.longer import command_from_best, with_more_epochs
 from lungseg.recipe import parse_recipe
-from lungseg.run import RunLog, RunOptions, check_same_run, machine, open_run, rng_state, seed_everything, set_rng_state
-from lungseg.settings import TrainingRecipe, about_precision, autocast_dtype, from_older_version
+from lungseg.resume import (
+    UNFIT,
+    check_same_run,
+    held,
+    how_to_go_on,
+    load_best,
+    load_parts,
+    open_run,
+    read_start,
+    this_script,
+)
+from lungseg.run import RunLog, RunOptions, machine, rng_state, seed_everything, set_rng_state
+from lungseg.settings import TrainingRecipe, about_precision, autocast_dtype
 from lungseg.summary import epoch_line, write_summary
 from lungseg.training import Evaluation, freeze, keep_freed_memory
+from lungseg.typed import form
 from lungseg.weights import load_published
 
 
@@ -60,7 +71,7 @@ def run_script(
     recipe, options, given = parse_recipe(recipes, replace(RunOptions(), out=Path(out)), argv, description=description)
 
     def work() -> float:
-        with start_processes(options.device) as processes:
+        with start_processes(options.device) as processes, held(options.out, processes):
             return train(Run(recipe, options, given, processes, recipes))
 
     return run_main(
@@ -69,22 +80,6 @@ def run_script(
         stopped=lambda: how_to_go_on(options.out),
         too_little_memory="Make the network or --img-size smaller, halve --batch-size, or set --accumulate 2.",
     )
-
-
-def how_to_go_on(out: Path) -> str:
-    """What Ctrl-C leaves behind, and the command that goes on from there."""
-    command, out_flag = this_script(), f"--out {shlex.quote(str(out))}"
-    if (out / "last.pt").exists():
-        return f"All finished epochs are saved, the running one is repeated; go on with: {command} {out_flag} --resume"
-    if (out / "recipe.json").exists():
-        return f"No epoch was finished; begin again with: {command} {out_flag} --resume"
-    return "Nothing was trained yet; begin with the same command and --resume."
-
-
-def this_script() -> str:
-    """The command that started it, without its flags."""
-    size, script = os.environ.get("WORLD_SIZE", "1"), shlex.quote(sys.argv[0])
-    return f"python {script}" if size == "1" else f"torchrun --nproc_per_node={size} {script}"
 
 
 class Run:
@@ -110,8 +105,6 @@ class Run:
             keep_freed_memory()
         self.processes, self.device, self.out = processes, processes.device, options.out
         self.saved = open_run(options, processes)
-        for part in ("recipe", "run") if self.saved else ():
-            self.saved[part] = from_older_version(self.saved[part])
         self.head_is_fresh = True  # until weights are loaded into it
         self.recipes = recipes or {"default": type(recipe)()}
         self.recipe, self.options = self.as_it_was_started(recipe, options, given)
@@ -123,24 +116,19 @@ class Run:
         self, recipe: TrainingRecipe, options: RunOptions, given: dict[str, Any]
     ) -> tuple[TrainingRecipe, RunOptions]:
         """The settings of the run in --out, if we resume one; `given` must not contradict them."""
-        if self.saved:
-            then = self.saved["recipe"]
-            settings, data = self.saved["run"], self.saved["data"]
-        elif options.resume and (options.out / "recipe.json").exists():  # it was stopped in its first epoch
-            file = json.loads((options.out / "recipe.json").read_text())
-            then = {k: tuple(v) if isinstance(v, list) else v for k, v in file["recipe"].items()}
-            then = from_older_version(then)
-            settings, data = {**then, "seed": file["seed"]}, file["data"]
-        else:
+        if not options.resume:
             return recipe, options
-        if then.keys() != asdict(recipe).keys():
-            raise ValueError(f"The run in {self.out} is of another script or version. Resume it with that one.")
-        data = options.data or (data and Path(data))
-        then, options = replace(recipe, **then), replace(options, seed=settings["seed"], data=data)
+        start = read_start(self.saved, self.out, type(recipe))
+        then, settings = start.recipe, start.settings
         check_same_run(settings, {name: value for name, value in given.items() if name != "epochs"}, self.out)
+        if start.data and not options.data and not start.data.exists():
+            raise ValueError(f"The data of the run in {self.out} are no longer in {start.data}. Say with --data where.")
+        options = replace(options, seed=settings["seed"], data=options.data or start.data)
         if given.get("epochs", 0) > then.epochs:
             then = self.longer(then, options, given["epochs"])
-            settings["epochs"] = then.epochs
+            settings = settings | {"epochs": then.epochs}
+            if self.saved:
+                self.saved["run"]["epochs"] = then.epochs
         check_same_run(settings, given, self.out)
         return then, options
 
@@ -193,8 +181,22 @@ class Run:
         self.settings["slices"] = self.data.fingerprint
         if self.saved:
             check_same_run(self.saved["run"], self.settings, self.out)
+        self._check_contents()
         self._check_lesions()
         return self.data
+
+    def _check_contents(self) -> None:
+        """A ValueError if the files differ from those that the run has learned from so far."""
+        before, folder = read_contents(self.out), self.data.folder
+        self.contents = look_at(folder, before) if self.processes.is_main else {}  # the others take its word for it
+        self.settings["contents"] = self.processes.gather(digest(self.contents))[0]
+        then = self.saved["run"].get("contents") if self.saved else None  # older versions did not look
+        if then not in (None, self.settings["contents"]):
+            what = differences(before, self.contents) if digest(before) == then else "some of its files"
+            raise ValueError(
+                f"{folder} is not as it was when the run in {self.out} began: {what}. "
+                f"Restore it, or start a new run in another --out."
+            )
 
     def _check_lesions(self) -> None:
         """A ValueError where a split has no lesion to learn or to be judged on; validation may lack a class."""
@@ -240,30 +242,45 @@ class Run:
 
     def begin(self, *, stopping: EarlyStopping, **learned: Any) -> None:
         """Start the log, or undo everything since the checkpoint; each of `learned` has a state_dict or is None."""
-        self.stopping = stopping
+        self.stopping, self.best_epochs = stopping, set()
         self.learned = {name: part for name, part in learned.items() if part is not None} | {"stopping": stopping}
         seed_everything(self.options.seed + self.processes.rank, self.device)  # each process drops out on its own
         if self.saved:
-            for name, part in self.learned.items():
-                part.load_state_dict(self.saved[name])
-            set_rng_state(self.saved["rng"][self.processes.rank])
+            self._go_on(self.saved, self.out / "last.pt")
         self.log = self.open_log()
+
+    def _go_on(self, saved: dict[str, Any], path: Path) -> None:
+        """Put everything where it was after the last epoch; a ValueError if a file of the run does not fit the others."""
+        load_parts(self.learned, saved, path)
+        try:
+            set_rng_state(saved["rng"][self.processes.rank])
+        except UNFIT:
+            raise ValueError(f"{path} is damaged: rng, the state of the random generators, does not fit.") from None
+        if self.stopping.best_epoch is not None or (self.out / "best.pt").exists():
+            # A kill between the two leaves best.pt one epoch ahead of last.pt, which is then repeated.
+            self.best_epochs |= {self.load_best({self.stopping.epochs + 1})["stopping"]["epochs"]}
 
     def open_log(self) -> RunLog:
         """The log, where the checkpoint left it; or a new one, with recipe.json beside it."""
         out, is_main = self.out, self.processes.is_main
+        if self.saved and is_main:
+            write_contents(out, self.contents)  # with the times of a folder that was copied
         if self.saved or not is_main:
             return RunLog(out / "log.jsonl", position=self.saved and self.saved["log_position"], enabled=is_main)
         out.mkdir(parents=True, exist_ok=True)
         (out / "best.pt").unlink(missing_ok=True)  # of a start that did not get as far as its first last.pt
         settings = {"recipe": asdict(self.recipe), "seed": self.options.seed}
-        settings |= {"processes": self.processes.size, "data": self.options.data}
-        temporary = out / ".recipe.json.partial"
-        temporary.write_text(json.dumps(settings, indent=1, default=str) + "\n")
-        os.replace(temporary, out / "recipe.json")  # all of it or nothing: --resume reads it
+        settings |= {"processes": self.processes.size, "data": self.data_path()}
+        with whole_file(out / "recipe.json") as partial:  # all of it or nothing: --resume reads it
+            partial.write_text(json.dumps(settings, indent=1, default=str) + "\n")
+        write_contents(out, self.contents)
         log = RunLog(out / "log.jsonl")
         log.write(**settings, **machine(self.device))
         return log
+
+    def data_path(self) -> str | None:
+        """From the root: a run may be resumed in another current folder."""
+        return self.options.data and str(self.options.data.absolute())
 
     def epochs(self) -> Iterator[int]:
         """The epochs still to do, counted from 0; each has its own order and its own variations of the slices."""
@@ -287,10 +304,10 @@ class Run:
         self.log.write(epoch=epoch + 1, train_loss=train_loss, val=val, lr=lr, is_best=is_best, seconds=seconds)
         state = self.snapshot()
         if self.processes.is_main:
-            print(epoch_line(epoch + 1, self.recipe.epochs, train_loss, val, is_best), flush=True)
             if is_best:  # before last.pt: a kill in between repeats this epoch and ends with the same best.pt
                 save_checkpoint(self.out / "best.pt", state)
             save_checkpoint(self.out / "last.pt", state, keep_previous=True)
+            print(epoch_line(epoch + 1, self.recipe.epochs, train_loss, val, is_best), flush=True)  # now it is true
 
     def snapshot(self) -> dict[str, Any]:
         """All that decides how the run goes on, as plain types and tensors."""
@@ -298,7 +315,7 @@ class Run:
             "recipe": asdict(self.recipe),
             "network": self.network,
             "input": self.data.input,
-            "data": self.options.data and str(self.options.data),
+            "data": self.data_path(),
             "run": self.settings,
             "log_position": self.log.position,
             "rng": self.processes.gather(rng_state()),
@@ -307,12 +324,19 @@ class Run:
 
     def best(self) -> dict[str, Any]:
         """The weights of the best epoch."""
+        return self.load_best(self.best_epochs)["model"]
+
+    def load_best(self, epochs: set[int]) -> dict[str, Any]:
+        """best.pt, if it fits this run, and is of its best epoch so far or of one of `epochs`."""
         with self.processes.main_first():  # it has written the file that the others wait for
-            if not (self.out / "best.pt").exists():
+            if self.stopping.best_epoch is None and not (self.out / "best.pt").exists():
                 raise ValueError(
                     f"No epoch of {self.out} had a validation score. Does any validation image hold a lesion?"
                 )
-            return load_checkpoint(self.out / "best.pt")["model"]
+            best = load_best(self.out, self.settings, self.network, epochs | ({self.stopping.best_epoch} - {None}))
+        if different := form(best["model"], self.learned["model"].state_dict(), "model"):
+            raise ValueError(f"{self.out / 'best.pt'} does not fit this run: {different}.")
+        return best
 
     def end(self, test: Evaluation, model: nn.Module) -> float:
         """Write the pictures and the last line of the log, say how good it is; return the mean Dice."""

@@ -3,6 +3,7 @@
 Each script adds the sizes of its network, and names its recipes: `Recipe(lr=0.1, ...)`.
 """
 
+import math
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -98,6 +99,10 @@ class TrainingRecipe:
                 raise ValueError(f"{f.name}={value} must not be negative")
             if all(isinstance(n, int) for n in numbers) and f.name not in NOT_NEGATIVE and min(numbers) < 1:
                 raise ValueError(f"{f.name}={value} must be at least 1")
+            if not all(math.isfinite(n) for n in numbers):
+                raise ValueError(f"{f.name}={value} must be a finite number")
+            if any(isinstance(n, int) and n >= 2**31 for n in numbers):
+                raise ValueError(f"{f.name}={value} must be below 2^31 = 2,147,483,648")
         if self.schedule == "plateau" and self.warmup_epochs > 0:
             raise ValueError(
                 f"--schedule plateau sets the rate itself, so it must have --warmup-epochs 0, not {self.warmup_epochs}"

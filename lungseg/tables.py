@@ -2,12 +2,12 @@
 
 import csv
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from lungseg.evaluation import SliceScore, scores_per_slice
+from lungseg.files import whole_file
 
 Value = str | int | float
 
@@ -91,17 +91,11 @@ def plain(text: Value) -> str:
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Value]]) -> None:
     """Write all columns of the rows, whole or not at all; NaN is an empty cell."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({name: "" if value != value else shorter(value) for name, value in row.items()})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # nothing is left there after the rename
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: "" if value != value else shorter(value) for name, value in row.items()})
 
 
 def shorter(value: Value) -> Value:

@@ -1,12 +1,13 @@
 """A folder of results is there as a whole or not at all; what is no file is not opened."""
 
+import errno
 import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg.files import check_free, or_warn, path_below, regular_file, whole_folder
+from lungseg.files import check_free, naming, or_warn, path_below, regular_file, whole_file, whole_folder
 
 
 def everything_in(folder):
@@ -27,6 +28,37 @@ def test_a_new_or_empty_folder_appears_at_the_end_with_all_that_was_written(ther
         assert out.name.startswith(".") and (not target.exists() or everything_in(target) == [])
     assert everything_in(tmp_path) == ["runs", "runs/out", "runs/out/b.txt", "runs/out/deep", "runs/out/deep/a.txt"]
     assert (target / "deep/a.txt").read_text() == "one"
+
+
+def test_a_file_appears_at_the_end(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("new")
+        assert (tmp_path / "a.txt").read_text() == "old" and partial.name.startswith(".")
+    assert (tmp_path / "a.txt").read_text() == "new" and everything_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+def test_an_error_leaves_the_file_as_it_was(error, tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(error), whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        raise error
+    assert (tmp_path / "a.txt").read_text() == "old" and everything_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_a_full_disk_names_the_file(tmp_path):
+    """The system does not say which file it is about when bytes are written."""
+    with pytest.raises(OSError) as error, whole_file(tmp_path / "last.pt"), open("/dev/full", "w") as file:
+        file.write("x")
+    assert error.value.filename == str(tmp_path / "last.pt") and error.value.errno == errno.ENOSPC
+    with pytest.raises(OSError) as error, naming("run/log.jsonl"), open("/dev/full", "w") as file:
+        file.write("x")
+    assert error.value.filename == "run/log.jsonl"
+    with pytest.raises(OSError) as error, naming("run/log.jsonl"):
+        open(tmp_path / "nowhere/a")
+    assert error.value.filename == str(tmp_path / "nowhere/a")  # that one is named already
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

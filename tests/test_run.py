@@ -3,7 +3,6 @@
 import json
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,7 @@ import pytest
 import torch
 
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
-from lungseg.distributed import ALONE
-from lungseg.run import (
-    RunLog,
-    RunOptions,
-    check_same_run,
-    machine,
-    open_run,
-    rng_state,
-    seed_everything,
-    set_rng_state,
-)
+from lungseg.run import RunLog, RunOptions, machine, rng_state, seed_everything, set_rng_state
 
 CPU = torch.device("cpu")
 
@@ -35,33 +24,6 @@ def _leave_torch_as_it_was():
 
 def draws():
     return random.random(), np.random.rand(), torch.rand(3).tolist()
-
-
-def test_a_new_run_wants_a_new_or_empty_folder(tmp_path):
-    options = RunOptions(out=tmp_path / "run")
-    assert open_run(options, ALONE) is None
-    options.out.mkdir()
-    assert open_run(options, ALONE) is None
-    (options.out / "notes.txt").touch()
-    with pytest.raises(ValueError, match="not empty. Add --resume"):
-        open_run(options, ALONE)
-    with pytest.raises(ValueError, match="is a file"):
-        open_run(RunOptions(out=options.out / "notes.txt"), ALONE)
-
-
-def test_resuming_takes_the_last_checkpoint_or_begins(tmp_path):
-    options = RunOptions(out=tmp_path, resume=True)
-    assert open_run(options, ALONE) is None
-    save_checkpoint(tmp_path / "last.pt", {"epoch": 7})
-    assert open_run(options, ALONE) == {"epoch": 7}
-    assert open_run(replace(options, out=tmp_path / "new"), ALONE) is None
-
-
-def test_a_flag_that_contradicts_the_run_is_refused():
-    saved = {"lr": 0.1, "depths": (2, 2), "seed": 0}
-    check_same_run(saved, {"lr": 0.1, "depths": (2, 2), "device": "cuda"}, Path("run"))
-    with pytest.raises(ValueError, match="The run in run was started with lr 0.1, and now 0.2 is wanted"):
-        check_same_run(saved, {"lr": 0.2}, Path("run"))
 
 
 def test_options_that_cannot_be():

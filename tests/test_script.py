@@ -1,9 +1,7 @@
 """How a training script begins, goes on and ends: what the whole trainings in tests/examples cannot show."""
 
 import errno
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,10 @@ from torch import nn
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord
 from lungseg.distributed import ALONE
+from lungseg.early_stopping import EarlyStopping
 from lungseg.nn import SwinUNet, UNet
 from lungseg.run import RunOptions
-from lungseg.script import Run, how_to_go_on, run_script
+from lungseg.script import Run, run_script
 from lungseg.settings import TrainingRecipe
 
 RECIPE = TrainingRecipe(img_size=16, phantom_patients=4, phantom_slices=1, epochs=2)
@@ -117,28 +116,22 @@ def test_the_prior_is_given_to_a_head_of_other_classes(tmp_path):
     assert model.head.bias.sigmoid().item() == pytest.approx(share.item(), rel=1e-4)
 
 
+def stopping():
+    return EarlyStopping(None, "max")
+
+
 def one_epoch(out):
     """Everything up to the first checkpoint, without any learning."""
     run = begun(out)
     model = run.build(UNet, {"channels": (4, 8)})
     run.open_data()
     run.prepare(model)
-    run.begin(model=model, nothing=None, stopping=Counter())
+    optimizer = torch.optim.AdamW(model.parameters())
+    run.begin(model=model, optimizer=optimizer, nothing=None, stopping=stopping())
     epoch = next(iter(run.epochs()))
+    run.stopping.update(0.5)
     run.end_epoch(epoch, 0.5, {"loss": 0.5, "dice": 0.5, "iou": 0.4}, lr=0.1, is_best=True)
     return run
-
-
-class Counter:
-    """As much of EarlyStopping as a run looks at."""
-
-    stop, epochs, best = False, 0, None
-
-    def state_dict(self):
-        return {"epochs": 1}
-
-    def load_state_dict(self, state):
-        self.epochs = state["epochs"]
 
 
 def test_a_resumed_run_begins_after_its_last_epoch_with_its_own_settings(tmp_path):
@@ -149,7 +142,7 @@ def test_a_resumed_run_begins_after_its_last_epoch_with_its_own_settings(tmp_pat
     again.open_data()
     nn.init.zeros_(model.head.weight)
     again.prepare(model)
-    again.begin(model=model, stopping=Counter())
+    again.begin(model=model, optimizer=torch.optim.AdamW(model.parameters()), stopping=stopping())
     assert torch.equal(model.head.weight, first.learned["model"].head.weight)
     assert list(again.epochs()) == [1]
     assert torch.equal(again.best()["head.weight"], model.head.weight)
@@ -159,15 +152,6 @@ def test_another_network_is_refused(tmp_path):
     one_epoch(tmp_path)
     with pytest.raises(ValueError, match="another script or version"):
         begun(tmp_path, resume=True).build(SwinUNet, {})
-
-
-def test_what_to_do_after_ctrl_c_depends_on_what_is_there(tmp_path):
-    assert "Nothing was trained yet" in how_to_go_on(tmp_path)
-    (tmp_path / "recipe.json").write_text(json.dumps({}))
-    assert "begin again" in how_to_go_on(tmp_path)
-    (tmp_path / "last.pt").write_bytes(b"")
-    assert "All finished epochs are saved" in how_to_go_on(tmp_path) and str(tmp_path) in how_to_go_on(tmp_path)
-    assert "All finished" not in how_to_go_on(Path("nowhere"))
 
 
 @pytest.mark.parametrize(("split", "monitor"), [("train", "loss"), ("val", "dice")])

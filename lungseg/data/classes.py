@@ -28,11 +28,9 @@ def read_classes(folder: str | Path) -> tuple[str, ...]:
     Raises:
         ValueError: in one sentence, for a file that does not name 1 to MOST_CLASSES different classes.
     """
-    folder = Path(folder)
-    named = sorted(p for p in folder.iterdir() if p.name.lower() == FILE) if folder.is_dir() else []
-    if not named:
+    path = classes_file(Path(folder))
+    if path is None:
         return ()
-    path = named[0]  # Classes.txt counts as well
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path} is no list of names. Write one class name per line.")
     try:
@@ -45,6 +43,12 @@ def read_classes(folder: str | Path) -> tuple[str, ...]:
         return checked_classes(line.strip() for line in text.rstrip().splitlines())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def classes_file(folder: Path) -> Path | None:
+    """Its path, if there is one; Classes.txt counts as well."""
+    named = sorted(p for p in folder.iterdir() if p.name.lower() == FILE) if folder.is_dir() else []
+    return named[0] if named else None
 
 
 def checked_classes(names: Iterable[str]) -> tuple[str, ...]:

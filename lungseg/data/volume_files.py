@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from lungseg.data.classes import HINT, check_labels, some_of
 from lungseg.data.headers import recognise
 from lungseg.data.plausible import odd_hu
-from lungseg.files import regular_file
+from lungseg.files import regular_file, whole_file
 
 GEOMETRY = ("affine", "origin_mm", "direction", "source_shape", "crop_start")  # at most 16 numbers each
 TYPES = {"hu": "iuf", "target": "biuf", "spacing_mm": "iuf"}  # name -> the kinds of number (dtype.kind) it may hold
@@ -340,10 +340,5 @@ def write_volume(
     arrays |= checked_geometry(geometry)
     check_hu(arrays["hu"])
     check_shapes(arrays["hu"], arrays.get("target"))
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)

@@ -304,6 +304,7 @@ class Slices(torch.utils.data.Dataset):
         return torch.from_numpy(image), torch.from_numpy(target)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of torch, on one processor
 def test_the_same_seed_gives_the_same_pictures_with_any_number_of_workers():
     epochs = [
         [

@@ -443,6 +443,7 @@ def epoch_of(loader, dataset, epoch):
     return torch.cat([torch.cat([image, target]) for image, target, _ in loader])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of torch, on one processor
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_sample_depends_only_on_seed_epoch_and_index(small, persistent):
     alone = SliceDataset(small, "train", augment=jitter, seed=5)

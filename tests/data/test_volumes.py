@@ -199,6 +199,7 @@ def epoch_of(loader, patches, epoch):
     return torch.cat([pair for pair, _ in batches]), sum((list(ids) for _, ids in batches), [])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of torch, on one processor
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_patch_depends_only_on_seed_epoch_and_index(small, persistent):
     def make(seed):

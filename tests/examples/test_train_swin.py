@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.contents import look_at, read_contents
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord, read_manifest
 from lungseg.nn.swin_unet import SwinUNet
@@ -107,7 +108,7 @@ def test_a_run_leaves_every_promised_file_and_says_how_good_it_is(folder, tmp_pa
     out = tmp_path / "run"
     dice = train(folder, out)
     assert sorted(os.listdir(out)) == sorted(
-        ["best.pt", "curves.png", "last.prev.pt", "last.pt", "log.jsonl", "predictions.png", "recipe.json"]
+        ["best.pt", "curves.png", "data.json", "last.prev.pt", "last.pt", "log.jsonl", "predictions.png", "recipe.json"]
     )
     last_line = capsys.readouterr().out.splitlines()[-1]
     assert last_line.startswith(f"test, 3 slices, best epoch: Dice {dice:.4f}, IoU ")
@@ -256,8 +257,13 @@ def test_killed_before_a_write_or_step_the_resumed_run_ends_bit_identical(folder
             kill_before(patch, call)
             with pytest.raises(Killed):
                 train(folder, out)
-        assert train(folder, out, "--resume") == reference[1]
+        assert train(folder, out, *go_on(out)) == reference[1]
         assert_same_run(reference[0], out)
+
+
+def go_on(out):
+    """A run that was killed before it had written anything begins again, with the same command."""
+    return ["--resume"] if (out / "recipe.json").exists() else []
 
 
 def command(folder, out, *flags):
@@ -283,7 +289,7 @@ def wait_for(condition, process, seconds=120):
 def test_really_killed_twice_it_ends_bit_identical_with_any_number_of_workers(folder, reference, tmp_path, num_workers):
     out, flags = tmp_path / "run", ["--num-workers", num_workers]
     for file in ("best.pt", "last.prev.pt"):  # after the first epoch; after the second
-        process = started(command(folder, out, "--resume", *flags))
+        process = started(command(folder, out, *go_on(out), *flags))
         wait_for((out / file).exists, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -376,6 +382,142 @@ def test_a_run_goes_on_with_its_own_slices_wherever_they_are_now(folder, referen
     assert "started with slices" in refused(capsys, ["--out", out, "--data", other, "--resume"])
 
 
+def test_data_that_changed_since_a_run_began_are_not_learned_from(reference, folder, tmp_path, capsys):
+    """Names and splits stay as they were; the digests do not. A copy of the same contents has only other times."""
+    out, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(reference[0], out)
+    shutil.copytree(folder, data, copy_function=shutil.copy)
+    again = ["--out", out, "--data", data, "--resume"]
+    assert main([str(a) for a in again]) == reference[1]
+    assert read_contents(out) == look_at(data)  # with the times of the copy, so that it is read once only
+    mask = np.array(Image.open(data / "masks/slice03.png"))
+    Image.fromarray(np.roll(mask, 3, axis=1)).save(data / "masks/slice03.png")
+    said = refused(capsys, again)
+    assert "is not as it was when the run in" in said and "masks/slice03.png (changed). Restore it" in said
+    Image.fromarray(mask).save(data / "masks/slice03.png")
+    (data / "manifest.csv").write_text((data / "manifest.csv").read_text().replace("-1000", "-1350"))
+    assert "manifest.csv (changed)" in refused(capsys, again)
+    os.remove(out / "data.json")  # the checkpoint knows it too, but not which file
+    assert "some of its files" in refused(capsys, again)
+    state = load_checkpoint(out / "last.pt")
+    assert state["input"]["hu_window"] == [-1000, 400]
+
+
+def test_data_are_found_again_from_another_folder(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder.parent)
+    dice = train(Path(folder.name), tmp_path / "run", "--epochs", "1")
+    monkeypatch.chdir("/")
+    assert main(["--out", str(tmp_path / "run"), "--resume"]) == dice
+    state = load_checkpoint(tmp_path / "run/last.pt")
+    save_checkpoint(tmp_path / "run/last.pt", {**state, "data": "/nowhere/lungs"})
+    said = refused(capsys, ["--out", tmp_path / "run", "--resume"])
+    assert "are no longer in /nowhere/lungs. Say with --data where" in said
+
+
+def test_resume_with_nothing_to_resume_begins_nothing(reference, tmp_path, capsys):
+    shutil.copytree(reference[0], tmp_path / "mine")
+    said = refused(capsys, ["--out", tmp_path / "mien", "--resume"])
+    assert f"{tmp_path / 'mien'} holds no run to go on with. Did you mean {tmp_path / 'mine'}?" in said
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_of_two_runs_started_into_one_folder_one_trains(folder, reference, tmp_path, capsys):
+    out = tmp_path / "run"
+    first = started(command(folder, out, "--num-workers", "1"))
+    wait_for((out / "recipe.json").exists, first)
+    for flags in ([], ["--resume"]):  # neither reads the data
+        said = refused(capsys, ["--data", tmp_path / "missing", "--out", out, *flags])
+        assert f"{out} is in use by process {first.pid}" in said
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 0, errors
+    assert_same_run(reference[0], out)
+
+
+@pytest.mark.parametrize("change", ["another epoch", "another network", "another shape", "missing"])
+def test_a_best_epoch_that_is_not_that_of_the_run_is_refused(folder, reference, tmp_path, capsys, change):
+    out = tmp_path / "run"
+    train(folder, out, *NEVER_BETTER)  # the best is the first; last.prev.pt is the second
+    capsys.readouterr()
+    best = load_checkpoint(out / "best.pt")
+    if change == "another epoch":
+        shutil.copy(out / "last.prev.pt", out / "best.pt")
+    elif change == "another network":
+        save_checkpoint(out / "best.pt", {**best, "network": {**best["network"], "name": "UNet"}})
+    elif change == "another shape":
+        save_checkpoint(out / "best.pt", {**best, "model": {**best["model"], "norm.weight": torch.ones(3)}})
+    else:
+        os.remove(out / "best.pt")
+    words = {
+        "another epoch": "best.pt is of epoch 2, expected epoch 1 or 4",
+        "another network": "it has another network",
+        "another shape": "best.pt does not fit this run: model.norm.weight is (3,)",
+        "missing": "best.pt, the best epoch of this run, is missing",
+    }
+    assert words[change] in refused(capsys, ["--out", out, "--resume"])
+
+
+@pytest.mark.parametrize("again", [(0.6, 0.7), (0.4, 0.3)], ids=["the best again", "no longer the best"])
+def test_killed_between_best_and_last_the_run_goes_on(folder, tmp_path, monkeypatch, again):
+    """Repeated on a GPU, an epoch may come out a little worse; then best.pt is still the best there ever was."""
+    out, scores, look = tmp_path / "run", [0.5, 0.6], train_swin.evaluate
+
+    def judged(*args, title="val", **kwargs):
+        found = look(*args, title=title, **kwargs)
+        return found if title == "test" else SimpleNamespace(scores={**found.scores, "dice": scores.pop(0)})
+
+    def kill_at_the_second_last(path, *args, **kwargs):
+        if path.name == "last.pt" and path.exists():
+            raise Killed
+        save_checkpoint(path, *args, **kwargs)
+
+    monkeypatch.setattr(train_swin, "evaluate", judged)
+    with monkeypatch.context() as patch:
+        patch.setattr("lungseg.script.save_checkpoint", kill_at_the_second_last)
+        with pytest.raises(Killed):
+            train(folder, out)
+    ahead, behind = (load_checkpoint(out / name)["stopping"]["epochs"] for name in ("best.pt", "last.pt"))
+    assert (ahead, behind) == (2, 1)
+    scores[:] = again
+    assert isinstance(main(["--out", str(out), "--resume"]), float) and not scores
+    assert load_checkpoint(out / "best.pt")["stopping"]["best"] == max(0.6, *again)
+
+
+def test_a_log_that_was_damaged_is_named(reference, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(reference[0], out)
+    lines = (out / "log.jsonl").read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace('"val": {', '"val": [', 1)
+    (out / "log.jsonl").write_text("".join(lines))
+    assert "log.jsonl, line 3 is damaged" in refused(capsys, ["--out", out, "--resume"])
+
+
+def test_an_epoch_is_printed_once_it_is_saved(folder, tmp_path, monkeypatch, capsys):
+    """Else a full disk is told after the line that says all is well."""
+    said, save = [], sys.modules["lungseg.script"].save_checkpoint
+    monkeypatch.setattr("lungseg.script.save_checkpoint", lambda *a, **k: (said.append(capsys.readouterr().out), save(*a, **k)))
+    train(folder, tmp_path / "run", "--epochs", "1")
+    assert len(said) == 2 and not any("epoch   1/1" in text for text in said)
+    assert "epoch   1/1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_a_slice_lost_during_the_run_is_one_sentence(folder, tmp_path, monkeypatch, capsys, num_workers):
+    """With worker processes too, whose errors come with a traceback otherwise."""
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    monkeypatch.setattr("lungseg.data.folder.CACHE_BYTES", 0)
+    begin = sys.modules["lungseg.script"].Run.begin
+
+    def lose_a_file(*args, **kwargs):
+        os.remove(data / "images/slice03.png")
+        return begin(*args, **kwargs)
+
+    monkeypatch.setattr("lungseg.script.Run.begin", lose_a_file)
+    assert train(data, tmp_path / "run", "--num-workers", num_workers) == 2
+    said = capsys.readouterr().err
+    assert "images/slice03.png is missing" in said and said.count("\n") == 1, said
+
+
 def test_a_checkpoint_of_another_script_is_not_resumed(folder, reference, tmp_path, capsys):
     state = load_checkpoint(reference[0] / "last.pt")
     del state["recipe"]["monitor"]
@@ -430,7 +572,7 @@ def test_a_run_stopped_in_its_first_epoch_goes_on_as_it_was_started(folder, refe
         assert train(folder, out) == 130
     said = f"No epoch was finished; begin again with: python {sys.argv[0]} --out {out} --resume"
     assert said in capsys.readouterr().err
-    assert "with seed 0, and now 5" in refused(capsys, ["--out", out, "--resume", "--seed", "5"])
+    assert "with seed 0, and now it would be 5" in refused(capsys, ["--out", out, "--resume", "--seed", "5"])
     assert main(["--out", str(out), "--resume"]) == reference[1]  # its own folder, network and settings
     assert_same_run(reference[0], out)
 

@@ -1,0 +1,91 @@
+"""What was in the data when a run began, so that it does not go on with other data. Kept in the run's folder:
+
+    data.json    {"images/a.png": [bytes, time of the last change in nanoseconds, SHA-256], ...}
+
+Sizes and times are looked at first, and only a file in which they differ is read: a copied folder has other times and
+the same contents, an edited mask has another digest.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from lungseg.data.classes import classes_file
+from lungseg.data.manifest import manifest_path, members
+from lungseg.files import regular_file, whole_file
+
+FILE = "data.json"
+Contents = dict[str, list]  # name of a file, with "/" between folders -> its size, time and digest
+
+
+def look_at(folder: str | Path, known: Mapping[str, list] | None = None) -> Contents:
+    """The files that a run reads from a sound folder of slices or of volumes.
+
+    Args:
+        known: what an earlier look has found (`read_contents`): files of the same size and time are not read again.
+    """
+    folder, known, found = Path(folder), known or {}, {}
+    for path in files_of(folder):
+        name, stat = path.relative_to(folder).as_posix(), os.stat(path)
+        before = known.get(name, ())
+        if list(before[:2]) != [stat.st_size, stat.st_mtime_ns]:
+            before = [stat.st_size, stat.st_mtime_ns, digest_of(path)]
+        found[name] = list(before)
+    return found
+
+
+def files_of(folder: Path) -> list[Path]:
+    """manifest.csv, classes.txt if there is one, and what lies in images/, masks/ or volumes/."""
+    files = [file for file in (manifest_path(folder), classes_file(folder)) if file]
+    for home in ("images", "masks", "volumes"):
+        for member in members(folder / home) if (folder / home).is_dir() else ():
+            files += sorted(member.glob("*.npy")) if member.is_dir() else [member]
+    return files
+
+
+def digest_of(path: Path) -> str:
+    with open(regular_file(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(contents: Contents) -> str:
+    """One short digest of all names and contents, which a checkpoint keeps; times are no part of it."""
+    text = "\n".join(f"{name} {contents[name][2]}" for name in sorted(contents))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def differences(before: Contents, now: Contents) -> str:
+    """Which files were changed, added or removed, for a sentence: "masks/a.png (changed), and 11 more"."""
+    changes = [
+        f"{name} ({'added' if name not in before else 'removed' if name not in now else 'changed'})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, [None] * 3)[2] != now.get(name, [None] * 3)[2]
+    ]
+    more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
+    return f"{changes[0]}{more}" if changes else ""
+
+
+# ---- the file ---------------------------------------------------------------------------------------------------
+
+
+def write_contents(out: str | Path, contents: Contents) -> None:
+    """Write data.json into the folder of a run, whole or not at all."""
+    with whole_file(Path(out, FILE)) as partial:
+        partial.write_text(json.dumps(contents, indent=0) + "\n")
+
+
+def read_contents(out: str | Path) -> Contents:
+    """What `write_contents` wrote. What is missing or not of its form is left out: those files are then read again."""
+    try:
+        contents = json.loads(regular_file(Path(out, FILE)).read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(contents, dict):
+        return {}
+    return {name: entry for name, entry in contents.items() if is_entry(entry)}
+
+
+def is_entry(entry: object) -> bool:
+    return isinstance(entry, list) and list(map(type, entry)) == [int, int, str]
