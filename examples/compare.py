@@ -35,7 +35,14 @@ from lungseg.datasets import draw_slices, find_data
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation import (
-    FEWEST_PATIENTS, SliceScore, bootstrap, known_spacings, rows_of_table, score_all, scores_per_slice, unit_remark
+    FEWEST_PATIENTS,
+    SliceScore,
+    bootstrap,
+    known_spacings,
+    rows_of_table,
+    score_all,
+    scores_per_slice,
+    unit_remark,
 )  # fmt: skip
 from lungseg.exits import leave, run_main
 from lungseg.files import or_warn

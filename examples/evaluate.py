@@ -33,8 +33,16 @@ from lungseg.data.volumes import VolumeDataset
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation import (
-    Predict, SliceScore, known_spacings, rows_of_calls, rows_of_classes, rows_of_table, score_all, scores_per_slice,
-    spacing_of, unit_remark,
+    Predict,
+    SliceScore,
+    known_spacings,
+    rows_of_calls,
+    rows_of_classes,
+    rows_of_table,
+    score_all,
+    scores_per_slice,
+    spacing_of,
+    unit_remark,
 )  # fmt: skip
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-
 SIZES_MM = {"<5 mm": (0.0, 5.0), "5-10 mm": (5.0, 10.0), "10-20 mm": (10.0, 20.0), ">=20 mm": (20.0, math.inf)}
 SIZES_PX = {"<7 px": (0.0, 7.0), "7-14 px": (7.0, 14.0), "14-28 px": (14.0, 28.0), ">=28 px": (28.0, math.inf)}
 # At 0.7 mm a pixel, as in most CT of the chest, the second are nearly the first: 4.9, 9.8 and 19.6 mm.

@@ -68,7 +68,7 @@ def take(folder: Path) -> TextIOWrapper:
                 if error.errno not in HELD:
                     raise
                 raise ValueError(
-                    f"{folder} is in use by {owner}: that run writes there. Wait until it ends, or choose another --out."
+                    f"{folder} is in use by {owner}: that run writes there. Wait for its end, or choose another --out."
                 ) from None
         if is_still_there(file, folder / NAME):
             file.truncate(0)

@@ -1,8 +1,8 @@
 """May a run begin in its folder, or go on there? What is found there is read as if somebody had edited it.
 
-    nothing, or only phantoms    a run begins; --resume has nothing to go on with
-    recipe.json                  a run was stopped in its first epoch: --resume begins it again, as it was started
-    last.pt                      --resume goes on after its last epoch
+nothing, or only phantoms    a run begins; --resume has nothing to go on with
+recipe.json                  a run was stopped in its first epoch: --resume begins it again, as it was started
+last.pt                      --resume goes on after its last epoch
 """
 
 import difflib
@@ -196,7 +196,7 @@ def load_parts(learned: Mapping[str, Any], saved: Mapping[str, Any], path: Path)
 
 
 def fresh_state(part: Any, saved: Any) -> Any:
-    """The state that a part begins with. Of an optimizer, what torch has added since the file was written is no part."""
+    """The state that a part begins with. Of an optimizer, without what torch has added since the file was written."""
     state = part.state_dict()
     if isinstance(part, Optimizer) and isinstance(saved, dict) and isinstance(saved.get("param_groups"), list):
         pairs = zip(state["param_groups"], saved["param_groups"], strict=True)

@@ -18,7 +18,6 @@ import torch
 from lungseg.files import naming
 from lungseg.recipe import option
 
-
 MOST_WORKERS = 1024
 EPOCH_LINE = {"epoch": int, "train_loss": float | int | None, "val": dict, "lr": float | int}  # of the log
 

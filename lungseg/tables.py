@@ -91,7 +91,8 @@ def plain(text: Value) -> str:
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Value]]) -> None:
     """Write all columns of the rows, whole or not at all; NaN is an empty cell."""
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with whole_file(path) as partial, open(partial, "w", **how) as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         for row in rows:

@@ -1,4 +1,4 @@
-"""What was read from a file that somebody may have edited: of the type it should be, or one sentence names the field."""
+"""What was read from a file that somebody may have edited: of the right type, or one sentence names the field."""
 
 import json
 import math
@@ -79,11 +79,13 @@ def form(saved: Any, fresh: Any, where: str) -> str | None:
         missing = [k for k in fresh if k not in saved and not str(k).startswith("_")]  # "_...": torch's own, may be new
         if missing:
             return f"{where} lacks {missing[0]}"
-        return next((found for k in fresh if k in saved and (found := form(saved[k], fresh[k], f"{where}.{k}"))), None)
+        found = (form(saved[k], fresh[k], f"{where}.{k}") for k in fresh if k in saved)
+        return next(filter(None, found), None)
     if isinstance(fresh, list | tuple):
         if not isinstance(saved, list | tuple) or len(saved) != len(fresh):
             return f"{where} is {short(saved)}, expected {len(fresh)} values"
-        return next((found for i, (s, f) in enumerate(zip(saved, fresh)) if (found := form(s, f, f"{where}[{i}]"))), None)
+        found = (form(value, other, f"{where}[{i}]") for i, (value, other) in enumerate(zip(saved, fresh, strict=True)))
+        return next(filter(None, found), None)
     kinds = [int if isinstance(value, float) else type(value) for value in (saved, fresh)]
     if kinds[0] is kinds[1] or (fresh is None and isinstance(saved, bool | int | float | str)) or saved is None:
         return None

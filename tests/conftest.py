@@ -34,17 +34,18 @@ def _leave_the_process_as_it_was(monkeypatch):
 
 # ---- parity with published networks -----------------------------------------------------------------------------
 #
-# A published output was computed in float32 on some processor; another one adds in another order. So no float32 result of
-# ours can be held to it more tightly than rounding allows, and how much that is must not be guessed. Both are compared
+# A published output was computed in float32 on some processor; another one adds in another order. So no float32 result
+# of ours can be held to it more tightly than rounding allows, and how much that is must not be guessed. Both are compared
 # with the same weights in float64, whose result is the same on every processor up to about 1e-13:
 #
 #   float64 ours - published     the rounding in the published file alone, on any processor of ours
 #   float32 ours - float64 ours  the rounding of this processor alone
 #
-# Measured over all the fixtures, in units of eps = 2^-23 times the largest published value: the first is at most 56, the
-# second at most 56 (float32 with AVX-512, AVX2 and neither). The norm of the whole first difference is at most 7.1 eps of
-# the norm of the output (43 where batch norm divides by the spread of few pixels). It may be bounded so closely because
-# it does not depend on the processor, and it is what shows first: LayerNorm with an epsilon of 1e-6 for 1e-5 makes it 14.
+# Measured over all the fixtures, in units of eps = 2^-23 times the largest published value: the first is at most 56,
+# the second at most 56 (float32 with AVX-512, AVX2 and neither). The norm of the whole first difference is at most 7.1
+# eps of the norm of the output (43 where batch norm divides by the spread of few pixels). It may be bounded so closely
+# because it does not depend on the processor, and it is what shows first: LayerNorm with an epsilon of 1e-6 for 1e-5
+# makes it 14.
 
 MOST_EPS, MOST_EPS_OF_NORM = 64, 8
 

@@ -113,7 +113,9 @@ def test_it_is_read_as_it_was_written(slices, tmp_path):
     assert not list(tmp_path.glob(".data*"))
 
 
-@pytest.mark.parametrize("text", [None, "", "[1]", "{", "null", '{"a": 1, "b": [1, 2], "c": [1, 2, 3], "d": [true, 1, "x"]}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "[1]", "{", "null", '{"a": 1, "b": [1, 2], "c": [1, 2, 3], "d": [true, 1, "x"]}']
+)
 def test_what_is_not_of_its_form_is_not_believed(slices, tmp_path, text):
     if text is not None:
         (tmp_path / "data.json").write_text(text)

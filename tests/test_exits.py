@@ -188,7 +188,7 @@ def test_ctrl_c_twice_is_one_line_too():
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "x.py: stopped. out was not written.\n")
 
 
-@pytest.mark.parametrize("script", ["train_swin", "train_unetr", "train_resnet", "train_unet", "train_rrc_unet", "compare"])
+@pytest.mark.parametrize("script", "train_swin train_unetr train_resnet train_unet train_rrc_unet compare".split())
 def test_ctrl_c_while_torch_is_imported_is_no_traceback(tmp_path, script):
     (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)")  # found before torch
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}

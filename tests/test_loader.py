@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from lungseg.loader import Loader
 
+
 def read_all(samples, **how):
     """Workers that are left to the garbage collector take 5 seconds each to end."""
     loader = Loader(samples, batch_size=3, **how)

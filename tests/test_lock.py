@@ -13,7 +13,8 @@ import pytest
 from lungseg import lock
 from lungseg.lock import NAME, locked
 
-ALONE = f"import os, sys, time; sys.path.insert(0, {str(Path(lock.__file__).parent)!r}); from lock import locked\n"  # no torch
+# Not from the package, which would import torch.
+ALONE = f"import os, sys, time; sys.path.insert(0, {str(Path(lock.__file__).parent)!r}); from lock import locked\n"
 HOLD = ALONE + "with locked(sys.argv[1]): os.write(1, b'held\\n'); time.sleep(60)"
 FORK = ALONE + "with locked(sys.argv[1]): os.fork(); os.write(1, b'held\\n'); time.sleep(60)"
 TRY = ALONE + "with locked(sys.argv[1]): pass"

@@ -33,7 +33,7 @@ from lungseg.settings import TrainingRecipe, make_optimizer
 
 RECIPE = TrainingRecipe(epochs=3)
 WHOLE = {
-    "model": {}, "optimizer": {}, "recipe": asdict(RECIPE), "network": {"name": "UNet", "arguments": {"channels": (4,)}},
+    "model": {}, "optimizer": {}, "recipe": asdict(RECIPE), "network": {"name": "UNet", "arguments": {"a": (4,)}},
     "run": asdict(RECIPE) | {"seed": 5, "processes": 1}, "input": {}, "log_position": 0, "rng": [], "data": None,
     "stopping": {"best": 0.5, "best_epoch": 2, "epochs": 2, "stop": False},
 }  # fmt: skip
@@ -81,11 +81,15 @@ def test_nothing_to_resume_is_said_with_what_may_be_meant(tmp_path):
         (tmp_path / name).mkdir()
     for name in ("mine", "unet"):
         (tmp_path / name / "recipe.json").touch()
-    with pytest.raises(ValueError, match="mien holds no run to go on with. Did you mean .*/mine. To start a new run") as e:
+    with pytest.raises(
+        ValueError, match="mien holds no run to go on with. Did you mean .*/mine. To start a new run"
+    ) as e:
         open_run(RunOptions(out=tmp_path / "mien", resume=True), ALONE)
     assert "unet" not in str(e.value) and not (tmp_path / "mien").exists()
     for out in (tmp_path / "other", tmp_path / "no" / "such" / "folder"):  # nothing like it; an empty folder
-        with pytest.raises(ValueError, match="holds no run to go on with. To start a new run there, leave out --resume"):
+        with pytest.raises(
+            ValueError, match="holds no run to go on with. To start a new run there, leave out --resume"
+        ):
             open_run(RunOptions(out=out, resume=True), ALONE)
 
 

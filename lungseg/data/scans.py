@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lungseg.data.columns import SPACING_COLUMNS, find_column, spacing_of
 from lungseg.data.classes import read_classes
+from lungseg.data.columns import SPACING_COLUMNS, find_column, spacing_of
 from lungseg.data.ct import grey_to_hu
 from lungseg.data.folder import grey_bits, read_grey_png, read_slice
 from lungseg.data.manifest import (

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from lungseg.data.columns import PATIENT_COLUMNS, SPACING_COLUMNS, find_column, plain, spacing_of, text_of
 
-
 NAMES = ["patient", "Patient ID", " patient_id ", "PatientID", "SeriesInstanceUID", "group", "Case"]
 
 

@@ -493,8 +493,13 @@ def test_a_log_that_was_damaged_is_named(reference, tmp_path, capsys):
 
 def test_an_epoch_is_printed_once_it_is_saved(folder, tmp_path, monkeypatch, capsys):
     """Else a full disk is told after the line that says all is well."""
-    said, save = [], sys.modules["lungseg.script"].save_checkpoint
-    monkeypatch.setattr("lungseg.script.save_checkpoint", lambda *a, **k: (said.append(capsys.readouterr().out), save(*a, **k)))
+    said = []
+
+    def watched(*args, **kwargs):
+        said.append(capsys.readouterr().out)
+        save_checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr("lungseg.script.save_checkpoint", watched)
     train(folder, tmp_path / "run", "--epochs", "1")
     assert len(said) == 2 and not any("epoch   1/1" in text for text in said)
     assert "epoch   1/1" in capsys.readouterr().out

@@ -121,7 +121,7 @@ def test_equal_weights_give_the_published_output(published, in_both_precisions, 
 
 def test_equal_weights_give_the_published_gradients(published):
     saved, ours = published
-    ours = copy.deepcopy(ours).double()  # float32 would add the rounding of this processor to that of the published norms
+    ours = copy.deepcopy(ours).double()  # float32 would add this processor's rounding to that of the published norms
     image = saved["input"].double().requires_grad_()
     seed = torch.Generator().manual_seed(zlib.crc32(b"swin_unet_w4/cotangent"))
     (ours(image) * torch.randn(saved["output"].shape, generator=seed)).sum().backward()
