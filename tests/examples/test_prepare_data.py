@@ -448,6 +448,7 @@ def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
         (["--patient-from", "(a)"], "are for folders of pictures, with --images and --masks"),
         ([*PATTERNS, "--group", "patient"], "pictures have no columns: use --patient-from"),
         ([*PATTERNS, "--spacing-mm", "mm"], "pictures have no columns"),
+        ([*PATTERNS, "--classes"], "pictures have none. Masks that hold class numbers become a folder with lungseg"),
         ([*PATTERNS, "--spacing-mm", "0"], "--spacing-mm must be a number above 0"),
         ([*PATTERNS, "--hu-window", "400", "-1000"], "--hu-window must be two numbers, the lower one first"),
         ([*PATTERNS, "--hu-window", "nan", "400"], "--hu-window must be two numbers, the lower one first"),
