@@ -596,6 +596,12 @@ def test_a_row_that_is_not_there_is_refused(predict, checkpoint, table, tmp_path
     assert_refused(predict, checkpoint, tmp_path, capsys, table[0], "--rows", "3", words="rows 0 to 2")
 
 
+def test_what_is_not_said_is_as_the_help_says(predict):
+    args = vars(predict.parse_arguments(["best.pt", "a.png", "--out", "o"]))
+    known = {"probabilities": False, "rows": None, "column": "hu_array_old", "spacing_mm": None}
+    assert args.items() >= known.items()
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(predict, tmp_path, capsys):
     source = as_png(tmp_path, make_grey())
     assert_refused(predict, source, tmp_path, capsys, source, words="is no checkpoint of lungseg")

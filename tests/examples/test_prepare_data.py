@@ -465,6 +465,14 @@ def test_what_cannot_be_meant_of_pictures_is_refused(options, sentence, download
     assert sentence in captured.err and [p.name for p in tmp_path.iterdir()] == ["download"]
 
 
+def test_what_is_not_said_is_as_the_help_and_the_pages_say():
+    assert vars(prepare_data.parse_arguments(["t.pkl", "--out", "f"])) == {
+        "sources": ["t.pkl"], "out": "f", "test": None, "size": 256, "bits": 8, "spacing_mm": None,
+        "fractions": [0.7, 0.15, 0.15], "threshold": 0.4, "augment": 0, "seed": 0, "column": "hu_array_old",
+        "group": None, "classes": False, "images": None, "masks": None, "patient_from": None, "hu_window": None,
+    }  # fmt: skip
+
+
 def test_patterns_of_pictures_do_not_fit_a_table(train_pickle, tmp_path, capsys):
     assert main([train_pickle, *PATTERNS, "--out", str(tmp_path / "f")]) == 2
     assert "are for a folder of pictures, and" in capsys.readouterr().err
