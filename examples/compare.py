@@ -1,8 +1,8 @@
 """Train every network for slices under one equal budget and judge all on the same test patients, with several seeds.
 
     python examples/compare.py                                                      phantoms, to see it work
-    python examples/compare.py --data data/lungs --steps 20000 --seeds 0 1 2 --out runs/compare
-    python examples/compare.py --data data/lungs --seconds 3600 --out runs/compare
+    python examples/compare.py --data data/lungs --img-size 256 --steps 20000 --seeds 0 1 2 --out runs/compare
+    python examples/compare.py --data data/lungs --img-size 256 --seconds 3600 --out runs/compare
 
 All networks see the same slices in the same order, in batches of the same size, with the same loss, augmentation and
 schedule; each has the learning rate of its own that its script recommends for this size. The budget is a number of
@@ -77,7 +77,9 @@ class Comparison:
     steps: int = option(450, "optimizer steps for each network, rounded to whole epochs")
     seconds: float | None = option(None, "seconds for each network instead; an epoch of each is timed first")
     seeds: tuple[int, ...] = option((0, 1), "one training of each network for each; two are the least worth printing")
-    img_size: int = option(64, "side in pixels to which slices are resized")
+    img_size: int = option(
+        64, "side in pixels to which slices are resized: 64 is for windows round a nodule, whole slices need 256"
+    )
     batch_size: int = option(8, "slices per optimizer step")
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "where to compute; auto takes a GPU if there is one")
     images: bool = option(True, "show the slices in the picture; not if they must not leave your machine")

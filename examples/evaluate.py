@@ -27,9 +27,9 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
 
 from lungseg.baselines import LEVELS, best_threshold, fixed_map, of_any_class
 from lungseg.data.classes import to_labels
-from lungseg.data.folder import SliceDataset
+from lungseg.data.folder import SliceDataset, check_folder
 from lungseg.data.manifest import SPLITS, SliceRecord, held_kind
-from lungseg.data.volumes import VolumeDataset
+from lungseg.data.volumes import VolumeDataset, check_volume_folder
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation import (
@@ -80,6 +80,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 # ---- scoring ----------------------------------------------------------------------------------------------------
 
 
+def check_data(folder: Path) -> None:
+    """Refuse, or warn of, all that a training would: scores on exchanged masks or raw CT mean nothing either.
+
+    Raises:
+        ValueError: the first thing that is wrong with the folder, in one sentence.
+    """
+    problems = (check_volume_folder if held_kind(folder) == "volumes" else check_folder)(folder)
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more)
+
+
 def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
     """Slices where there is a folder images/, else volumes; at the size of their files."""
     return VolumeDataset(folder, split) if held_kind(folder) == "volumes" else SliceDataset(folder, split)
@@ -88,15 +100,15 @@ def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
 def probs_of(
     predictor: Predictor, image: NDArray, record: SliceRecord, spacing_mm: float | tuple[float, ...]
 ) -> tuple[NDArray, str | None]:
-    """Probabilities of one image, whatever its HU window and its pixels; and a sentence if it was resampled by mm."""
+    """Probabilities of one image, whatever its HU window and its pixels; and what to know of its scale, if anything."""
     low, high = record.hu_low, record.hu_high
     if (low, high) != tuple(predictor.input["hu_window"]):
         image = predictor.grey(low + (high - low) * image)
     spacing = np.broadcast_to(spacing_mm, image.ndim)  # of a slice one number for both sides
     source = record.source_size if image.ndim == 2 else image.shape[1:]  # volumes are not shrunk
     try:
-        scale, resampled = predictor.scale_for(image.shape, spacing, source)
-        return predictor.probs(image, scale), resampled
+        scale, about_scale = predictor.scale_for(image.shape, spacing, source)
+        return predictor.probs(image, scale), about_scale
     except ValueError as error:
         raise ValueError(f"{record.id}: {error}") from None
 
@@ -140,12 +152,12 @@ def remarks(split: str, network: dict, background: dict) -> list[str]:
     return [f"{flattering[split]}, so their scores flatter."] + found if split in flattering else found
 
 
-def pixel_remark(resampled: dict[str, str], num: int) -> list[str]:
-    """A network knows lesions in pixels: `resampled` holds what was done to those of `num` images that have others."""
-    if not resampled:
+def scale_remark(about_scale: dict[str, str], num: int) -> list[str]:
+    """A network knows lesions in pixels: what `scale_for` said of those of `num` images whose pixels are others."""
+    if not about_scale:
         return []
-    id_, sentence = next(iter(resampled.items()))
-    return [f"{len(resampled)} of {num} have pixels unlike those of the training. {id_}: {sentence}"]
+    id_, sentence = next(iter(about_scale.items()))
+    return [f"{len(about_scale)} of {num} may have pixels unlike those of the training. {id_}: {sentence}"]
 
 
 def class_remark(predictor: Predictor, data: SliceDataset | VolumeDataset) -> list[str]:
@@ -220,6 +232,7 @@ def evaluate(args: argparse.Namespace) -> float:
     """Score, tabulate, write; returns the mean Dice."""
     options = changed(PredictOptions(), vars(args))
     check_free(args.out)
+    check_data(args.data)
     with start_processes(options.device) as processes:
         predictor = load_predictor(
             args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size
@@ -229,12 +242,12 @@ def evaluate(args: argparse.Namespace) -> float:
     baselines, notes = make_baselines(args.data, data)
     by_class = len(predictor.classes) > 1 and predictor.classes == data.classes
     spacings = {record.id: spacing_of(data, i) for i, record in enumerate(data.records)}
-    resampled = {}  # id -> sentence
+    about_scale = {}  # id -> sentence
 
     def find(image: NDArray, record: SliceRecord) -> NDArray:
         probs, sentence = probs_of(predictor, image, record, spacings[record.id])
         if sentence:
-            resampled[record.id] = sentence
+            about_scale[record.id] = sentence
         labels = predictor.labels(probs, threshold)
         return labels if by_class else labels > 0
 
@@ -244,7 +257,7 @@ def evaluate(args: argparse.Namespace) -> float:
         for method, predict in methods.items()
     }
     rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
-    notes += remarks(args.split, rows[name][0], rows["all background"][0]) + pixel_remark(resampled, len(data))
+    notes += remarks(args.split, rows[name][0], rows["all background"][0]) + scale_remark(about_scale, len(data))
     notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor, data)]
     of_classes = rows_of_classes(scores[name], data.classes) if by_class else []
     calls = rows_of_calls(scores[name], data.classes) if by_class else []

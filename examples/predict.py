@@ -6,7 +6,7 @@
 
 CHECKPOINT is best.pt or last.pt of a training. Each INPUT is one of
 
-    slice.png           8-bit grey, in the HU window of the training, as examples/prepare_data.py writes it
+    slice.png           8-bit or 16-bit grey, in the HU window of the training, as examples/prepare_data.py writes it
     a folder            of slices or volumes as trainings read them (then with targets), or of such PNGs
     scan.npy            HU: one slice (H, W) or a volume (D, H, W)
     scan.npz            a volume as `hu` (D, H, W), with `target`, `spacing_mm` if known; or a folder of these .npy
@@ -104,15 +104,15 @@ def with_spacing(scan: Scan, spacing_mm: float | None) -> Scan:
     return replace(scan, spacing_mm=(*between_slices, spacing_mm, spacing_mm))
 
 
-def oddities(scan: Scan, grey: NDArray, resampled: str | None) -> dict[str, str]:
+def oddities(scan: Scan, grey: NDArray, about_scale: str | None) -> dict[str, str]:
     """kind -> sentence, for what can be predicted but is hardly what was meant."""
     found = {}
     if sentence := odd_grey((grey * 255).astype(np.uint8)) if scan.from_grey else odd_hu(scan.hu):
         found["hu"] = f"{sentence} Taken as it is all the same."
     if scan.target is not None and (sentence := Lesion(scan.target).odd):
         found["target"] = sentence
-    if resampled:
-        found["spacing"] = resampled
+    if about_scale:
+        found["scale"] = about_scale
     return found
 
 
@@ -212,8 +212,8 @@ def predict(args: argparse.Namespace) -> None:
             scans = read_scans(path, predictor.input["hu_window"], rows=args.rows, column=args.column)
             for scan in tqdm(scans, desc=path.name, unit="scan", disable=None):
                 scan = with_spacing(scan, args.spacing_mm)
-                grey, probs, resampled = look_at(path, scan, predictor)
-                for kind, sentence in oddities(scan, grey, resampled).items():
+                grey, probs, about_scale = look_at(path, scan, predictor)
+                for kind, sentence in oddities(scan, grey, about_scale).items():
                     if kind not in told:  # once for an input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         told.add(kind)
@@ -232,11 +232,11 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def look_at(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray, str | None]:
-    """Grey values, probabilities (as `Predictor.probs`), and what was resampled; an error names the scan."""
+    """Grey values, probabilities (as `Predictor.probs`), and what to know of their scale; an error names the scan."""
     grey = predictor.grey(scan.hu)
     try:
-        scale, resampled = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)
-        return grey, predictor.probs(grey, scale), resampled
+        scale, about_scale = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)
+        return grey, predictor.probs(grey, scale), about_scale
     except ValueError as error:
         raise ValueError(f"{path}, {scan.id}: {error}") from None
 

@@ -227,7 +227,10 @@ def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) ->
         if files:
             raise ValueError(f"--images and --masks are for a folder of pictures, and {files[0]} is none.")
         if args.classes:
-            raise ValueError("--classes takes the classes from the labels of a table, and pictures have none.")
+            raise ValueError(
+                "--classes takes the classes from the labels of a table, and pictures have none. Masks that hold class "
+                "numbers become a folder with lungseg.data.folder.FolderWriter (docs/data/folder.md, Classes)."
+            )
         if args.group not in (None, "none") or spacing_is_column:
             raise ValueError("pictures have no columns: use --patient-from for --group, and a number of mm.")
     elif args.patient_from or args.hu_window:

@@ -6,7 +6,8 @@ resized to img_size. The "input" of a checkpoint says how they hang together:
 
     size            sides of what the network was trained on, in training pixels
     scale           training pixels per pixel of the files, along each side
-    source_scale    training pixels per pixel of the sources; None (or missing, in older checkpoints) is unknown
+    source_scale    training pixels per pixel of the sources; None (or missing, in older checkpoints) is unknown: then
+                    an image whose mm are unknown too is shown pixel for pixel, with a warning
     stretched       True where slices of several sizes were all resized to `size`: then there is no one scale
     spacing_mm      of a pixel of the files, one number or one per side; None is unknown
 """
@@ -44,7 +45,9 @@ def scale_for(
         source_size: (H, W) of the source that the slice was made from: its own size if it is one; None is unknown.
 
     Returns:
-        Training pixels per pixel of the image along each side of the network, and a sentence if mm decided.
+        Training pixels per pixel of the image along each side of the network, and a sentence if mm decided, or if
+        nothing did: where neither the sources of the training nor mm are known, an image of another size than the
+        files is shown pixel for pixel.
 
     Raises:
         ValueError: if it cannot be known whether the pixels are those of the files or of the sources, if the two
@@ -65,6 +68,8 @@ def scale_for(
         raise ValueError(f"{told}: one of them must be wrong. Correct the size of its pixels, or leave it out.")
     if scale is None or difference > math.log(MOST_RATIO):
         return tuple(by_mm.tolist()), None if scale is None else f"{told}: resampled to that."
+    if np.isnan(difference) and not is_told(input, sides, source_size):
+        return scale, taken_for_a_file(input, sides, trained_mm=known)
     return scale, None
 
 
@@ -95,6 +100,13 @@ def scale_by_pixels(input: dict[str, Any], sides: Sides, source_size: tuple[int,
     return tuple(sources) if sides == full_size(input, sources) else None
 
 
+def is_told(input: dict[str, Any], sides: Sides, source_size: tuple[int, int] | None) -> bool:
+    """Whether the pixels of an image say on which grid it is; a volume is a source, and so are those of a training."""
+    if input.get("stretched") or len(sides) == 3 or input.get("source_scale") is not None:
+        return True
+    return full_size(input, input["scale"]) in (sides, source_size)
+
+
 def scale_of_files(input: dict[str, Any], sides: Sides) -> Scale:
     """For an image on the grid of the training's files."""
     if input.get("stretched"):
@@ -116,6 +128,17 @@ def ambiguous(input: dict[str, Any], sides: Sides, trained_mm: NDArray) -> str:
     return (
         f"its {named[0]} pixels are those neither of the training's files ({named[1]}) nor of the slices these were "
         f"made from ({named[2]}), so its scale is unknown. Resize it to {named[1]}, or {way_out}."
+    )
+
+
+def taken_for_a_file(input: dict[str, Any], sides: Sides, trained_mm: NDArray) -> str:
+    here, files = (" x ".join(map(str, size)) for size in (sides, full_size(input, input["scale"])))
+    way_out = "State the size of its pixels: --spacing-mm MM."
+    if np.isnan(trained_mm).any():  # then mm would not help
+        way_out = "To know it, prepare the folder again with this version, and train on that."
+    return (
+        f"its {here} pixels are shown as if they were pixels of the training's files ({files}). The checkpoint does "
+        f"not say whether those were shrunk from larger slices, so a lesion may look too large or too small. {way_out}"
     )
 
 

@@ -1,5 +1,7 @@
 """The scale of an image: from its pixels, checked in mm, and never guessed."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -61,7 +63,7 @@ def test_files_of_an_unknown_source_are_sources_if_they_are_as_large():
 
 @given(shape=st.lists(SIDES, min_size=2, max_size=3), source=st.none() | st.just((999, 999)))
 def test_an_older_checkpoint_has_one_scale_for_all(shape, source):
-    assert scale_for(OLD, shape, source_size=source) == ((1.0, 1.0), None)
+    assert scale_for(OLD, shape, source_size=source)[0] == (1.0, 1.0)
     assert sizes_on_the_way(OLD, tuple(shape[-2:]), (0.5, 0.5)) == [tuple(round(n * 0.5) for n in shape[-2:])]
 
 
@@ -105,8 +107,38 @@ def test_a_size_that_no_pixel_has_is_refused_before_it_fills_the_memory(about, m
 
 @pytest.mark.parametrize("spacing", [None, (np.nan, np.nan), (np.nan, 5.0)])
 def test_what_is_unknown_decides_nothing(spacing):
-    assert scale_for(OLD, (40, 40), spacing) == ((1.0, 1.0), None)
-    assert scale_for(OLD | {"spacing_mm": None}, (40, 40), (1.4, 1.4)) == ((1.0, 1.0), None)
+    assert scale_for(OLD, (40, 40), spacing)[0] == (1.0, 1.0)
+    assert scale_for(OLD | {"spacing_mm": None}, (40, 40), (1.4, 1.4))[0] == (1.0, 1.0)
+
+
+SAID = r"its 40 x 30 pixels are shown as if they were .* training's files \(16 x 16\)[.] .* too large or too small[.] "
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (9, 40, 30)])
+@pytest.mark.parametrize("source", [(40, 30), (80, 60), None])
+def test_where_nothing_tells_the_scale_a_sentence_says_so(shape, source):
+    """A table, a .npy, a volume or a lone PNG without mm, and a folder that was prepared before sizes were recorded."""
+    scale, said = scale_for(OLD, shape, source_size=source)
+    assert scale == (1.0, 1.0) and re.fullmatch(SAID + "State the size of its pixels: --spacing-mm MM[.]", said)
+    scale, said = scale_for(OLD | {"spacing_mm": None}, shape, (0.7,) * len(shape), source)
+    assert scale == (1.0, 1.0) and re.fullmatch(SAID + "To know it, prepare .* again .* and train on that[.]", said)
+
+
+@pytest.mark.parametrize(
+    ("about", "shape", "spacing", "source"),
+    [
+        (OLD, (40, 30), (0.7, 0.8), (40, 30)),  # mm agree
+        (OLD, (9, 40, 30), (np.nan, 0.7, 0.8), (40, 30)),  # and those between slices do not matter
+        (OLD, (16, 16), None, None),  # as many pixels as a file of the training
+        (OLD, (16, 16), None, (32, 32)),
+        (OLD, (8, 8), None, (16, 16)),  # made from a slice of that many: those files were slices themselves
+        (OLD | {"stretched": True}, (40, 30), None, (40, 30)),
+        (SHRUNK, (512, 512), None, (512, 512)),
+        (VOLUMES, (40, 30, 30), None, (30, 30)),  # volumes are not shrunk
+    ],
+)
+def test_where_something_tells_the_scale_nothing_is_said(about, shape, spacing, source):
+    assert scale_for(about, shape, spacing, source)[1] is None
 
 
 def test_two_steps_only_where_the_training_took_two():

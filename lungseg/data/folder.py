@@ -136,7 +136,10 @@ def read_grey_png(path: Path, bits: int) -> NDArray:
     if turned:
         raise ValueError(f"{path} asks viewers to turn or mirror it (EXIF orientation). Turn its pixels instead.")
     if kind != f"{bits}-bit":
-        hint = " (or write bits = 16 in the manifest)" if kind == "16-bit" and path.parent.name == "images" else ""
+        hint = ""
+        if path.parent.name in ("images", "masks") and bits == 8:  # of a folder, not a lone picture
+            hint = ", or the whole folder with prepare_data.py --images --masks"
+            hint = " (or write bits = 16 in the manifest)" if (kind, path.parent.name) == ("16-bit", "images") else hint
         raise ValueError(f"{path} is a {kind} PNG, {bits}-bit grey is wanted. Convert it to {bits}-bit grey{hint}.")
     return np.asarray(picture).astype(np.uint8 if bits == 8 else np.uint16)  # (H, W)
 

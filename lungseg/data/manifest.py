@@ -23,10 +23,11 @@ SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 HOMES = {"slices": "images", "volumes": "volumes"}  # what a folder may hold, and the subfolder where it lies
 REMEDIES = {
-    "slices": "Give a folder as examples/prepare_data.py writes it.",
+    "slices": "Give a folder as examples/prepare_data.py writes it, from tables or (--images, --masks) from pictures.",
     "volumes": "Put each volume there as <id>.npz (lungseg.data.volumes.write_volume).",
 }
 DIMS = {"slices": 2, "volumes": 3}
+OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # what prepare_data.py reads too (lungseg.data.pictures)
 LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
 MAX_ID_BYTES = 200  # the name of a file has 255, some of them for .npz and what a writer adds while it writes
 
@@ -114,7 +115,8 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[SliceRec
         return [], [f"{path} lists no {kind[:-1]}. Put at least one there."]
     if not rows:
         others = other_files(home, "PNG (8-bit grey)" if kind == "slices" else ".npz")
-        return [], [f"{home} lists no {kind[:-1]}{others}. {'Convert them' if others else 'Put at least one there'}."]
+        way_out = how_to_convert(folder) if others else "Put at least one there"
+        return [], [f"{home} lists no {kind[:-1]}{others}. {way_out}."]
     if "id" not in rows[0]:
         return [], [f"{path} has no column id (it has {', '.join(rows[0])}). Separate columns by commas."]
     if "group" not in rows[0]:
@@ -268,6 +270,21 @@ def other_files(folder: Path, suffix: str) -> str:
     if not found:
         return ""
     return f"; only {suffix} is read, and there are {' and '.join(f'{n} {ending}' for ending, n in found)}"
+
+
+def how_to_convert(folder: Path) -> str:
+    """What to do about images of another format: if they are pictures, the command that makes a folder of them."""
+    image, mask = (commonest_suffix(folder / name) for name in ("images", "masks"))
+    if image.lower() not in OTHER_PICTURES:
+        return "Convert them"
+    patterns = f"--images 'images/*{image}' --masks 'masks/*{mask or '.png'}'"
+    return f"Convert them: prepare_data.py {folder} {patterns} --out NEW_FOLDER"
+
+
+def commonest_suffix(home: Path) -> str:
+    """Of its files; "" if there are none."""
+    found = Counter(p.suffix for p in (visible(home) if home.is_dir() else []))
+    return max(found, key=found.get, default="")
 
 
 def id_of(path: Path) -> str:

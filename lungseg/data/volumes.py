@@ -83,10 +83,12 @@ class VolumeWriter(FolderWriter):
 
     subfolders = ("volumes",)
 
-    def add(self, record: SliceRecord, hu: NDArray, target: NDArray, spacing_mm: ArrayLike) -> None:
-        """Write one volume; arguments as for `write_volume`."""
+    def add(
+        self, record: SliceRecord, hu: NDArray, target: NDArray, spacing_mm: ArrayLike, **geometry: ArrayLike
+    ) -> None:
+        """Write one volume; arguments as for `write_volume`, also those that say where it lies (affine, ...)."""
         self._check(record)
-        write_volume(self.path / "volumes" / f"{record.id}.npz", hu, target, spacing_mm, self.classes)
+        write_volume(self.path / "volumes" / f"{record.id}.npz", hu, target, spacing_mm, self.classes, **geometry)
         self.records.append(record)
 
 

@@ -142,7 +142,11 @@ DAMAGES = {
     "image missing": (lambda d: (d / IMAGE).unlink(), IMAGE, "is missing. Add it"),
     "mask missing": (lambda d: (d / MASK).unlink(), MASK, "is missing. Add it"),
     "size": (lambda d: save(GREY[:20], d / MASK), MASK, "is 20 x 24 but its image is 24 x 24"),
-    "rgb": (lambda d: save(np.zeros((24, 24, 3), np.uint8), d / IMAGE), IMAGE, "is a RGB PNG"),
+    "rgb": (
+        lambda d: save(np.zeros((24, 24, 3), np.uint8), d / IMAGE),
+        IMAGE,
+        "is a RGB PNG, .* Convert it to 8-bit grey, or the whole folder with prepare_data.py --images --masks",
+    ),
     "alpha": (lambda d: save(np.zeros((24, 24, 4), np.uint8), d / IMAGE), IMAGE, "is a RGB with alpha PNG"),
     "grey alpha": (lambda d: Image.new("LA", (24, 24)).save(d / MASK), MASK, "is a grey with alpha PNG"),
     "palette": (lambda d: Image.new("P", (24, 24)).save(d / MASK), MASK, "is a palette PNG"),

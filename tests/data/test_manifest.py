@@ -205,6 +205,29 @@ def test_what_there_is_instead_of_pngs_is_counted(tmp_path):
         read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("masks", "pattern"),
+    [(("a_mask.png", "b.png", "c.txt"), "*.png"), (("a.tif",), "*.tif"), ((), "*.png"), (None, "*.png")],
+)
+def test_pictures_of_another_format_are_answered_with_the_command_that_converts_them(tmp_path, masks, pattern):
+    for home, names in (("images", ("a.JPG", "b.JPG", "c.jpg")), ("masks", masks)):
+        if names is not None:
+            (tmp_path / home).mkdir()
+            for name in names:
+                (tmp_path / home / name).touch()
+    with pytest.raises(ValueError) as error:
+        read_manifest(tmp_path)
+    command = f"Convert them: prepare_data.py {tmp_path} --images 'images/*.JPG' --masks 'masks/{pattern}' --out"
+    assert command in str(error.value)
+
+
+def test_files_that_are_no_pictures_are_answered_with_no_command(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.dcm").touch()
+    with pytest.raises(ValueError, match="there are 1 .dcm. Convert them[.]$"):
+        read_manifest(tmp_path)
+
+
 @pytest.mark.parametrize(("home", "suffix"), [("images", "PNG"), ("images", "Png"), ("volumes", "NPZ")])
 def test_suffixes_in_capitals_and_what_systems_leave(tmp_path, home, suffix):
     (tmp_path / home / "__MACOSX").mkdir(parents=True)

@@ -373,6 +373,17 @@ def test_a_folder_is_written_completely_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_volume_of_a_folder_says_where_it_lies(tmp_path):
+    affine = np.diag([2.0, 0.7, 0.7, 1.0])
+    with VolumeWriter(tmp_path / "scans") as out:
+        hu = numbered((2, 2, 2))
+        out.add(SliceRecord("v", "p", "train"), hu, np.zeros((2, 2, 2)), 1.0, affine=affine, crop_start=(3, 4, 5))
+    kept = read_volume(tmp_path / "scans/volumes/v.npz").geometry
+    assert np.array_equal(kept["affine"], affine) and kept["crop_start"].tolist() == [3, 4, 5] and len(kept) == 2
+    with pytest.raises(ValueError, match="afine is none of"), VolumeWriter(tmp_path / "f") as out:
+        out.add(SliceRecord("v", "p", "train"), numbered((2, 2, 2)), np.zeros((2, 2, 2)), 1.0, afine=affine)
+
+
 @pytest.mark.parametrize("id_", ["../evil", "a/b", "", "V"])
 def test_a_writer_refuses_every_id_that_a_reader_refuses(tmp_path, id_):
     with pytest.raises(ValueError, match="plain file name|one file name on"), VolumeWriter(tmp_path / "f") as out:

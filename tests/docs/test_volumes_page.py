@@ -17,7 +17,7 @@ from lungseg.data.volumes import check_volume_folder
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/data/volumes.md"
 BLOCKS = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-READ = ["read_series(", "def read_nifti", "def read_itk"]  # what tells a block from the others
+READ = ["series.notes", "def read_nifti", "def read_itk"]  # what tells a block from the others
 WRITE = ["Nifti1Image(", "GetImageFromArray(", "highdicom.seg.Segmentation("]
 
 SHAPE, SPACING = (5, 4, 6), (2.5, 0.7, 0.8)
@@ -232,6 +232,36 @@ def test_what_was_read_becomes_a_sound_folder(reader):
     for part in (*READ, "VolumeWriter("):
         run(part)
     assert check_volume_folder("own_scans") == []
+
+
+@pytest.mark.parametrize("read", READ)
+def test_each_way_to_read_needs_no_other(reader, read):
+    run, _ = reader(TURNS[5])
+    names = run(read)
+    assert np.asarray(names["hu"]).ndim == 3 and np.allclose(names["spacing_mm"], SPACING)
+    names.setdefault("target", LESION)  # only labels in NIfTI are shown
+    run("VolumeWriter(")
+    with np.load("own_scans/volumes/p1.npz") as saved:
+        assert np.array_equal(saved["affine"], names["affine"])
+
+
+@pytest.mark.parametrize(("write", "first"), [(WRITE[0], []), (WRITE[1], READ[2:]), (WRITE[2], [])])
+def test_each_way_to_write_needs_only_what_it_says(reader, write, first):
+    """Whoever has predicted starts Python anew."""
+    run, _ = reader(TURNS[5], AXIAL[3])
+    predict()
+    for part in [*first, write]:
+        run(part)
+
+
+def test_each_class_has_a_segment(reader):
+    (block,) = [block for block in BLOCKS if WRITE[2] in block]
+    run, libraries = reader(TURNS[5])
+    predict()
+    names = {}
+    exec(block.replace('["lesion"]', '["LR2", "LR3"]'), names)
+    given = libraries["highdicom"].seg.calls["SegmentDescription"]
+    assert (given["segment_number"], given["segment_label"], len(names["segments"])) == (2, "LR3", 2)
 
 
 def test_no_block_of_the_page_is_left_out():

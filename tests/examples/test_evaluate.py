@@ -49,8 +49,9 @@ def folder(tmp_path_factory):
     with FolderWriter(path) as out:
         for i, split in enumerate(SPLITS):
             bright, target = disc(i, 2) if i < len(SPLITS) - 1 else np.zeros((2, SIDE, SIDE), np.uint8)
-            label = "LR3" if target.any() else "none"
-            out.add(SliceRecord(f"slice{i}", f"patient{i // 2}", split, label, 1.0), 50 + 150 * bright, target)
+            label, image = "LR3" if target.any() else "none", 50 + 150 * bright
+            image[0, 2:] = 30  # no image is the same everywhere
+            out.add(SliceRecord(f"slice{i}", f"patient{i // 2}", split, label, 1.0), image, target)
     return path
 
 
@@ -186,8 +187,15 @@ def test_scores_that_flatter_are_called_so(bright, folder, tmp_path, split, sent
 def test_pixels_of_another_size_than_in_the_training_are_resampled_and_remarked(bright, folder, tmp_path):
     bright(spacing_mm=0.5)
     main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
-    sentence = "4 of 4 have pixels unlike those of the training. slice6: a pixel is 1 x 1 mm, and was 0.5 x 0.5 mm"
+    sentence = "4 of 4 may have pixels unlike those of the training. slice6: a pixel is 1 x 1 mm, and was 0.5 x 0.5 mm"
     assert f"{sentence} in the training: resampled" in (tmp_path / "out/evaluation.md").read_text()
+
+
+def test_pixels_of_an_unknown_scale_are_remarked(bright, folder, tmp_path):
+    bright(size=[12, 12], spacing_mm=None)
+    main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
+    sentence = "4 of 4 may have pixels unlike those of the training. slice6: its 24 x 24 pixels are shown as if they"
+    assert sentence in (tmp_path / "out/evaluation.md").read_text()
 
 
 def test_slices_and_volumes_are_shown_at_the_scale_of_the_training(volumes, folder, tmp_path, monkeypatch):
@@ -229,8 +237,10 @@ def test_without_a_spacing_sizes_and_distances_are_in_pixels_and_said_to_be(brig
 def test_without_any_lesion_nothing_is_said_of_their_share(bright, tmp_path):
     with FolderWriter(tmp_path / "data") as out:
         for i, split in enumerate(("train", "test")):
-            out.add(SliceRecord(f"s{i}", f"p{i}", split), np.full((SIDE, SIDE), 50, np.uint8), np.zeros((SIDE, SIDE)))
-    main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+            image = np.random.default_rng(i).integers(30, 80, (SIDE, SIDE), dtype=np.uint8)
+            out.add(SliceRecord(f"s{i}", f"p{i}", split), image, np.zeros((SIDE, SIDE)))
+    with pytest.warns(UserWarning, match="no mask holds a lesion"):
+        main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     assert "RMSE says little" not in (tmp_path / "out/evaluation.md").read_text()
 
 
@@ -315,6 +325,46 @@ def test_bad_input_ends_in_one_sentence_that_names_it(checkpoint, folder, volume
     refused(capsys, ["any.pt", *to, str(tmp_path / "data")], "slice8.png is damaged or cut short", out)
     bright(size=[SIDE] * 3)
     refused(capsys, ["any.pt", *to, str(folder)], "slice6: the network was trained on volumes", out)
+
+
+def hardly_meant(kind, folder, odd, out):
+    """A folder of slices or volumes of which `odd` are not what they should be."""
+    with kind(folder) as writer:
+        for i, split in enumerate(SPLITS):
+            bright, target = disc(i, 2 if kind is FolderWriter else 3)
+            noise = np.random.default_rng(i).integers(0, 50, bright.shape)
+            record = SliceRecord(f"s{i}", f"p{i}", split, spacing_mm=1.0)
+            if kind is FolderWriter:
+                writer.add(record, (50 + 100 * bright + noise).astype(np.uint8), target ^ (i in odd))
+            else:
+                hu = (-800 + 1000 * bright.astype(int) + noise).astype(np.int16)
+                writer.add(record, hu, target ^ (i in odd), (1.0, 1.0, 1.0))
+    return ["any.pt", "--data", str(folder), "--out", str(out)]
+
+
+@pytest.mark.parametrize("kind", [FolderWriter, VolumeWriter])
+def test_what_a_training_would_refuse_is_not_judged(kind, bright, tmp_path, capsys):
+    """Exchanged masks are found all over the folder, and a network that calls everything lesion has a Dice of 0.9."""
+    argv = hardly_meant(kind, tmp_path / "data", range(len(SPLITS)), tmp_path / "out")
+    refused(capsys, argv, "10 of 10 ", tmp_path / "out")
+    assert main(argv) == 2 and "lesion and background look exchanged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [FolderWriter, VolumeWriter])
+def test_what_a_training_would_warn_of_is_judged_with_a_warning(kind, bright, tmp_path):
+    argv = hardly_meant(kind, tmp_path / "data", [7], tmp_path / "out")
+    with pytest.warns(UserWarning, match="1 of 10 .*, such as s7: lesion and background look exchanged"):
+        assert isinstance(main(argv), float)
+
+
+def test_raw_ct_is_not_judged(bright, tmp_path, capsys):
+    (tmp_path / "data/volumes").mkdir(parents=True)
+    (tmp_path / "data/manifest.csv").write_text("id,group,split\na,a,test\n")
+    bright_, target = disc(0, 3)
+    hu = (200 + 1000 * bright_.astype(np.int16)).astype(np.int16)  # stored values: the intercept was not applied
+    np.savez(tmp_path / "data/volumes/a.npz", hu=hu, target=target)
+    argv = ["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    refused(capsys, argv, "Apply the rescale slope and intercept", tmp_path / "out")
 
 
 def test_a_bad_checkpoint_ends_in_one_sentence(folder, tmp_path, capsys):

@@ -4,6 +4,7 @@ import csv
 import gzip
 import os
 import pickle
+import re
 import shlex
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def save_network(path, spatial_dims=2, **changes):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("run") / "best.pt")
+    return save_network(tmp_path_factory.mktemp("run") / "best.pt", source_scale=[1.0, 1.0])  # trained on whole slices
 
 
 @pytest.fixture(scope="module")
@@ -514,6 +515,19 @@ def test_the_pixels_of_a_volume_can_be_stated_but_not_the_distance_of_its_slices
         assert np.isnan(saved["spacing_mm"][0]) and saved["spacing_mm"][1:].tolist() == [1.4, 1.4]
 
 
+@pytest.mark.parametrize("form", [as_png, as_npy, as_volume, "table"], ids=lambda f: getattr(f, "__name__", f))
+def test_pixels_of_an_unknown_scale_are_told_once(form, predict, table, tmp_path, capsys):
+    """The checkpoint says neither what its slices were made from nor how large their pixels are."""
+    checkpoint = save_network(tmp_path / "old.pt", spacing_mm=None)
+    source = table[0] if form == "table" else form(tmp_path, make_grey())
+    assert run(predict, checkpoint, tmp_path / "out", source, "--spacing-mm", "0.7") == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"predict\.py: warning: \S+, \S+: its \d+ x \d+ pixels are shown as if they were", warning)
+    known = save_network(tmp_path / "known.pt", spacing_mm=0.7)
+    assert run(predict, known, tmp_path / "out2", source, "--spacing-mm", "0.7") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_stated_pixel_size_does_not_overrule_that_of_the_file(predict, checkpoint, tmp_path, capsys):
     with FolderWriter(tmp_path / "data") as out:
         out.add(SliceRecord("a", "a", "test", spacing_mm=0.7), make_grey(), np.zeros((30, 41)))
@@ -580,6 +594,12 @@ def test_a_flag_that_cannot_work_is_refused(flags, words, predict, checkpoint, t
 
 def test_a_row_that_is_not_there_is_refused(predict, checkpoint, table, tmp_path, capsys):
     assert_refused(predict, checkpoint, tmp_path, capsys, table[0], "--rows", "3", words="rows 0 to 2")
+
+
+def test_what_is_not_said_is_as_the_help_says(predict):
+    args = vars(predict.parse_arguments(["best.pt", "a.png", "--out", "o"]))
+    known = {"probabilities": False, "rows": None, "column": "hu_array_old", "spacing_mm": None}
+    assert args.items() >= known.items()
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(predict, tmp_path, capsys):

@@ -448,6 +448,7 @@ def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
         (["--patient-from", "(a)"], "are for folders of pictures, with --images and --masks"),
         ([*PATTERNS, "--group", "patient"], "pictures have no columns: use --patient-from"),
         ([*PATTERNS, "--spacing-mm", "mm"], "pictures have no columns"),
+        ([*PATTERNS, "--classes"], "pictures have none. Masks that hold class numbers become a folder with lungseg"),
         ([*PATTERNS, "--spacing-mm", "0"], "--spacing-mm must be a number above 0"),
         ([*PATTERNS, "--hu-window", "400", "-1000"], "--hu-window must be two numbers, the lower one first"),
         ([*PATTERNS, "--hu-window", "nan", "400"], "--hu-window must be two numbers, the lower one first"),
@@ -462,6 +463,14 @@ def test_what_cannot_be_meant_of_pictures_is_refused(options, sentence, download
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("prepare_data.py: ") and captured.err.count("\n") == 1
     assert sentence in captured.err and [p.name for p in tmp_path.iterdir()] == ["download"]
+
+
+def test_what_is_not_said_is_as_the_help_and_the_pages_say():
+    assert vars(prepare_data.parse_arguments(["t.pkl", "--out", "f"])) == {
+        "sources": ["t.pkl"], "out": "f", "test": None, "size": 256, "bits": 8, "spacing_mm": None,
+        "fractions": [0.7, 0.15, 0.15], "threshold": 0.4, "augment": 0, "seed": 0, "column": "hu_array_old",
+        "group": None, "classes": False, "images": None, "masks": None, "patient_from": None, "hu_window": None,
+    }  # fmt: skip
 
 
 def test_patterns_of_pictures_do_not_fit_a_table(train_pickle, tmp_path, capsys):
