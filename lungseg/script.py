@@ -206,7 +206,11 @@ class Run:
             needed = split == "training" or self.recipe.monitor != "loss"
             missing = empty_channels(samples, len(classes)) if needed or several else []
             if needed and len(missing) == max(1, len(classes)):
-                raise ValueError(f"No {split} image of {self.data.folder} holds a lesion. Put some into that split.")
+                shrunk = min(self.data.input["scale"]) < 1
+                hint = f", or raise --img-size: at {self.recipe.img_size} pixels small lesions vanish" if shrunk else ""
+                raise ValueError(
+                    f"No {split} image of {self.data.folder} holds a lesion. Put some into that split{hint}."
+                )
             names = ", ".join(classes[k] for k in missing) if several else ""
             if names and split == "training":
                 raise ValueError(

@@ -154,6 +154,23 @@ def test_another_network_is_refused(tmp_path):
         begun(tmp_path, resume=True).build(SwinUNet, {})
 
 
+@pytest.mark.parametrize(("side", "hint"), [(16, False), (64, True)])
+def test_lesions_that_vanish_by_shrinking_are_told_so(tmp_path, side, hint):
+    """A pixel of lesion in each slice, at an --img-size of 16; or none at all."""
+    data = tmp_path / "data"
+    with FolderWriter(data) as folder:
+        for i, name in enumerate(("train", "train", "val", "test")):
+            target = np.zeros((side, side), np.uint8)
+            target[5, 5] = hint or name != "val"
+            image = np.arange(side * side, dtype=np.uint16).reshape(side, side).astype(np.uint8) + i
+            folder.add(SliceRecord(f"s{i}", f"p{i}", name), image.astype(np.uint8), target)
+    run = begun(tmp_path / "run", data=data)
+    run.build(UNet, {"channels": (4, 8)})
+    with pytest.raises(ValueError, match="image of .* holds a lesion. Put some into that split") as error:
+        run.open_data()
+    assert ("raise --img-size: at 16 pixels small lesions vanish" in str(error.value)) == hint
+
+
 @pytest.mark.parametrize(("split", "monitor"), [("train", "loss"), ("val", "dice")])
 def test_a_split_without_any_lesion_is_refused_before_the_first_epoch(tmp_path, split, monitor):
     data = tmp_path / "data"
