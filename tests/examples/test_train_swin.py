@@ -32,9 +32,9 @@ spec.loader.exec_module(train_swin)
 main = train_swin.main
 
 TINY = [
-    "--img-size", "16", "--patch-size", "2", "--embed-dim", "4", "--depths", "2", "2", "--num-heads", "1", "2",
+    "--img-size", "16", "--patch-size", "2", "--embed-dim", "16", "--depths", "2", "2", "--num-heads", "1", "2",
     "--window-size", "4", "--batch-size", "4", "--epochs", "3", "--augment", "full", "--drop-path-rate", "0.2",
-    "--lr", "0.01", "--warmup-epochs", "1", "--no-prior-bias",  # so that even this network finds something
+    "--lr", "0.02", "--warmup-epochs", "1", "--no-prior-bias", "--loss", "dice",  # so that it finds something so soon
 ]  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def reference(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "reference"
     dice = train(folder, out)
     torch.use_deterministic_algorithms(False)
-    assert isinstance(dice, float)
+    assert dice > 0.5  # a network that finds nothing scores 0, whatever was lost on the way there
     return out, dice
 
 
@@ -118,7 +118,7 @@ def test_a_run_leaves_every_promised_file_and_says_how_good_it_is(folder, tmp_pa
     assert [line["epoch"] for line in epochs] == [1, 2, 3]
     assert all(line["val"]["images"] == 5 for line in epochs)
     assert final["best epoch"]["dice"] == dice and final["best epoch"]["images"] == 3
-    assert json.loads((out / "recipe.json").read_text())["recipe"]["embed_dim"] == 4
+    assert json.loads((out / "recipe.json").read_text())["recipe"]["embed_dim"] == 16
     for name in ("curves.png", "predictions.png"):
         Image.open(out / name).verify()
     best = load_checkpoint(out / "best.pt")  # what somebody needs who has only this file
@@ -146,7 +146,7 @@ def test_the_same_command_gives_the_same_digits_and_another_seed_does_not(folder
 
 OTHER = {
     "img_size": 12, "augment": "flips", "patch_size": 4, "embed_dim": 8, "depths": (2, 4), "num_heads": (2, 2),
-    "window_size": 3, "drop_path_rate": 0.0, "prior_bias": True, "loss": "bce", "optimizer": "adam", "lr": 0.02,
+    "window_size": 3, "drop_path_rate": 0.0, "prior_bias": True, "loss": "bce", "optimizer": "adam", "lr": 0.01,
     "weight_decay": 0.5, "warmup_epochs": 2.0, "schedule": "constant", "grad_clip": 0.01, "batch_size": 3,
     "accumulate": 2, "epochs": 2, "patience": 1, "min_epochs": 3, "monitor": "loss",
     "momentum": 0.5, "plateau_patience": 1, "min_lr": 5e-8, "freeze_encoder": 2, "amp": "bf16",
@@ -156,6 +156,7 @@ PLATEAU = [*NEVER_BETTER, "--schedule", "plateau", "--warmup-epochs", "0", "--mi
 BASE = {  # what must be so for the field to matter
     "patience": NEVER_BETTER, "min_epochs": [*NEVER_BETTER, "--patience", "1"], "momentum": ["--optimizer", "sgd"],
     "plateau_patience": PLATEAU, "min_lr": [*PLATEAU, "--plateau-patience", "1"],
+    "monitor": ["--loss", "bce"],  # falls from the first epoch, before anything is found
 }  # fmt: skip
 ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights"}  # phantoms, a file
 
@@ -438,7 +439,7 @@ def test_a_run_stopped_in_its_first_epoch_goes_on_as_it_was_started(folder, refe
 def test_published_weights_are_a_start(folder, reference, tmp_path, capsys):
     """Swin's layout, made from a network of ours: the run must begin with them, and a resumed one must not."""
     torch.manual_seed(7)
-    network = SwinUNet(embed_dim=4, depths=(2, 2), num_heads=(1, 2), window_size=4, patch_size=2)
+    network = SwinUNet(embed_dim=16, depths=(2, 2), num_heads=(1, 2), window_size=4, patch_size=2)
     names = {"encoder.0.": "layers.0.blocks.", "bottleneck.": "layers.1.blocks.", "merging.0.": "layers.0.downsample."}
     published = {}
     for name, tensor in network.state_dict().items():
