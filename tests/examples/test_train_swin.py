@@ -21,6 +21,7 @@ from lungseg.checkpoint import load_checkpoint, save_checkpoint
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord, read_manifest
 from lungseg.nn.swin_unet import SwinUNet
+from lungseg.settings import make_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples/train_swin.py"
@@ -477,6 +478,21 @@ def test_a_run_of_an_older_version_is_resumed(folder, reference, tmp_path):
     os.remove(out / "last.prev.pt")
     assert main(["--out", str(out), "--resume"]) == reference[1]
     assert_same_run(reference[0], out)
+
+
+def test_a_run_begun_before_the_fused_optimizer_is_resumed_with_the_plain_one(folder, tmp_path, monkeypatch):
+    def plain(recipe, model):
+        groups = make_optimizer(recipe, model).param_groups
+        return torch.optim.AdamW([{k: group[k] for k in ("params", "weight_decay")} for group in groups], lr=recipe.lr)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_swin, "make_optimizer", plain)
+        dice = train(folder, tmp_path / "old")
+    out = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "old", out)
+    os.replace(out / "last.prev.pt", out / "last.pt")  # after two of three epochs
+    assert main(["--out", str(out), "--resume"]) == dice > 0.5
+    assert_same_run(tmp_path / "old", out)
 
 
 @pytest.mark.parametrize(
