@@ -37,6 +37,7 @@ def network():
         (PLAIN, {"min_lr": -1e-9}, "min_lr=-1e-09 must not be negative"),
         (PLAIN, {"freeze_encoder": -1}, "freeze_encoder=-1 must not be negative"),
         (PLAIN, {"patience": -1}, "patience=-1 must not be negative"),
+        (PLAIN, {"threads": -1}, "threads=-1 must not be negative"),
         (PLAIN, {"schedule": "plateau"}, "must have --warmup-epochs 0, not 2.0"),
         (VolumeRecipe(), {"window": (16, 0, 16)}, "must be at least 1"),
         (VolumeRecipe(), {"window": (16, 16)}, "must name three sides"),
@@ -50,7 +51,7 @@ def test_numbers_without_meaning_are_refused_in_one_sentence(recipe, changes, wo
 
 
 def test_zero_and_none_are_allowed_where_they_mean_something():
-    replace(PLAIN, grad_clip=None, patience=0, min_epochs=0, weight_decay=0.0, warmup_epochs=0.0, momentum=0.0)
+    replace(PLAIN, grad_clip=None, patience=0, min_epochs=0, weight_decay=0.0, warmup_epochs=0.0, momentum=0.0, threads=0)
 
 
 @pytest.mark.parametrize(
@@ -195,14 +196,15 @@ def test_a_number_type_that_a_device_is_not_made_for_is_remarked_on(monkeypatch,
 @pytest.mark.parametrize(("then", "device"), [(a, d) for a in ("none", "bf16", "fp16") for d in ("cpu", "cuda")])
 def test_a_run_of_an_older_version_computes_as_it_did(then, device):
     """Then the CPU always took float32, whatever was asked for; and bf16 was the default."""
-    old = {k: v for k, v in asdict(replace(PLAIN, amp=then)).items() if k not in ("weights", "freeze_encoder")}
+    added = ("weights", "freeze_encoder", "threads")
+    old = {k: v for k, v in asdict(replace(PLAIN, amp=then, threads=1)).items() if k not in added}
     now = replace(PLAIN, **from_older_version(old))
     before = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[then] if device == "cuda" else None
     assert autocast_dtype(now.amp, torch.device(device)) == before
-    assert now.freeze_encoder == 0 and now.weights is None
+    assert now.freeze_encoder == 0 and now.weights is None and now.threads == 0
 
 
 def test_a_run_of_this_version_is_left_as_it_is():
     for amp in ("auto", "none", "bf16", "fp16"):
-        settings = asdict(replace(PLAIN, amp=amp, weights="a.pt", freeze_encoder=3)) | {"seed": 4}
+        settings = asdict(replace(PLAIN, amp=amp, weights="a.pt", freeze_encoder=3, threads=2)) | {"seed": 4}
         assert from_older_version(settings) == settings
