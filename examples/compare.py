@@ -64,7 +64,7 @@ NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can affo
     "--decoder-channels 128 64 32 16 16 --lr 1e-3",
     "U-Net": "train_unet.py --channels 16 32 64 128 256 --lr 1e-3",
 }
-SHARED = "--augment full --schedule cosine --warmup-epochs 1"
+SHARED = "--augment full --schedule cosine --warmup-epochs 1 --threads 0"
 COLUMNS = [column for column in MAIN if column.key not in ("rmse", "pooled_dice", "lesions")]
 
 

@@ -49,7 +49,7 @@ NO_IMAGENET = (
 )
 PUBLISHED = {"stem": 64, "widths": (64, 128, 256, 512), "decoder_channels": (256, 128, 64, 32, 16)}
 RECIPES = {
-    "demo": Recipe(lr=1e-3, epochs=25),
+    "demo": Recipe(lr=1e-3, epochs=25, threads=1),
     # The training of the original report: an encoder from ImageNet, which --weights names, 3 channels in, one logit
     # out, BCE, Adam 1e-4, 100 epochs. It states neither the batch size nor a schedule.
     "report": Recipe(

@@ -35,7 +35,7 @@ class Recipe(VolumeRecipe):
 
 
 RECIPES = {
-    "demo": Recipe(spatial_dims=3, lr=2e-3, epochs=10),
+    "demo": Recipe(spatial_dims=3, lr=2e-3, epochs=10, threads=1),
     # What we would use on a GPU. The paper's own settings are not stated in anything we could read.
     "recommended": Recipe(
         spatial_dims=3, phantom_volumes=200, phantom_shape=(64, 128, 128),

@@ -35,10 +35,10 @@ class Recipe(VolumeRecipe):
 
 
 RECIPES = {
-    "demo": Recipe(lr=1e-3, epochs=25),
+    "demo": Recipe(lr=1e-3, epochs=25, threads=1),
     "volumes": Recipe(
         spatial_dims=3, channels=(8, 16, 32), norm="instance",
-        lr=2e-3, epochs=15,
+        lr=2e-3, epochs=15, threads=1,
     ),
     # The report trained no U-Net; this is the training it gives its ResNet50-U-Net, for the network without a ResNet.
     "report": Recipe(

@@ -108,6 +108,8 @@ class Run:
         self.head_is_fresh = True  # until weights are loaded into it
         self.recipes = recipes or {"default": type(recipe)()}
         self.recipe, self.options = self.as_it_was_started(recipe, options, given)
+        if self.recipe.threads and self.device.type == "cpu":
+            torch.set_num_threads(self.recipe.threads)
         self.place = {"autocast_dtype": autocast_dtype(self.recipe.amp, self.device), "processes": processes}
         if processes.is_main and (remark := about_precision(self.recipe.amp, self.device)):
             print(remark)

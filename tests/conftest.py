@@ -27,7 +27,9 @@ def fixed_seed():
 def _leave_the_process_as_it_was(monkeypatch):
     """A training changes its process for good; here it is one of many in the process of the tests."""
     monkeypatch.setattr("lungseg.script.keep_freed_memory", lambda: None)
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True
 

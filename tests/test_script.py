@@ -73,6 +73,26 @@ def test_the_story_gets_what_was_asked_for_and_its_result_is_returned(tmp_path):
     assert not (tmp_path / "run").exists()  # nothing is written before the story begins to
 
 
+@pytest.mark.parametrize(("recipe", "expected"), [(0, 2), (1, 1), (3, 3)])
+def test_the_recipe_says_how_many_threads_or_leaves_it_to_torch(tmp_path, recipe, expected):
+    torch.set_num_threads(2)  # the fixture of all tests undoes it
+    run = begun(tmp_path / "run", replace(RECIPE, threads=recipe))
+    assert torch.get_num_threads() == expected
+    run.open_data()
+    run.begin(model=nn.Conv2d(1, 1, 1), stopping=Counter())
+    assert run.log.lines()[0]["device"] == f"CPU, {expected} threads"
+    torch.set_num_threads(2)
+    begun(tmp_path / "run", resume=True)  # with the number it was started with
+    assert torch.get_num_threads() == expected
+
+
+def test_on_a_gpu_the_threads_of_the_cpu_are_left_alone(tmp_path):
+    torch.set_num_threads(2)
+    gpu = replace(ALONE, device=torch.device("cuda"))
+    Run(replace(RECIPE, threads=1), RunOptions(out=tmp_path / "run"), {}, gpu)
+    assert torch.get_num_threads() == 2
+
+
 def test_a_network_is_the_same_whatever_was_drawn_before_it(tmp_path):
     torch.rand(10)
     one = begun(tmp_path / "a", seed=5).build(UNet, {"channels": (4, 8)})

@@ -1,10 +1,12 @@
 """What all recipes share: their refusals, and the optimizers and schedules that they become."""
 
+from copy import deepcopy
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from lungseg.settings import (
     AUTOCAST,
@@ -35,6 +37,7 @@ def network():
         (PLAIN, {"min_lr": -1e-9}, "min_lr=-1e-09 must not be negative"),
         (PLAIN, {"freeze_encoder": -1}, "freeze_encoder=-1 must not be negative"),
         (PLAIN, {"patience": -1}, "patience=-1 must not be negative"),
+        (PLAIN, {"threads": -1}, "threads=-1 must not be negative"),
         (PLAIN, {"schedule": "plateau"}, "must have --warmup-epochs 0, not 2.0"),
         (VolumeRecipe(), {"window": (16, 0, 16)}, "must be at least 1"),
         (PLAIN, {"warmup_epochs": float("inf")}, "warmup_epochs=inf must be a finite number"),
@@ -53,6 +56,7 @@ def test_numbers_without_meaning_are_refused_in_one_sentence(recipe, changes, wo
 
 def test_zero_and_none_are_allowed_where_they_mean_something():
     replace(PLAIN, grad_clip=None, patience=0, min_epochs=0, weight_decay=0.0, warmup_epochs=0.0, momentum=0.0)
+    replace(PLAIN, threads=0)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,76 @@ def test_the_optimizer_is_the_one_asked_for(name, kind):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
     if name == "sgd":
         assert all(group["momentum"] == 0.7 for group in optimizer.param_groups)
+    else:
+        assert all(group["fused"] for group in optimizer.param_groups)
+
+
+GRADIENTS = torch.randn(6, 2, 1, 3, 3, generator=torch.Generator().manual_seed(0))  # of a kernel, in six steps
+
+
+def step_by_step(optimizer, kernel, gradients, scaler):
+    """The weights after each step, as `train_one_epoch` makes it; a step with an infinite gradient is left out."""
+    found = []
+    for gradient in gradients:
+        optimizer.zero_grad()
+        scaler.scale((kernel * gradient).sum()).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_([kernel], 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        found.append(kernel.detach().clone())
+    return torch.stack(found)
+
+
+def plain_and_ours(name):
+    """Twice the same kernel (2, 1, 3, 3), torch's optimizer as it comes for the one, `make_optimizer` for the other."""
+    models = [nn.Conv2d(1, 2, 3, bias=False) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    plain = kind([{"params": models[0].weight, "weight_decay": PLAIN.weight_decay}, {"params": []}], lr=PLAIN.lr)
+    ours = make_optimizer(replace(PLAIN, optimizer=name), models[1])
+    return (plain, models[0].weight), (ours, models[1].weight)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_fused_step_is_the_plain_one_also_where_a_scaled_gradient_overflows(name, scaled):
+    gradients = GRADIENTS.clone()
+    gradients[2, 0, 0, 1, 1] = float("inf") if scaled else 0.0
+    (plain, a), (ours, b) = plain_and_ours(name)
+    first, second = (GradScaler("cpu", enabled=scaled) for _ in range(2))
+    expected = step_by_step(plain, a, gradients, first)
+    found = step_by_step(ours, b, gradients, second)
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-6)
+    assert torch.equal(found[1], found[2]) == scaled  # an infinite gradient moves nothing
+    assert second.get_scale() == first.get_scale() == ([1.0, 2.0**15][scaled])
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_an_optimizer_that_was_saved_before_the_fused_step_goes_on_as_it_began(name, scaled):
+    (plain, a), (ours, b) = plain_and_ours(name)
+    scalers = [GradScaler("cpu", enabled=scaled) for _ in range(2)]
+    step_by_step(plain, a, GRADIENTS[:3], scalers[0])
+    b.data.copy_(a)
+    ours.load_state_dict(deepcopy(plain.state_dict()))
+    scalers[1].load_state_dict(scalers[0].state_dict())
+    expected = step_by_step(plain, a, GRADIENTS[3:], scalers[0])
+    found = step_by_step(ours, b, GRADIENTS[3:], scalers[1])
+    assert torch.equal(found, expected) and not any(group["fused"] for group in ours.param_groups)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_saved_fused_optimizer_goes_on_bit_by_bit(name):
+    _, (one, a) = plain_and_ours(name)
+    _, (two, b) = plain_and_ours(name)
+    scalers = [GradScaler("cpu") for _ in range(2)]
+    step_by_step(one, a, GRADIENTS[:3], scalers[0])
+    b.data.copy_(a)
+    two.load_state_dict(deepcopy(one.state_dict()))
+    expected = step_by_step(one, a, GRADIENTS[3:], scalers[0])
+    found = step_by_step(two, b, GRADIENTS[3:], scalers[1])
+    assert torch.equal(found, expected) and all(group["fused"] for group in two.param_groups)
 
 
 def learning_rates(recipe, steps_per_epoch, values=()):
@@ -127,14 +201,15 @@ def test_a_number_type_that_a_device_is_not_made_for_is_remarked_on(monkeypatch,
 @pytest.mark.parametrize(("then", "device"), [(a, d) for a in ("none", "bf16", "fp16") for d in ("cpu", "cuda")])
 def test_a_run_of_an_older_version_computes_as_it_did(then, device):
     """Then the CPU always took float32, whatever was asked for; and bf16 was the default."""
-    old = {k: v for k, v in asdict(replace(PLAIN, amp=then)).items() if k not in ("weights", "freeze_encoder")}
+    added = ("weights", "freeze_encoder", "threads")
+    old = {k: v for k, v in asdict(replace(PLAIN, amp=then, threads=1)).items() if k not in added}
     now = replace(PLAIN, **from_older_version(old))
     before = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[then] if device == "cuda" else None
     assert autocast_dtype(now.amp, torch.device(device)) == before
-    assert now.freeze_encoder == 0 and now.weights is None
+    assert now.freeze_encoder == 0 and now.weights is None and now.threads == 0
 
 
 def test_a_run_of_this_version_is_left_as_it_is():
     for amp in ("auto", "none", "bf16", "fp16"):
-        settings = asdict(replace(PLAIN, amp=amp, weights="a.pt", freeze_encoder=3)) | {"seed": 4}
+        settings = asdict(replace(PLAIN, amp=amp, weights="a.pt", freeze_encoder=3, threads=2)) | {"seed": 4}
         assert from_older_version(settings) == settings

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lungseg.data.manifest import SliceRecord
 from lungseg.recipe import parse_recipe
 from lungseg.report import REPORT
 from lungseg.run import RunOptions
+from lungseg.settings import TrainingRecipe
 
 FEW = {
     "Swin-UNet": "train_swin.py --patch-size 4 --embed-dim 4 --depths 2 --num-heads 1 --window-size 4 --lr 0.01",
@@ -174,13 +176,17 @@ def test_each_network_of_the_comparison_stands_beside_the_reports(compare):
 
 
 def test_each_network_of_the_comparison_can_be_trained_by_its_script(compare, example):
-    """The flags are read and the networks built, at full size, without training."""
+    """The flags are read and the networks built, at full size, without training. What they share is equal."""
+    shared = []
     for command in compare.NETWORKS.values():
         script, *flags = command.split()
         module = example(script.removesuffix(".py"))
 
         recipe, _, _ = parse_recipe(module.RECIPES, RunOptions(), [*flags, *compare.SHARED.split()])
         assert module.network_arguments(recipe)
+        of_each = ("lr", "batch_size", "epochs")  # its own rate; the budget, which the other flags say
+        shared.append({f.name: getattr(recipe, f.name) for f in fields(TrainingRecipe) if f.name not in of_each})
+    assert all(found == shared[0] for found in shared)
 
 
 def test_with_lesion_classes_lesions_of_any_class_are_compared(compare, two_classes, tmp_path, monkeypatch):
