@@ -45,12 +45,13 @@ from lungseg.evaluation import (
     unit_remark,
 )  # fmt: skip
 from lungseg.exits import leave, run_main
-from lungseg.files import or_warn
+from lungseg.files import or_warn, whole_file
+from lungseg.lock import locked
 from lungseg.metrics import worst_median_best
 from lungseg.predictor import load_predictor
 from lungseg.recipe import option, parse_options
 from lungseg.report import beside_the_report
-from lungseg.run import RunOptions
+from lungseg.run import RunLog, RunOptions
 from lungseg.settings import TrainingRecipe
 from lungseg.tables import MAIN, Column, markdown_table, write_csv
 
@@ -99,10 +100,18 @@ def main(argv: list[str] | None = None) -> dict[str, float] | int:
     options = parse_options(Comparison(), argv, description=__doc__)
     return run_main(
         "compare.py",
-        lambda: compare(options),
+        lambda: compare_alone(options),
         stopped="The same command goes on from here.",
         too_little_memory="Lower --img-size or --batch-size.",
     )
+
+
+def compare_alone(options: Comparison) -> dict[str, float]:
+    """`compare`, if no other process writes into --out."""
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"{options.out} is a file. Choose another folder with --out.")
+    with locked(options.out):
+        return compare(options)
 
 
 def compare(options: Comparison) -> dict[str, float]:
@@ -148,10 +157,10 @@ def check_same_comparison(options: Comparison) -> None:
     if file.exists():
         if file.read_text() != text:
             raise ValueError(f"{options.out} holds a comparison with other settings. Choose another --out.")
-    elif options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+    elif any(path.name[0] != "." for path in options.out.iterdir()):
         raise ValueError(f"{options.out} is not empty, and holds no comparison. Choose another --out.")
-    options.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    with whole_file(file) as partial:
+        partial.write_text(text)
 
 
 def draw_phantoms(options: Comparison) -> Path:
@@ -182,8 +191,10 @@ def train(name: str, data: Path, options: Comparison, epochs: int, seed: int, ki
     flags = f"--img-size {options.img_size} --batch-size {options.batch_size} {SHARED} --epochs {epochs} --seed {seed}"
     places = ["--data", str(data), "--out", str(folder)]
     command = [sys.executable, str(HERE / script), *places, *sizes, *flags.split(), "--device", options.device]
-    print(f"\n$ {shlex.join(command)} --resume", flush=True)
-    done = subprocess.run([*command, "--resume"])
+    if (folder / "recipe.json").exists():  # it was stopped; without that file, before it had trained anything
+        command.append("--resume")
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    done = subprocess.run(command)
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode:
@@ -193,8 +204,8 @@ def train(name: str, data: Path, options: Comparison, epochs: int, seed: int, ki
 def log_of(folder: Path) -> list[dict]:
     """The lines of a run's log, or one empty one: first the settings, then an epoch each, last the test."""
     file = folder / "log.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines] or [{}]
+    lines = RunLog(file, enabled=False).lines() if file.exists() else []
+    return lines or [{}]
 
 
 def cost_of(name: str, options: Comparison, epochs: int) -> dict[str, int | float]:

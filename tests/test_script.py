@@ -79,7 +79,7 @@ def test_the_recipe_says_how_many_threads_or_leaves_it_to_torch(tmp_path, recipe
     run = begun(tmp_path / "run", replace(RECIPE, threads=recipe))
     assert torch.get_num_threads() == expected
     run.open_data()
-    run.begin(model=nn.Conv2d(1, 1, 1), stopping=Counter())
+    run.begin(model=nn.Conv2d(1, 1, 1), stopping=stopping())
     assert run.log.lines()[0]["device"] == f"CPU, {expected} threads"
     torch.set_num_threads(2)
     begun(tmp_path / "run", resume=True)  # with the number it was started with

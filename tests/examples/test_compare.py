@@ -2,12 +2,17 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import lungseg
 from lungseg.checkpoint import load_checkpoint
 from lungseg.data.folder import FolderWriter
 from lungseg.data.manifest import SliceRecord
@@ -147,6 +152,20 @@ def test_other_settings_are_not_mixed_in(done, compare, capsys, tmp_path):
     assert "not empty" in capsys.readouterr().err
     assert compare.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
+def test_of_two_comparisons_in_one_folder_the_second_is_refused(compare, tmp_path, capsys):
+    hold = "import os, sys, time; from lock import locked\nwith locked(sys.argv[1]): os.write(1, b'x'); time.sleep(60)"
+    argv = [sys.executable, "-c", hold, str(tmp_path / "run")]
+    folder = {"PYTHONPATH": str(Path(lungseg.__file__).parent)}
+    first = subprocess.Popen(argv, stdout=subprocess.PIPE, env=os.environ | folder)
+    try:
+        assert first.stdout.read(1) == b"x"
+        assert compare.main(["--out", str(tmp_path / "run")]) == 2
+        assert f"run is in use by process {first.pid}" in capsys.readouterr().err
+    finally:
+        first.kill()
+        first.communicate()
 
 
 def test_a_budget_of_seconds_is_measured_in_epochs(compare, discs, tmp_path, monkeypatch):
