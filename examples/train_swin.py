@@ -43,8 +43,9 @@ class Recipe(TrainingRecipe):
 
 
 RECIPES = {
-    # Two and a half minutes of one CPU core, so: two stages, as a third takes half as long again and in 64 pixels finds no
-    # more; small batches, which make many steps; and flips alone, which are learned sooner than all variations.
+    # Two and a half minutes of one CPU core. So there are two stages (a third takes half as long again and finds no
+    # more in 64 pixels), small batches, which make many steps, and flips alone, which are learned sooner than all
+    # variations.
     "demo": Recipe(augment="flips", batch_size=4, lr=7e-4, warmup_epochs=1.0, epochs=15, threads=1),
     # The training of the original report: 224 px, Adam, 0.005, BCE, and a stop after 10 epochs without improvement
     # once 100 are done. It states neither the batch size (8 is what it used for UNETR), nor the largest number of

@@ -256,7 +256,7 @@ class Run:
         self.log = self.open_log()
 
     def _go_on(self, saved: dict[str, Any], path: Path) -> None:
-        """Put everything where it was after the last epoch; a ValueError if the files of the run do not fit together."""
+        """Put everything where it was after the last epoch; a ValueError if the files do not fit together."""
         load_parts(self.learned, saved, path)
         try:
             set_rng_state(saved["rng"][self.processes.rank])

@@ -37,8 +37,8 @@ def _leave_the_process_as_it_was(monkeypatch):
 # ---- parity with published networks -----------------------------------------------------------------------------
 #
 # A published output was computed in float32 on some processor; another one adds in another order. So no float32 result
-# of ours can be held to it more tightly than rounding allows, and how much that is must not be guessed. Both are compared
-# with the same weights in float64, whose result is the same on every processor up to about 1e-13:
+# of ours can be held to it more tightly than rounding allows, and how much that is must not be guessed. Both are
+# compared with the same weights in float64, whose result is the same on every processor up to about 1e-13:
 #
 #   float64 ours - published     the rounding in the published file alone, on any processor of ours
 #   float32 ours - float64 ours  the rounding of this processor alone
