@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 
 # Before torch is imported, and for the scripts that tests start: on tensors this small, threads only wait for each
 # other, and on a busy machine for ever.
@@ -15,6 +16,12 @@ from hypothesis import settings  # noqa: E402
 # No deadline: a shared two-core machine pauses. Derandomised: CI and a reader see the same examples.
 settings.register_profile("lungseg", deadline=None, derandomize=True, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lungseg"))
+
+
+# Started in the background of a script (pytest ... &), this process ignores Ctrl-C, and so would those that tests
+# start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def test_stopped_and_resumed_it_is_the_same_run(request, kind, train_unet, tmp_p
     if kind == "solid":  # its phantoms are in its folder
         copy.mkdir()
         shutil.copytree(next(out.glob("phantoms*")), copy / next(out.glob("phantoms*")).name)
-    argv = ["--out", str(copy), "--resume", *(SOLID if kind == "solid" else [*TINY, "--data", whole["data"]])]
+    argv = ["--out", str(copy), *(SOLID if kind == "solid" else [*TINY, "--data", whole["data"]])]
     calls = []
 
     def then_interrupted(*args, **kwargs):
