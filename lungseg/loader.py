@@ -1,6 +1,10 @@
 """Batches of samples, read by worker processes if asked for; what goes wrong there is told as if it went wrong here."""
 
+import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +40,7 @@ class Loader(DataLoader):
             persistent_workers=num_workers > 0,
             pin_memory=pin,
             collate_fn=packed,
+            worker_init_fn=partial(end_with, os.getpid()),
             generator=torch.Generator(),  # its own: else each epoch would draw from the generator of the drop-outs
             **batches,
         )
@@ -104,6 +109,20 @@ class Parcel:
         """Called by a thread of DataLoader, where that was asked for."""
         self.arrays = [torch.from_numpy(array).pin_memory() for array in self.arrays]
         return self
+
+
+def end_with(parent: int, worker: int) -> None:
+    """Let a worker process end within a second when the main process was killed.
+
+    torch's own watch does not help a worker that waits for a lock which the main process held when it was killed.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def packed(samples: "list | Failure") -> Parcel | Failure:

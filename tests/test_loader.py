@@ -5,6 +5,8 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -116,6 +118,33 @@ def test_a_killed_worker_ends_the_epoch():
         for _ in Loader(Samples(dies), batch_size=3, num_workers=2):
             pass
         time.sleep(5)
+
+
+PARENT = """
+import os, signal, torch
+from lungseg.loader import Loader
+
+class Large(torch.utils.data.Dataset):
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        return torch.zeros(1, 1000, 1000), torch.zeros(1, 1000, 1000), "x"
+
+loader = Loader(Large(), batch_size=2, num_workers=2)
+next(iter(loader))
+loader._iterator._workers_done_event._cond.acquire()  # what the main process holds while it ends its workers
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_killed_parent():
+    """Though they wait for a lock that it will never let go, and for a reader of what they have sent."""
+    process = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
+    try:
+        process.communicate(timeout=30)  # until the last process that could write there has ended
+        assert process.returncode == -signal.SIGKILL
+    except subprocess.TimeoutExpired:
+        pytest.fail("workers live on")
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
