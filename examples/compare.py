@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
+from lungseg.contents import digest, look_at
 from lungseg.data.folder import SliceDataset, check_folder
 from lungseg.datasets import draw_slices, find_data
 from lungseg.distributed import start_processes
@@ -108,8 +109,6 @@ def main(argv: list[str] | None = None) -> dict[str, float] | int:
 
 def compare_alone(options: Comparison) -> dict[str, float]:
     """`compare`, if no other process writes into --out."""
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"{options.out} is a file. Choose another folder with --out.")
     with locked(options.out):
         return compare(options)
 
@@ -152,11 +151,12 @@ def check_test(test: SliceDataset) -> None:
 def check_same_comparison(options: Comparison) -> None:
     """Remember the settings in --out; refuse to go on there with others, for then the table would mix two."""
     wanted = {name: value for name, value in asdict(options).items() if name not in ("out", "device", "images")}
+    wanted["contents"] = options.data and digest(look_at(options.data))  # phantoms are drawn again as they were
     text = json.dumps(wanted, indent=1, default=str) + "\n"
     file = options.out / "compare.json"
     if file.exists():
         if file.read_text() != text:
-            raise ValueError(f"{options.out} holds a comparison with other settings. Choose another --out.")
+            raise ValueError(f"{options.out} holds a comparison with other settings or data. Choose another --out.")
     elif any(path.name[0] != "." for path in options.out.iterdir()):
         raise ValueError(f"{options.out} is not empty, and holds no comparison. Choose another --out.")
     with whole_file(file) as partial:

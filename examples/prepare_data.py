@@ -26,16 +26,17 @@ from lungseg.data.augment import Augmentation
 from lungseg.data.classes import number_labels
 from lungseg.data.columns import as_number
 from lungseg.data.folder import FolderWriter, read_slice
-from lungseg.data.manifest import FRACTIONS, SPLITS, SliceRecord
+from lungseg.data.manifest import FRACTIONS, OTHER_PICTURES, SPLITS, SliceRecord
 from lungseg.data.overview import summarise
 from lungseg.data.sources import Form, Slice, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
 from lungseg.data.splits import affordable_fractions, group_slices, like_pairs, like_strangers, split_by_group
 from lungseg.draw import contact_sheet, overlay, with_legend
 from lungseg.exits import leave, run_main
+from lungseg.recipe import Parser
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="prepare_data.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="prepare_data.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="pickled tables (.pkl, .pkl.gz), or folders of pictures, to split")
     add("--out", required=True, metavar="DIR", help="the folder to write; it must not exist yet")
@@ -233,6 +234,8 @@ def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) ->
             )
         if args.group not in (None, "none") or spacing_is_column:
             raise ValueError("pictures have no columns: use --patient-from for --group, and a number of mm.")
+    elif pictures := [path for path in files if Path(path).suffix.lower() in (".png", *OTHER_PICTURES)]:
+        raise ValueError(f"{pictures[0]} is a picture. Give its folder, and --images and --masks (patterns in quotes).")
     elif args.patient_from or args.hu_window:
         raise ValueError("--patient-from and --hu-window are for folders of pictures, with --images and --masks.")
 

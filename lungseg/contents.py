@@ -12,6 +12,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tqdm import tqdm
+
 from lungseg.data.classes import classes_file
 from lungseg.data.manifest import manifest_path, members
 from lungseg.files import regular_file, whole_file
@@ -27,7 +29,7 @@ def look_at(folder: str | Path, known: Mapping[str, list] | None = None) -> Cont
         known: what an earlier look has found (`read_contents`): files of the same size and time are not read again.
     """
     folder, known, found = Path(folder), known or {}, {}
-    for path in files_of(folder):
+    for path in tqdm(files_of(folder), desc="digests", unit="file", leave=False, disable=None):
         name, stat = path.relative_to(folder).as_posix(), os.stat(path)
         before = known.get(name, ())
         if list(before[:2]) != [stat.st_size, stat.st_mtime_ns]:

@@ -5,6 +5,7 @@ gradients, so all take the same step. One process is the case size = 1 of the sa
 """
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ def start_processes(device: str = "auto") -> Iterator[Processes]:
         yield Processes(rank, size, place)
         dist.barrier()  # who leaves first would cut the others off in the middle of their last exchange
     finally:
+        gc.collect()  # DDP keeps the group in a cycle of references; freed at the interpreter's end, it might abort
         dist.destroy_process_group()
 
 

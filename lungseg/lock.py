@@ -9,6 +9,7 @@ The system lets go of the lock when the process that holds it ends, however it e
 import errno
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -20,6 +21,7 @@ except ImportError:  # Windows: there two runs in one folder are not noticed
     fcntl = None
 
 NAME = ".lock"
+FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no pipe
 HELD = (errno.EACCES, errno.EAGAIN)
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network disks have none
 
@@ -31,9 +33,12 @@ def locked(folder: str | Path) -> Iterator[None]:
     The worker processes of a DataLoader do not hold it too, so a killed run whose workers still live blocks nobody.
 
     Raises:
-        ValueError: if another process holds it, on this machine or, on a shared disk, on another one.
+        ValueError: if it is a file, or if another process holds it, on this machine or, on a shared disk, on another.
+            (Threads of one process are not kept apart.)
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file. Choose another folder with --out.")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         file = take(folder)
@@ -54,9 +59,13 @@ def take(folder: Path) -> TextIOWrapper:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            file = open(folder / NAME, "a+")
+            number = os.open(folder / NAME, FLAGS, 0o666)
         except FileNotFoundError:  # another process has just ended here and removed the folder
             continue
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise ValueError(f"{folder / NAME} is no file of ours. Remove it, or choose another --out.")
+        file = os.fdopen(number, "r+")
         try:
             # A lock of the process, not of the open file: children made by fork do not inherit it.
             if fcntl:

@@ -27,7 +27,9 @@ from lungseg.settings import TrainingRecipe, from_older_version
 from lungseg.typed import RESTORE, expect, form, read_json, short, typed
 
 R = TypeVar("R", bound=TrainingRecipe)
-LEFT_BY_A_START = (NAME, "phantoms_*", ".*.partial-*")
+WRITTEN_BY_RUNS = ("phantoms_*", "recipe.json", "data.json", "last.pt", "best.pt")
+HALF_WRITTEN = tuple(f".{name}.partial-*" for name in WRITTEN_BY_RUNS)  # not those of predict.py, which may be at work
+LEFT_BY_A_START = (NAME, "phantoms_*", *HALF_WRITTEN)
 PARTS = {  # of a checkpoint, and their types
     "model": dict, "optimizer": dict, "stopping": dict, "recipe": dict, "run": dict, "network": dict, "input": dict,
     "log_position": int, "rng": list, "data": str | None,
@@ -46,8 +48,6 @@ def held(out: Path, processes: Processes) -> Iterator[None]:
         problem = None
         if processes.is_main:
             try:
-                if out.exists() and not out.is_dir():
-                    raise ValueError(f"{out} is a file. Choose another folder with --out.")
                 stack.enter_context(locked(out))
             except (ValueError, OSError) as error:
                 problem = error
@@ -68,7 +68,7 @@ def open_run(options: RunOptions, processes: Processes) -> dict[str, Any] | None
     if problem:
         raise ValueError(problem)
     if processes.is_main:
-        for left in out.glob(".*.partial-*"):  # by a killed process; nobody else writes here (`held`)
+        for left in [path for pattern in HALF_WRITTEN for path in out.glob(pattern)]:  # by a killed run (`held`)
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     if not options.resume:
         return None
@@ -90,11 +90,13 @@ def problem_with(options: RunOptions) -> str | None:
     begun = [path for path in found if path.name == "recipe.json" or path.match("last*.pt")]
     if options.resume and not begun:
         beside = [path.parent.name for path in out.parent.glob("*/recipe.json")] if out.parent.is_dir() else []
-        meant = [str(out.with_name(name)) for name in difflib.get_close_matches(out.name, beside, cutoff=0.5)]
+        meant = [str(out.with_name(name)) for name in difflib.get_close_matches(out.name, beside, cutoff=0.7)]
         guess = f" Did you mean {' or '.join(meant)}?" if meant else ""
-        return f"{out} holds no run to go on with.{guess} To start a new run there, leave out --resume."
-    if not options.resume and any(not any(map(path.match, LEFT_BY_A_START)) for path in found):
+        return f"{out} holds no run to go on with.{guess} To start a new run, leave out --resume."
+    if not options.resume and begun:
         return f"{out} is not empty. Add --resume to go on with that run, or choose another --out."
+    if not options.resume and any(not any(map(path.match, LEFT_BY_A_START)) for path in found):
+        return f"{out} is not empty, and holds no run. Choose another --out."
     return None
 
 
@@ -121,9 +123,9 @@ def read_start(saved: dict[str, Any] | None, out: Path, kind: type[R]) -> Start:
         recipe, settings, data = saved["recipe"], saved["run"], saved["data"]
     else:
         started = read_json(file)
-        expect(started, {"recipe": dict, "seed": int, "data": str | None}, str(file))
+        expect(started, {"recipe": dict, "seed": int, "processes": int, "data": str | None}, str(file))
         recipe, data = from_older_version(started["recipe"]), started["data"]
-        settings = recipe | {"seed": started["seed"]}
+        settings = recipe | {"seed": started["seed"], "processes": started["processes"]}
     expect(settings, {"seed": int}, f"{file}: run")
     if not 0 <= settings["seed"] < 2**63:
         raise ValueError(f"{file} is damaged: seed is {settings['seed']}. {RESTORE}")
@@ -155,7 +157,7 @@ def check_same_run(saved: Mapping[str, Any], given: Mapping[str, Any], out: Path
 def how_to_go_on(out: Path) -> str:
     """What Ctrl-C leaves behind, and the command that goes on from there."""
     command = f"{this_script()} --out {shlex.quote(str(out))} --resume"
-    if (out / "last.pt").exists():
+    if any((out / name).exists() for name in ("last.pt", "last.prev.pt")):
         return f"All finished epochs are saved, the running one is repeated; go on with: {command}"
     if (out / "recipe.json").exists():
         return f"No epoch was finished; begin again with: {command}"

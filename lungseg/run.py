@@ -17,6 +17,7 @@ import torch
 
 from lungseg.files import naming
 from lungseg.recipe import option
+from lungseg.typed import short
 
 MOST_WORKERS = 1024
 EPOCH_LINE = {"epoch": int, "train_loss": float | int | None, "val": dict, "lr": float | int}  # of the log
@@ -39,8 +40,10 @@ class RunOptions:
     compile: bool = option(False, "compile the network first: minutes at the start, faster steps on a GPU")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.num_workers <= MOST_WORKERS or not 0 <= self.seed < 2**63:
-            raise ValueError(f"num_workers={self.num_workers} and seed={self.seed} must not be negative or huge")
+        if not 0 <= self.num_workers <= MOST_WORKERS:
+            raise ValueError(f"num_workers={short(self.num_workers)} must be from 0 to {MOST_WORKERS}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={short(self.seed)} must be from 0 to 2^63 - 1")
 
 
 # ---- randomness -------------------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def run_script(
         What `train` returned, or an exit code (`lungseg.exits`): 2 for what the user can mend, 130 for Ctrl-C.
     """
     recipe, options, given = parse_recipe(recipes, replace(RunOptions(), out=Path(out)), argv, description=description)
+    recipe, given = replace(recipe, **from_the_root(asdict(recipe))), from_the_root(given)
 
     def work() -> float:
         with start_processes(options.device) as processes, held(options.out, processes):
@@ -80,6 +81,11 @@ def run_script(
         stopped=lambda: how_to_go_on(options.out),
         too_little_memory="Make the network or --img-size smaller, halve --batch-size, or set --accumulate 2.",
     )
+
+
+def from_the_root(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings, with whole paths: a run may be resumed in another current folder."""
+    return {k: str(Path(v).absolute()) if k in ("weights", "pretrained") and v else v for k, v in settings.items()}
 
 
 class Run:
@@ -105,6 +111,7 @@ class Run:
             keep_freed_memory()
         self.processes, self.device, self.out = processes, processes.device, options.out
         self.saved = open_run(options, processes)
+        self.started: dict[str, Any] = {}  # of a resumed run, all that must stay as it was
         self.head_is_fresh = True  # until weights are loaded into it
         self.recipes = recipes or {"default": type(recipe)()}
         self.recipe, self.options = self.as_it_was_started(recipe, options, given)
@@ -129,9 +136,8 @@ class Run:
         if given.get("epochs", 0) > then.epochs:
             then = self.longer(then, options, given["epochs"])
             settings = settings | {"epochs": then.epochs}
-            if self.saved:
-                self.saved["run"]["epochs"] = then.epochs
         check_same_run(settings, given, self.out)
+        self.started = settings
         return then, options
 
     def longer(self, then: TrainingRecipe, options: RunOptions, epochs: int) -> TrainingRecipe:
@@ -181,8 +187,7 @@ class Run:
         self.data = open_data(self.recipe, self.options, self.processes)
         self.settings = asdict(self.recipe) | {"seed": self.options.seed, "processes": self.processes.size}
         self.settings["slices"] = self.data.fingerprint
-        if self.saved:
-            check_same_run(self.saved["run"], self.settings, self.out)
+        check_same_run(self.started, self.settings, self.out)
         self._check_contents()
         self._check_lesions()
         return self.data
@@ -192,7 +197,9 @@ class Run:
         before, folder = read_contents(self.out), self.data.folder
         self.contents = look_at(folder, before) if self.processes.is_main else {}  # the others take its word for it
         self.settings["contents"] = self.processes.gather(digest(self.contents))[0]
-        then = self.saved["run"].get("contents") if self.saved else None  # older versions did not look
+        then = self.started.get("contents")  # older versions did not look
+        if self.started and not self.saved and before:  # stopped in its first epoch
+            then = digest(before)
         if then not in (None, self.settings["contents"]):
             what = differences(before, self.contents) if digest(before) == then else "some of its files"
             raise ValueError(

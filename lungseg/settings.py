@@ -18,6 +18,7 @@ from lungseg.losses import bce_loss, dice_bce_loss, dice_loss
 from lungseg.plateau import reduce_on_plateau
 from lungseg.recipe import option
 from lungseg.training import warmup_cosine, weight_decay_groups
+from lungseg.typed import short
 
 LOSSES = {"bce": bce_loss, "dice": dice_loss, "dice_bce": dice_bce_loss}
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -94,8 +95,14 @@ class TrainingRecipe:
         for f in fields(self):
             value = getattr(self, f.name)
             numbers = value if isinstance(value, tuple) else (value,)
+            if value == "":
+                raise ValueError(f"{f.name} is empty, as of a variable that is not set")
             if isinstance(value, str | bool) or value is None:
                 continue
+            if not numbers:
+                raise ValueError(f"{f.name} must name at least one number")
+            if any(isinstance(n, int) and n >= 2**31 for n in numbers):
+                raise ValueError(f"{f.name}={short(value)} must be below 2^31 = 2,147,483,648")
             if f.name in POSITIVE and not value > 0:
                 raise ValueError(f"{f.name}={value} must be positive")
             if f.name in NOT_NEGATIVE and not value >= 0:
@@ -104,8 +111,6 @@ class TrainingRecipe:
                 raise ValueError(f"{f.name}={value} must be at least 1")
             if not all(math.isfinite(n) for n in numbers):
                 raise ValueError(f"{f.name}={value} must be a finite number")
-            if any(isinstance(n, int) and n >= 2**31 for n in numbers):
-                raise ValueError(f"{f.name}={value} must be below 2^31 = 2,147,483,648")
         if self.schedule == "plateau" and self.warmup_epochs > 0:
             raise ValueError(
                 f"--schedule plateau sets the rate itself, so it must have --warmup-epochs 0, not {self.warmup_epochs}"

@@ -46,7 +46,7 @@ def typed(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, list | tuple):
             return tuple(typed(item, inner[0], where) for item in value)
     elif hint is float:
-        good = isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+        good = type(value) is int or (type(value) is float and math.isfinite(value))
     else:
         good = type(value) is hint
     if not good:

@@ -66,6 +66,19 @@ def test_children_that_outlive_their_parent_block_nobody(tmp_path):
         process.communicate()
 
 
+def test_a_file_a_link_and_a_pipe_are_not_written_to(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    with pytest.raises(ValueError, match="victim is a file. Choose another folder"), locked(victim):
+        pass
+    for i, make in enumerate((lambda path: path.symlink_to(victim), os.mkfifo)):
+        (tmp_path / str(i)).mkdir()
+        make(tmp_path / str(i) / NAME)
+        with pytest.raises((OSError, ValueError), match=r"\.lock"), locked(tmp_path / str(i)):
+            pass
+    assert victim.read_text() == "precious"
+
+
 def test_a_folder_made_here_is_removed_if_it_stays_empty(tmp_path):
     with locked(tmp_path / "a" / "b"):
         assert os.listdir(tmp_path / "a" / "b") == [NAME]
@@ -84,14 +97,14 @@ def test_a_file_removed_by_its_last_owner_is_not_taken_for_the_lock(tmp_path, mo
     """Opened before the owner's end and locked after it: the next process would make a new file, and hold that."""
     opened, number = [], 0
 
-    def slow_open(path, mode):
-        file = open(path, mode)
+    def slow_open(number, mode):
+        file, path = open(number, mode), tmp_path / NAME
         opened.append(file)
         if len(opened) == 1:
             os.remove(path)  # the owner ends now
         return file
 
-    monkeypatch.setattr(lock, "open", slow_open, raising=False)
+    monkeypatch.setattr(lock.os, "fdopen", slow_open)
     with locked(tmp_path):
         assert len(opened) == 2 and opened[0].closed
         number = os.stat(tmp_path / NAME).st_ino

@@ -52,7 +52,10 @@ def test_a_new_run_begins_in_a_new_or_empty_folder(tmp_path):
     options.out.mkdir()
     assert open_run(options, ALONE) is None
     (options.out / "notes.txt").touch()
-    with pytest.raises(ValueError, match="not empty. Add --resume"):
+    with pytest.raises(ValueError, match="run is not empty, and holds no run. Choose another --out"):
+        open_run(options, ALONE)
+    (options.out / "recipe.json").touch()
+    with pytest.raises(ValueError, match="run is not empty. Add --resume to go on with that run, or choose another"):
         open_run(options, ALONE)
     with pytest.raises(ValueError, match="is a file"):
         open_run(RunOptions(out=options.out / "notes.txt"), ALONE)
@@ -68,6 +71,15 @@ def test_what_a_start_leaves_that_was_killed_is_no_run(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".lock", "phantoms_nodule_4x1_16px_seed0"]
 
 
+def test_what_another_script_is_writing_into_the_folder_is_left_alone(tmp_path):
+    """predict.py --out runs/mine/predictions takes no lock: it is no run."""
+    save_checkpoint(tmp_path / "last.pt", WHOLE)
+    (tmp_path / ".predictions.partial-123").mkdir()
+    (tmp_path / ".last.pt.partial-123").touch()
+    open_run(RunOptions(out=tmp_path, resume=True), ALONE)
+    assert sorted(os.listdir(tmp_path)) == [".predictions.partial-123", "last.pt"]
+
+
 def test_resuming_takes_the_last_checkpoint_or_begins_what_was_begun(tmp_path):
     options = RunOptions(out=tmp_path, resume=True)
     (tmp_path / "recipe.json").touch()
@@ -77,18 +89,18 @@ def test_resuming_takes_the_last_checkpoint_or_begins_what_was_begun(tmp_path):
 
 
 def test_nothing_to_resume_is_said_with_what_may_be_meant(tmp_path):
-    for name in ("mine", "unet", "other"):
+    for name in ("mine", "unet", "x0", "other"):
         (tmp_path / name).mkdir()
-    for name in ("mine", "unet"):
+    for name in ("mine", "unet", "x0"):
         (tmp_path / name / "recipe.json").touch()
     with pytest.raises(
         ValueError, match="mien holds no run to go on with. Did you mean .*/mine. To start a new run"
     ) as e:
         open_run(RunOptions(out=tmp_path / "mien", resume=True), ALONE)
     assert "unet" not in str(e.value) and not (tmp_path / "mien").exists()
-    for out in (tmp_path / "other", tmp_path / "no" / "such" / "folder"):  # nothing like it; an empty folder
+    for out in (tmp_path / "other", tmp_path / "x", tmp_path / "no/such/folder"):  # an empty folder; nothing like it
         with pytest.raises(
-            ValueError, match="holds no run to go on with. To start a new run there, leave out --resume"
+            ValueError, match="holds no run to go on with. To start a new run, leave out --resume"
         ):
             open_run(RunOptions(out=out, resume=True), ALONE)
 
@@ -113,7 +125,9 @@ def test_what_to_do_after_ctrl_c_depends_on_what_is_there(tmp_path, monkeypatch)
     assert how_to_go_on(tmp_path) == "Nothing was trained yet; begin again with the same command."
     (tmp_path / "recipe.json").touch()
     assert "begin again with: python 'examples/train x.py' --out" in how_to_go_on(tmp_path)
-    (tmp_path / "last.pt").touch()
+    (tmp_path / "last.prev.pt").touch()  # stopped between two renames
+    assert "All finished epochs are saved" in how_to_go_on(tmp_path)
+    os.rename(tmp_path / "last.prev.pt", tmp_path / "last.pt")
     assert "All finished epochs are saved" in how_to_go_on(tmp_path)
     assert how_to_go_on(tmp_path).endswith(f"--out {tmp_path} --resume")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -136,7 +150,8 @@ def test_a_run_is_read_as_it_was_started(tmp_path):
         assert start.recipe == RECIPE and start.settings["seed"] == 5 and start.settings["epochs"] == 3
     assert of_json.data == Path("data/lungs") and of_checkpoint.data is None
     older = {k: v for k, v in asdict(RECIPE).items() if k not in ("weights", "freeze_encoder")}
-    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": older, "seed": 5, "data": None}))
+    started = {"recipe": older, "seed": 5, "processes": 1, "data": None}
+    (tmp_path / "recipe.json").write_text(json.dumps(started))
     assert read_start(None, tmp_path, TrainingRecipe).recipe == RECIPE
 
 
@@ -150,6 +165,8 @@ def test_a_run_is_read_as_it_was_started(tmp_path):
         (lambda r: {**r, "seed": "5"}, "seed is '5'"),
         (lambda r: {**r, "seed": -1}, "seed is -1"),
         (lambda r: {**r, "data": 7}, "data is 7"),
+        (lambda r: {**r, "processes": None}, "processes is None"),
+        (lambda r: {**r, "recipe": {**r["recipe"], "lr": 10**400}}, "recipe.json: lr=10+ .* must be below 2"),
         (lambda r: {**r, "recipe": {**r["recipe"], "lr": "fast"}}, "recipe.json: lr is damaged: it is 'fast'"),
         (lambda r: {**r, "recipe": {**r["recipe"], "lr": True}}, "recipe.json: lr is damaged"),
         (lambda r: {**r, "recipe": {**r["recipe"], "lr": float("inf")}}, "recipe.json: lr is damaged"),

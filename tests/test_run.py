@@ -27,8 +27,9 @@ def draws():
 
 
 def test_options_that_cannot_be():
-    with pytest.raises(ValueError, match="must not be negative"):
-        RunOptions(num_workers=-1)
+    for options, words in (({"num_workers": -1}, "^num_workers=-1 must be"), ({"seed": 2**63}, "^seed=9.* must be")):
+        with pytest.raises(ValueError, match=words):
+            RunOptions(**options)
 
 
 def test_the_same_seed_gives_the_same_draws():

@@ -132,13 +132,14 @@ def slices_of_pictures(
     if in_hu and hu_window:
         raise ValueError(f"{folder}: its pictures hold HU, so black and white need no HU. Leave --hu-window out.")
     written = hu_window or HU_WINDOW
-    slices, coloured, shaded = [], [], []
+    slices, coloured, shaded, flat = [], [], [], 0
     bar = tqdm(pairs, desc=folder.name, unit="slice", disable=None)
     for (name, image, mask), patient in zip(bar, patients, strict=True):
         values, colours = read_image(image)
         target, shades = read_mask(mask)
         coloured += [image] if colours else []
         shaded += [mask] if shades else []
+        flat += len(np.unique(values)) == 2
         window = (0.0, 255.0) if values.dtype == np.uint8 else HU_WINDOW if in_hu else deep_window
         id_ = re.sub(r"[^\w.()+ -]", "_", name).strip(" .") or "slice"
         about = {"id": id_, "group": patient, "label": ""}
@@ -148,6 +149,11 @@ def slices_of_pictures(
             raise ValueError(f"{image} and {mask}: {error}") from None
         made.record = replace(made.record, hu_low=written[0], hu_high=written[1])
         slices.append(made)
+    if min(flat, len(shaded)) > len(pairs) / 2:
+        raise ValueError(
+            f"{folder}: most images have two values, as masks have, and most masks have shades of grey, as images "
+            f"have. Are --images and --masks exchanged?"
+        )
     notes = notes_on_files(folder, alone, coloured, shaded)
     if in_hu:
         return slices, [*notes, "Pictures with numbers below 0 were taken for HU."]

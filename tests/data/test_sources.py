@@ -132,7 +132,7 @@ def test_names_of_files_become_ids_that_are_file_names(tmp_path):
 
 def test_what_was_decided_is_told(tmp_path):
     red = np.zeros((16, 16, 3), np.uint8)
-    red[:4, :, 0] = 255
+    red[:4, :, 0], red[8:, :, 0] = 255, 100
     how = pictures(tmp_path, red, suffix="png")
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "m/0.png")
     Image.new("L", (8, 8)).save(tmp_path / "i/lone.png")
@@ -142,3 +142,15 @@ def test_what_was_decided_is_told(tmp_path):
         "1 images are coloured",
         "1 masks have shades between black and their brightest value",
     ]
+
+
+def test_exchanged_images_and_masks_are_noticed(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
+        Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(tmp_path / f"masks/{i}.png")
+    assert len(slices_of_pictures(tmp_path, FORM, images="images/*.png", masks="masks/*.png")[0]) == 4
+    with pytest.raises(ValueError, match="Are --images and --masks exchanged"):
+        slices_of_pictures(tmp_path, FORM, images="masks/*.png", masks="images/*.png")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -152,6 +153,19 @@ def test_other_settings_are_not_mixed_in(done, compare, capsys, tmp_path):
     assert "not empty" in capsys.readouterr().err
     assert compare.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
+def test_data_that_changed_are_not_mixed_in(done, compare, discs, capsys, tmp_path):
+    """Else one of the networks would be trained on other masks, and the table would not say so."""
+    out, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(done[0], out)
+    shutil.copytree(discs, data)
+    settings = json.loads((out / "compare.json").read_text())
+    argv = ["--out", str(out), "--data", str(data), "--steps", "7", "--img-size", "32", "--batch-size", "4"]
+    (out / "compare.json").write_text(json.dumps(settings | {"data": str(data)}, indent=1) + "\n")
+    shutil.copy(data / "masks/slice01.png", data / "masks/slice02.png")
+    assert compare.main(argv) == 2
+    assert "other settings or data" in capsys.readouterr().err
 
 
 def test_of_two_comparisons_in_one_folder_the_second_is_refused(compare, tmp_path, capsys):

@@ -628,3 +628,15 @@ def test_pictures_have_no_labels_to_make_classes_of(tmp_path, capsys):
     flags = ["--images", "*.png", "--masks", "*_m.png", "--classes"]
     assert main([str(tmp_path), "--out", str(tmp_path / "out"), *flags]) == 2
     assert "--classes takes the classes from the labels of a table" in capsys.readouterr().err
+
+
+def test_a_lone_picture_is_answered_with_the_flags_for_pictures(tmp_path, capsys):
+    Image.new("L", (8, 8)).save(tmp_path / "a.PNG")
+    assert main([str(tmp_path / "a.PNG"), "--out", str(tmp_path / "out")]) == 2
+    assert "a.PNG is a picture. Give its folder, and --images and --masks" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["a.pkl", "--out", "x", "--colour", "red"])
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1

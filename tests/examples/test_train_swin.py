@@ -586,6 +586,32 @@ def test_a_run_stopped_in_its_first_epoch_goes_on_as_it_was_started(folder, refe
     assert_same_run(reference[0], out)
 
 
+def test_a_run_stopped_in_its_first_epoch_keeps_its_data_weights_and_processes(
+    folder, reference, tmp_path, capsys, monkeypatch
+):
+    out, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(folder, data)
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(reference[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(train_swin, "train_one_epoch", interrupted)
+        assert train(data, out, "--weights", "best.pt") == 130
+    monkeypatch.chdir("/")
+    capsys.readouterr()
+    started, mask = json.loads((out / "recipe.json").read_text()), (data / "masks/slice03.png").read_bytes()
+    assert started["recipe"]["weights"] == str(reference[0] / "best.pt")
+    (out / "recipe.json").write_text(json.dumps(started | {"processes": 7}))
+    assert "was started with processes 7, and now it would be 1" in refused(capsys, ["--out", out, "--resume"])
+    (out / "recipe.json").write_text(json.dumps(started))
+    shutil.copy(data / "masks/slice04.png", data / "masks/slice03.png")
+    assert "masks/slice03.png (changed)" in refused(capsys, ["--out", out, "--resume"])
+    (data / "masks/slice03.png").write_bytes(mask)
+    assert isinstance(main(["--out", str(out), "--resume"]), float)  # the weights are found from here too
+
+
 def test_published_weights_are_a_start(folder, reference, tmp_path, capsys):
     """Swin's layout, made from a network of ours: the run must begin with them, and a resumed one must not."""
     torch.manual_seed(7)
