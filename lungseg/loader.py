@@ -1,18 +1,19 @@
 """Batches of samples, read by worker processes if asked for; what goes wrong there is told as if it went wrong here."""
 
+import multiprocessing
 import os
+import shutil
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+ENOUGH_BYTES, ENOUGH_FILES = 2**30, 512  # containers often have 2^26
 TOLD = (ValueError, OSError, MemoryError)  # what a user can mend; a mistake of ours keeps the traceback of the worker
 
 
@@ -22,9 +23,8 @@ class Loader(DataLoader):
     Differently from torch's:
 
     - An error of `TOLD` in a worker process is raised here as it is, not as a text that ends in a traceback.
-    - Workers send arrays through a pipe, not tensors in shared memory. That is one more copy (4 ms for a batch of
-      16 x 256 x 256), and needs neither space in /dev/shm, of which containers have little, nor an open file for
-      every tensor.
+    - Where shared memory or open files are short, as in most containers, workers send arrays through a pipe. That is
+      slower, and needs neither space in /dev/shm nor an open file for every tensor.
     - More workers than processors are no reason for a warning.
 
     Args:
@@ -39,8 +39,8 @@ class Loader(DataLoader):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin,
-            collate_fn=packed,
-            worker_init_fn=partial(end_with, os.getpid()),
+            collate_fn=partial(packed, shared=shared_memory_suffices()),
+            worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # its own: else each epoch would draw from the generator of the drop-outs
             **batches,
         )
@@ -55,7 +55,7 @@ class Loader(DataLoader):
         for parcel in super().__iter__():
             if isinstance(parcel, Failure):
                 raise parcel.error
-            image, target = map(torch.as_tensor, parcel.arrays)
+            image, target = map(torch.as_tensor, parcel.parts)
             yield image, target, parcel.ids
 
 
@@ -99,31 +99,43 @@ class Failure:
 
 
 class Parcel:
-    """A batch on its way from a worker process."""
+    """A batch on its way from a worker process: tensors go through shared memory, arrays through the pipe itself."""
 
-    def __init__(self, samples: list[tuple[Tensor, Tensor, str]]):
+    def __init__(self, samples: list[tuple[Tensor, Tensor, str]], shared: bool):
         images, targets, self.ids = zip(*samples, strict=True)
-        self.arrays = [np.stack([tensor.numpy() for tensor in part]) for part in (images, targets)]
+        self.parts = [torch.stack(part) for part in (images, targets)]
+        if not shared:
+            self.parts = [part.numpy() for part in self.parts]
 
     def pin_memory(self) -> "Parcel":
         """Called by a thread of DataLoader, where that was asked for."""
-        self.arrays = [torch.from_numpy(array).pin_memory() for array in self.arrays]
+        self.parts = [torch.as_tensor(part).pin_memory() for part in self.parts]
         return self
 
 
-def end_with(parent: int, worker: int) -> None:
-    """Let a worker process end within a second when the main process was killed.
+def end_with_parent(worker: int) -> None:
+    """Let a worker process end when the main process has ended, however that did.
 
     torch's own watch does not help a worker that waits for a lock which the main process held when it was killed.
     """
+    parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def packed(samples: "list | Failure") -> Parcel | Failure:
-    return samples if isinstance(samples, Failure) else Parcel(samples)
+def packed(samples: "list | Failure", shared: bool) -> Parcel | Failure:
+    return samples if isinstance(samples, Failure) else Parcel(samples, shared)
+
+
+def shared_memory_suffices() -> bool:
+    """Whether tensors of a few batches for each worker fit into /dev/shm, and may each keep a file open."""
+    if not os.path.isdir("/dev/shm"):  # not Linux, where torch shares memory otherwise
+        return True
+    import resource  # not on Windows
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return shutil.disk_usage("/dev/shm").free >= ENOUGH_BYTES and files >= ENOUGH_FILES

@@ -72,7 +72,7 @@ TABLE = {
     "settings.py": {"torch", "early_stopping", "losses", "plateau", "recipe", "training", "typed"},
     "longer.py": {"recipe", "settings"},
     "distributed.py": {"torch", "numpy", "loader"},
-    "loader.py": {"torch", "numpy"},
+    "loader.py": {"torch"},
     "lock.py": set(),
     "typed.py": {"torch", "files"},
     "contents.py": {"tqdm", "data.classes", "data.manifest", "files"},

@@ -4,27 +4,30 @@ import errno
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from lungseg import loader
 from lungseg.loader import Loader
 
 
 def read_all(samples, **how):
     """Workers that are left to the garbage collector take 5 seconds each to end."""
-    loader = Loader(samples, batch_size=3, **how)
+    batches = Loader(samples, batch_size=3, **how)
     try:
-        return list(loader)
+        return list(batches)
     finally:
-        if loader.num_workers:
-            loader._iterator._shutdown_workers()
+        if batches.num_workers:
+            batches._iterator._shutdown_workers()
 
 
 WORKERS = pytest.mark.parametrize("num_workers", [0, 2])
@@ -58,16 +61,28 @@ def test_batches_are_those_of_torch(num_workers):
 
 @WORKERS
 def test_an_epoch_can_be_left_and_begun_again(num_workers):
-    loader = Loader(Samples(), batch_size=3, num_workers=num_workers)
-    next(iter(loader))
-    assert [len(ids) for _, _, ids in loader] == [3, 3, 1]
-    assert len(loader) == 3
+    batches = Loader(Samples(), batch_size=3, num_workers=num_workers)
+    next(iter(batches))
+    assert [len(ids) for _, _, ids in batches] == [3, 3, 1]
+    assert len(batches) == 3
 
 
-def test_no_batch_takes_shared_memory():
-    """A container has 64 MB of it, and each tensor there needs an open file."""
-    for image, target, _ in Loader(Samples(), batch_size=3, num_workers=2):
-        assert not image.is_shared() and not target.is_shared()
+@pytest.mark.parametrize("shared", [True, False])
+def test_batches_come_through_shared_memory_or_a_pipe_and_are_the_same(monkeypatch, shared):
+    monkeypatch.setattr(loader, "shared_memory_suffices", lambda: shared)
+    for i, (image, target, ids) in enumerate(Loader(Samples(), batch_size=1, num_workers=2)):
+        assert image.is_shared() == target.is_shared() == shared
+        assert (image == i).all() and ids == (f"slice{i}",) and image.dtype == target.dtype == torch.float32
+        image += 1  # it can be written to
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="not Linux")
+@pytest.mark.parametrize(("free", "files", "suffices"), [(2**40, 1024, True), (2**26, 1024, False), (2**40, 64, False)])
+def test_little_shared_memory_and_few_open_files_are_left_alone(monkeypatch, free, files, suffices):
+    """A container has 64 MB of the one, a cautious administrator allows few of the others."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (files, files))
+    assert loader.shared_memory_suffices() == suffices
 
 
 def missing(index):
