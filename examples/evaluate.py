@@ -30,6 +30,7 @@ from lungseg.data.classes import to_labels
 from lungseg.data.folder import SliceDataset, check_folder
 from lungseg.data.manifest import SPLITS, SliceRecord, held_kind
 from lungseg.data.volumes import VolumeDataset, check_volume_folder
+from lungseg.datasets import refuse
 from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation import (
@@ -86,10 +87,8 @@ def check_data(folder: Path) -> None:
     Raises:
         ValueError: the first thing that is wrong with the folder, in one sentence.
     """
-    problems = (check_volume_folder if held_kind(folder) == "volumes" else check_folder)(folder)
-    if problems:
-        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise ValueError(problems[0] + more)
+    check = check_volume_folder if held_kind(folder) == "volumes" else check_folder
+    refuse(check(folder))
 
 
 def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:

@@ -103,10 +103,15 @@ def find_data(folder: Path | None, check: Callable[[Path], list[str]]) -> Path |
         splits = {record.split for record in read_manifest(folder)}
         if not {"train", "val"} <= splits:
             problems = [f"{folder} has only the splits {', '.join(sorted(splits))}. Training needs train and val."]
+    refuse(problems)
+    return folder
+
+
+def refuse(problems: list[str]) -> None:
+    """A ValueError with the first problem, and the number of the others; nothing if there is none."""
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise ValueError(problems[0] + more)
-    return folder
 
 
 def draw_slices(recipe: TrainingRecipe, options: RunOptions) -> Path:
