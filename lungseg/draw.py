@@ -141,18 +141,14 @@ def label_map(labels: ArrayLike, *, cell: int = 16, text: bool = True) -> Image.
     """
     labels = np.asarray(labels).astype(np.int64)
     H, W = labels.shape
-    palette = np.array([(245, 245, 245), *(((2 * np.array(c) + 3 * 255) / 5) for c in SERIES)]).astype(
-        np.uint8
-    )
+    palette = np.array([(245, 245, 245), *(((2 * np.array(c) + 3 * 255) / 5) for c in SERIES)]).astype(np.uint8)
     picture = Image.fromarray(enlarge(palette[labels % len(palette)], cell))
     draw = ImageDraw.Draw(picture)
     for i in range(H):
         for j in range(W):
             x, y = j * cell, i * cell
             if text:
-                draw.text(
-                    (x + cell / 2, y + cell / 2), str(labels[i, j]), INK, font(0.55 * cell), anchor="mm"
-                )
+                draw.text((x + cell / 2, y + cell / 2), str(labels[i, j]), INK, font(0.55 * cell), anchor="mm")
             if j and labels[i, j] != labels[i, j - 1]:
                 draw.line((x, y, x, y + cell), INK, width=2)
             if i and labels[i, j] != labels[i - 1, j]:
@@ -198,8 +194,7 @@ def contact_sheet(
         widths[c] = max(widths[c], text_size(words, text)[0])
     heights = [max((t.height for t in row if t), default=0) for row in tiles]
     under = [
-        max((text_size(w, text)[1] + 2 for w in captions[r]), default=0) if captions else 0
-        for r in range(len(rows))
+        max((text_size(w, text)[1] + 2 for w in captions[r]), default=0) if captions else 0 for r in range(len(rows))
     ]
     left = gap + max((text_size(words, text)[0] + gap for words in row_labels or []), default=0)
     top = gap + (max(text_size(words, text)[1] for words in column_labels) + gap if column_labels else 0)

@@ -94,9 +94,7 @@ def test_overlay_leaves_its_input_alone():
 
 
 def test_each_kind_of_error_has_its_colour():
-    assert error_map([[1, 0, 1, 0]], [[1, 1, 0, 0]]).tolist() == [
-        [list(TARGET), list(PRED), list(MISSED), [0, 0, 0]]
-    ]
+    assert error_map([[1, 0, 1, 0]], [[1, 1, 0, 0]]).tolist() == [[list(TARGET), list(PRED), list(MISSED), [0, 0, 0]]]
 
 
 @given(labels=hnp.arrays(np.uint8, st.tuples(SIDES, SIDES), elements=st.integers(0, 3)), scale=st.integers(1, 2))
@@ -155,9 +153,7 @@ def test_equal_labels_have_equal_colours_and_a_line_between_unequal_ones():
 # ---- sheets ------------------------------------------------------------------------------------------------
 
 
-@given(
-    shape=st.tuples(SIDES, SIDES), rows=st.integers(1, 3), columns=st.integers(1, 3), scale=st.integers(1, 3)
-)
+@given(shape=st.tuples(SIDES, SIDES), rows=st.integers(1, 3), columns=st.integers(1, 3), scale=st.integers(1, 3))
 def test_a_sheet_shows_every_pixel_of_every_tile(shape, rows, columns, scale):
     tile = np.zeros((*shape, 3), np.uint8)
     tile[...] = (255, 0, 200)

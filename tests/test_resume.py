@@ -99,9 +99,7 @@ def test_nothing_to_resume_is_said_with_what_may_be_meant(tmp_path):
         open_run(RunOptions(out=tmp_path / "mien", resume=True), ALONE)
     assert "unet" not in str(e.value) and not (tmp_path / "mien").exists()
     for out in (tmp_path / "other", tmp_path / "x", tmp_path / "no/such/folder"):  # an empty folder; nothing like it
-        with pytest.raises(
-            ValueError, match="holds no run to go on with. To start a new run, leave out --resume"
-        ):
+        with pytest.raises(ValueError, match="holds no run to go on with. To start a new run, leave out --resume"):
             open_run(RunOptions(out=out, resume=True), ALONE)
 
 

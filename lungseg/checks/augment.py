@@ -114,9 +114,7 @@ def outline(target: NDArray) -> int:
     return int((target[1:] != target[:-1]).sum() + (target[:, 1:] != target[:, :-1]).sum())
 
 
-def check_elastic_displacement(
-    elastic_displacement: Callable[..., NDArray], *, max_examples: int = 40
-) -> None:
+def check_elastic_displacement(elastic_displacement: Callable[..., NDArray], *, max_examples: int = 40) -> None:
     """Fail unless `elastic_displacement(shape, alpha=, sigma=, rng=)` is a smooth field of that strength.
 
     (2, H, W) in pixels: root-mean-square `alpha` along each axis, as smooth as white noise after a Gaussian
@@ -143,9 +141,7 @@ def check_elastic_displacement(
         assert np.array_equal(field, fields[1]), about + "a second call gave another field"
         assert not np.array_equal(field, fields[2]), about + "the next seed gave the same field"
         rms = np.sqrt((field.astype(float) ** 2).mean((1, 2)))
-        assert np.allclose(rms, alpha, rtol=0.05), (
-            about + f"the RMS displacements are {rms.round(3)}, not alpha"
-        )
+        assert np.allclose(rms, alpha, rtol=0.05), about + f"the RMS displacements are {rms.round(3)}, not alpha"
         down, along = np.diff(field, axis=1), np.diff(field, axis=2)  # (2, H-1, W), (2, H, W-1)
         roughness = np.sqrt(((down**2).mean() + (along**2).mean()) / 2)
         expected = alpha / sigma / np.sqrt(2)  # slope of noise with the correlation exp(-d^2 / 4 sigma^2)

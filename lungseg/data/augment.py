@@ -52,17 +52,13 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("horizontal_flip", "vertical_flip", "elastic_probability", "crop_foreground"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"Augmentation: {name}={getattr(self, name)} should be a probability, 0 to 1."
-                )
+                raise ValueError(f"Augmentation: {name}={getattr(self, name)} should be a probability, 0 to 1.")
         for name, most in (("rotation", 180), ("brightness", 1), ("contrast", 1)):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"Augmentation: {name}={getattr(self, name)} should lie in [0, {most}].")
         check_elastic_strength(self.elastic_alpha, self.elastic_sigma)
         if self.crop_size is not None and (not isinstance(self.crop_size, int) or self.crop_size < 1):
-            raise ValueError(
-                f"Augmentation: crop_size={self.crop_size} should be a whole number >= 1, or None."
-            )
+            raise ValueError(f"Augmentation: crop_size={self.crop_size} should be a whole number >= 1, or None.")
         if self.crop_foreground and self.crop_size is None:
             raise ValueError("Augmentation: crop_foreground places a crop window; give crop_size as well.")
 

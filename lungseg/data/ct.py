@@ -26,9 +26,7 @@ def hu_to_grey(hu: ArrayLike, window: tuple[float, float] = HU_WINDOW, bits: int
     low, high, levels = checked_window(window, bits)
     hu = np.asarray(hu, dtype=np.float64)
     if np.isnan(hu).any():
-        raise ValueError(
-            f"hu_to_grey: {np.isnan(hu).sum()} of {hu.size} values are NaN. Fill or drop them first."
-        )
+        raise ValueError(f"hu_to_grey: {np.isnan(hu).sum()} of {hu.size} values are NaN. Fill or drop them first.")
     grey = (np.clip(hu, low, high) - low) * (levels / (high - low))
     return np.rint(grey).astype(np.uint8 if bits == 8 else np.uint16)
 
@@ -47,9 +45,7 @@ def hu_to_unit(hu: ArrayLike, window: tuple[float, float] = HU_WINDOW) -> NDArra
     return np.clip(unit, 0, 1)  # last of all: clipped HU could still become 1.0000001
 
 
-def grey_to_hu(
-    grey: ArrayLike, window: tuple[float, float] = HU_WINDOW, bits: int = 8
-) -> NDArray[np.float32]:
+def grey_to_hu(grey: ArrayLike, window: tuple[float, float] = HU_WINDOW, bits: int = 8) -> NDArray[np.float32]:
     """Undo `hu_to_grey` up to half a grey level (2.7 HU at 8 bits), and up to the clipping."""
     low, high, levels = checked_window(window, bits)
     return (low + np.asarray(grey, dtype=np.float64) * ((high - low) / levels)).astype(np.float32)

@@ -41,9 +41,7 @@ def elastic_displacement(
         ValueError: if a size is not positive, sigma < 1, or alpha is negative or greater than sigma / 4.
     """
     if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(
-            f"elastic_displacement: shape={shape} should be (H, W), two sizes of at least 1 pixel."
-        )
+        raise ValueError(f"elastic_displacement: shape={shape} should be (H, W), two sizes of at least 1 pixel.")
     check_elastic_strength(alpha, sigma)
     field = smooth_noise(shape, sigma, rng)  # (2, H, W)
     for axis in field:  # (H, W) each, scaled in place

@@ -92,9 +92,7 @@ def corners(shape: tuple[int, ...], affine: NDArray) -> NDArray[np.float64]:
 # ---- turning: no voxel changes -----------------------------------------------------------------------------------
 
 
-def orient(
-    array: NDArray, affine: NDArray, *, max_degrees: float = MAX_DEGREES
-) -> tuple[NDArray, NDArray[np.float64]]:
+def orient(array: NDArray, affine: NDArray, *, max_degrees: float = MAX_DEGREES) -> tuple[NDArray, NDArray[np.float64]]:
     """Exchange and reverse axes until they are ours: slices to the head, rows to the back, columns to the left.
 
     Args:

@@ -136,9 +136,7 @@ def rounds_the_probabilities(logits, target):
     return dice_loss(logits.sigmoid().logit().float(), target)  # 0 and 1 become -inf and inf
 
 
-@pytest.mark.parametrize(
-    "broken", [sums_in_half_precision, answers_in_half_precision, rounds_the_probabilities]
-)
+@pytest.mark.parametrize("broken", [sums_in_half_precision, answers_in_half_precision, rounds_the_probabilities])
 def test_the_half_precision_check_rejects(broken):
     with pytest.raises(AssertionError, match="float16"):
         check_loss_in_half_precision(broken)

@@ -168,9 +168,7 @@ def calls_a_missed_lesion_near(pred, target, spacing_mm):
     return np.nan_to_num(hausdorff95(pred, target, spacing_mm)).item()
 
 
-@pytest.mark.parametrize(
-    "broken", [looks_one_way, measures_in_pixels, takes_the_maximum, calls_a_missed_lesion_near]
-)
+@pytest.mark.parametrize("broken", [looks_one_way, measures_in_pixels, takes_the_maximum, calls_a_missed_lesion_near])
 def test_the_check_of_the_distance_rejects(broken):
     with pytest.raises(AssertionError, match="all pairs of outline pixels"):
         check_hausdorff95(broken)

@@ -79,9 +79,7 @@ def test_the_image_is_sampled_bilinearly_and_once_at_the_coordinates_of_the_targ
     target = (np.random.default_rng(1).random((side, side)) < 0.5).astype(np.uint8)
     _, moved = still(ramp[0], target, rng(5))
     nearest = map_coordinates(target, came_from, order=0)
-    inside = (
-        still(np.ones((side, side), np.float32), target, rng(5))[0] == 1
-    )  # beyond, the ramp fades into air
+    inside = still(np.ones((side, side), np.float32), target, rng(5))[0] == 1  # beyond, the ramp fades into air
     near_tie = np.any([np.abs(np.abs(np.mod(c, 1)) - 0.5) < 1e-3 for c in came_from], axis=0)
     assert inside.sum() > 2000
     np.testing.assert_array_equal(moved[inside & ~near_tie], nearest[inside & ~near_tie])
@@ -125,9 +123,7 @@ def test_a_quarter_turn_is_np_rot90_of_the_flipped_image(shape, flips, quarters)
     coordinates = sampling_coordinates(shape, shape, input_from_output(90 * quarters, *flips), (0, 0), None)
     flipped = image[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
     for order in (0, 1):
-        np.testing.assert_allclose(
-            sample(image, coordinates, order=order), np.rot90(flipped, quarters), atol=1e-5
-        )
+        np.testing.assert_allclose(sample(image, coordinates, order=order), np.rot90(flipped, quarters), atol=1e-5)
 
 
 def test_angles_fill_the_range_on_both_sides_and_flips_come_half_the_time():
@@ -173,21 +169,16 @@ def test_the_image_stays_in_0_1_however_strong_the_change(seed):
 
 
 @settings(max_examples=40)
-@given(
-    height=st.integers(20, 40), width=st.integers(20, 40), size=st.integers(1, 20), seed=st.integers(0, 999)
-)
+@given(height=st.integers(20, 40), width=st.integers(20, 40), size=st.integers(1, 20), seed=st.integers(0, 999))
 def test_a_crop_is_a_window_of_the_whole_augmented_picture(height, width, size, seed):
     image, target = random_pair(seed, height, width)
     whole = Augmentation(elastic_probability=0, brightness=0, contrast=0)
     cropped = dataclasses.replace(whole, crop_size=size)
     row, col = (
-        int(p * (n - size + 1))
-        for p, n in zip(whole.draw(np.random.default_rng(seed)).place, image.shape, strict=True)
+        int(p * (n - size + 1)) for p, n in zip(whole.draw(np.random.default_rng(seed)).place, image.shape, strict=True)
     )
     window = np.s_[row : row + size, col : col + size]
-    for got, full in zip(
-        *(a(image, target, np.random.default_rng(seed)) for a in (cropped, whole)), strict=True
-    ):
+    for got, full in zip(*(a(image, target, np.random.default_rng(seed)) for a in (cropped, whole)), strict=True):
         assert got.shape == (size, size) and got.flags.c_contiguous
         np.testing.assert_allclose(got, full[window], atol=2e-5)
 
@@ -229,9 +220,7 @@ def test_a_foreground_crop_sets_the_lesion_anywhere_in_the_window():
     target = np.zeros((60, 60), np.uint8)
     target[30, 30] = 1
     crop = dataclasses.replace(NOTHING, crop_size=8, crop_foreground=1)
-    places = [
-        np.argwhere(crop(target.astype(np.float32), target, np.random.default_rng(s))[1]) for s in range(600)
-    ]
+    places = [np.argwhere(crop(target.astype(np.float32), target, np.random.default_rng(s))[1]) for s in range(600)]
     assert len(np.unique(np.concatenate(places), axis=0)) == 64
 
 
@@ -307,10 +296,7 @@ class Slices(torch.utils.data.Dataset):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of torch, on one processor
 def test_the_same_seed_gives_the_same_pictures_with_any_number_of_workers():
     epochs = [
-        [
-            torch.cat(parts)
-            for parts in zip(*torch.utils.data.DataLoader(Slices(), 2, num_workers=workers), strict=True)
-        ]
+        [torch.cat(parts) for parts in zip(*torch.utils.data.DataLoader(Slices(), 2, num_workers=workers), strict=True)]
         for workers in (0, 2)
     ]
     for here, elsewhere in zip(*epochs, strict=True):

@@ -141,14 +141,11 @@ def test_image_and_target_stay_in_register():
 @settings(max_examples=200)
 def test_a_pixel_is_lesion_where_at_least_half_of_it_was(target, after):
     """The oracle refines both grids to the common multiple of the sizes and counts small squares."""
-    fine = np.kron(
-        target, np.ones([math.lcm(n, m) // n for n, m in zip(target.shape, after, strict=True)], int)
-    )
+    fine = np.kron(target, np.ones([math.lcm(n, m) // n for n, m in zip(target.shape, after, strict=True)], int))
     block = [n // m for n, m in zip(fine.shape, after, strict=True)]
     expected = [
         [
-            2 * fine[i * block[0] : (i + 1) * block[0], j * block[1] : (j + 1) * block[1]].sum()
-            >= block[0] * block[1]
+            2 * fine[i * block[0] : (i + 1) * block[0], j * block[1] : (j + 1) * block[1]].sum() >= block[0] * block[1]
             for j in range(after[1])
         ]
         for i in range(after[0])

@@ -200,9 +200,7 @@ def test_an_upright_scan_resampled_is_the_same_as_turned(turn, spacing, origin, 
 
 OBLIQUE = {
     "turned by 20 degrees": affine_of((10, -5, 30), (about_x(20) @ np.diag([0.8, 0.8, 1.5])).T[::-1]),
-    "gantry tilted by 15 degrees": affine_of(
-        (10, -5, 30), [(0, 0, 1.5), about_x(-15) @ (0, 0.8, 0), (0.8, 0, 0)]
-    ),
+    "gantry tilted by 15 degrees": affine_of((10, -5, 30), [(0, 0, 1.5), about_x(-15) @ (0, 0.8, 0), (0.8, 0, 0)]),
     "prone, tilted": affine_of((10, -5, 30), [(0, 0, -1.5), about_x(15) @ (0, -0.8, 0), (-0.8, 0, 0)]),
 }
 

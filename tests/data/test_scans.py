@@ -373,7 +373,7 @@ def test_what_is_no_file_is_not_opened(name, device, tmp_path):
         (saved(np.array([[0, np.nan], [np.inf, 0]])), "2 of 4 HU are NaN or infinite. Fill gaps with -1000"),
         (saved(np.full((2, 4, 4), np.inf)), "32 of 32 HU are NaN or infinite"),
         (saved(np.zeros((0, 4))), "hu is empty: its shape is (0, 4)"),
-        (saved(np.zeros((4, 4), complex)), 'hu holds complex128, plain numbers are wanted. Save it'),
+        (saved(np.zeros((4, 4), complex)), "hu holds complex128, plain numbers are wanted. Save it"),
         (
             saved(np.array([[{}]], object), pickled=True),
             "hu holds object, plain numbers are wanted. Save it with .asty",

@@ -108,9 +108,7 @@ def test_an_id_twice_and_a_group_on_two_sides_are_named():
     assert len(overlaps(["s1", "s2", "s3", "s1"], ["a", "a", "a", "b"], ["train", "val", "val", "val"])) == 2
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5), st.sampled_from(["train", "val"])), max_size=12)
-)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5), st.sampled_from(["train", "val"])), max_size=12))
 def test_rows_pass_exactly_when_ids_are_unique_and_groups_have_one_split(rows):
     ids, groups, splits = ([row[i] for row in rows] for i in range(3))
     clean = len(set(ids)) == len(ids) and len({(g, s) for _, g, s in rows}) == len(set(groups))
@@ -125,10 +123,7 @@ def phantom_rows(patients, slices=4):
     rows = []
     for p in range(patients):
         rng = np.random.default_rng([7, p])
-        rows += [
-            (hu_to_grey(s.hu), p)
-            for s in phantom_patient(rng, num_slices=slices, size=256, slice_spacing_mm=5.0)
-        ]
+        rows += [(hu_to_grey(s.hu), p) for s in phantom_patient(rng, num_slices=slices, size=256, slice_spacing_mm=5.0)]
     return [image for image, _ in rows], [p for _, p in rows]
 
 
@@ -172,9 +167,7 @@ def test_links_form_chains_and_neighbouring_rows_link_sooner():
     angle = np.deg2rad([0, 50, 100])  # correlations cos 50 = 0.64 and cos 100 < 0
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     assert len(set(link_patterns(ring))) == 1
-    assert (
-        len(set(link_patterns(ring, threshold=0.8))) == 1
-    )  # 0.64 > 0.7 * 0.8, and the rows follow each other
+    assert len(set(link_patterns(ring, threshold=0.8))) == 1  # 0.64 > 0.7 * 0.8, and the rows follow each other
     assert len(set(link_patterns(ring[[0, 2, 1]], threshold=0.8))) == 2  # only one of the two pairs follows
     assert len(set(link_patterns(ring, threshold=0.95))) == 3
 

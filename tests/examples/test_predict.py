@@ -408,9 +408,7 @@ def test_numbers_that_are_no_hu_are_predicted_with_a_warning(predict, checkpoint
 
 
 @pytest.mark.parametrize(("levels", "cause"), [((7, 7), "one grey level"), ((7, 9), "hardly any of the 256")])
-def test_a_picture_that_shows_nothing_is_predicted_with_a_warning(
-    levels, cause, predict, checkpoint, tmp_path, capsys
-):
+def test_a_picture_that_shows_nothing_is_predicted_with_a_warning(levels, cause, predict, checkpoint, tmp_path, capsys):
     grey = np.random.default_rng(0).choice(levels, (30, 41)).astype(np.uint8)
     assert run(predict, checkpoint, tmp_path / "out", as_png(tmp_path, grey)) == 0
     (warning,) = capsys.readouterr().err.splitlines()

@@ -350,14 +350,8 @@ def test_a_row_of_the_table_looks_like_the_slice_that_was_made_of_it(sides, img_
 
 @pytest.mark.parametrize(("patients", "splits"), [([0], ["train"]), ([0, 2], ["train", "val"])])
 def test_few_patients_fill_fewer_splits_and_a_sentence_says_so(tmp_path, capsys, patients, splits):
-    assert (
-        main([save(table_of(patients), tmp_path / "t.pkl"), "--out", str(tmp_path / "f"), "--size", "32"])
-        == 0
-    )
-    assert (
-        f"Only {len(patients)} group(s) of slices: enough for {' and '.join(splits)}"
-        in capsys.readouterr().out
-    )
+    assert main([save(table_of(patients), tmp_path / "t.pkl"), "--out", str(tmp_path / "f"), "--size", "32"]) == 0
+    assert f"Only {len(patients)} group(s) of slices: enough for {' and '.join(splits)}" in capsys.readouterr().out
     assert sorted({r.split for r in read_manifest(tmp_path / "f")}) == splits
 
 

@@ -192,7 +192,6 @@ def test_a_grey_image_is_copied_and_normalised_as_the_imagenet_weights_expect(in
         takes_grey(torch.rand(1, 2, 40, 40))
 
 
-
 def test_a_wrong_image_is_refused_in_the_name_of_the_network():
     with pytest.raises(ValueError, match=r"ResNet50UNet: the image has shape \(1, 1, 8, 8\), but \(B, 3, H, W\)"):
         small_network(3)(torch.zeros(1, 1, 8, 8))
