@@ -30,31 +30,31 @@ from numpy.typing import NDArray
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.contents import digest, look_at
-from lungseg.data.folder import SliceDataset, check_folder
-from lungseg.datasets import draw_slices, find_data
-from lungseg.distributed import start_processes
+from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation import (
+from lungseg.evaluation.metrics import worst_median_best
+from lungseg.evaluation.scores import (
     FEWEST_PATIENTS,
-    SliceScore,
+    ImageScore,
     bootstrap,
     known_spacings,
     rows_of_table,
     score_all,
-    scores_per_slice,
+    scores_per_image,
     unit_remark,
 )  # fmt: skip
+from lungseg.evaluation.tables import MAIN, Column, markdown_table, write_csv
 from lungseg.exits import leave, run_main
 from lungseg.files import or_warn, whole_file
-from lungseg.lock import locked
-from lungseg.metrics import worst_median_best
+from lungseg.flags import option, parse_options
 from lungseg.predictor import load_predictor
-from lungseg.recipe import option, parse_options
 from lungseg.report import beside_the_report
-from lungseg.run import RunLog, RunOptions
-from lungseg.settings import TrainingRecipe
-from lungseg.tables import MAIN, Column, markdown_table, write_csv
+from lungseg.training.contents import digest, look_at
+from lungseg.training.data import draw_slices, find_data
+from lungseg.training.distributed import start_processes
+from lungseg.training.lock import locked
+from lungseg.training.log import RunLog, RunOptions
+from lungseg.training.recipe import TrainingRecipe
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can afford
@@ -220,7 +220,7 @@ def cost_of(name: str, options: Comparison, epochs: int) -> dict[str, int | floa
 # ---- judging ----------------------------------------------------------------------------------------------------
 
 
-def judge(name: str, test: SliceDataset, options: Comparison) -> list[SliceScore]:
+def judge(name: str, test: SliceDataset, options: Comparison) -> list[ImageScore]:
     """The scores of every test slice by every seed's network, one seed after the other.
 
     A mean over all of them is the mean over the seeds, and drawing whole patients draws a patient's slices with all
@@ -246,10 +246,10 @@ def prediction_of(name: str, options: Comparison, seed: int) -> Callable[[NDArra
     return lambda image: predictor.any_class(predictor.probs(image))
 
 
-def three_rows(name: str, test: SliceDataset, scores: list[SliceScore], options: Comparison) -> list[tuple]:
+def three_rows(name: str, test: SliceDataset, scores: list[ImageScore], options: Comparison) -> list[tuple]:
     """The worst, median and best slice of the first seed's network, for `prediction_sheet`."""
     predict = prediction_of(name, options, options.seeds[0])
-    dice = scores_per_slice(scores[: len(test)])["dice"]
+    dice = scores_per_image(scores[: len(test)])["dice"]
     rows = []
     for place, i in worst_median_best(dice):
         image, target = (x.amax(dim=0).numpy() for x in test[i][:2])  # (H, W); lesions of any class
@@ -285,16 +285,16 @@ def write(options: Comparison, data: Path, rows: list[dict], remarks: str) -> di
     return {row["network"]: row["dice"] for row in whole}
 
 
-def spread(scores: dict[str, list[SliceScore]], options: Comparison) -> str:
+def spread(scores: dict[str, list[ImageScore]], options: Comparison) -> str:
     """One sentence: the mean test Dice of each training, in the order of the seeds."""
     parts = []
     for name, of_all in scores.items():
-        dice = np.nanmean(scores_per_slice(of_all)["dice"].reshape(len(options.seeds), -1), axis=1)  # (seeds,)
+        dice = np.nanmean(scores_per_image(of_all)["dice"].reshape(len(options.seeds), -1), axis=1)  # (seeds,)
         parts.append(f"{name} {', '.join(f'{d:.3f}' for d in dice)}")
     return f"Mean Dice of each: {'; '.join(parts)}."
 
 
-def differences(scores: dict[str, list[SliceScore]]) -> str:
+def differences(scores: dict[str, list[ImageScore]]) -> str:
     """One sentence on what the highest mean Dice is worth: nothing, where 0 lies in the interval of the difference.
 
     The differences are paired: both networks are judged on the same draws of patients, so that patients who are hard

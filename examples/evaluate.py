@@ -25,32 +25,32 @@ from tqdm import tqdm
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.baselines import LEVELS, best_threshold, fixed_map, of_any_class
 from lungseg.data.classes import to_labels
-from lungseg.data.folder import SliceDataset, check_folder
-from lungseg.data.manifest import SPLITS, SliceRecord, held_kind
+from lungseg.data.manifest import SPLITS, ImageRecord, held_kind
+from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volumes import VolumeDataset, check_volume_folder
-from lungseg.datasets import refuse
-from lungseg.distributed import start_processes
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation import (
+from lungseg.evaluation.baselines import LEVELS, best_threshold, fixed_map, of_any_class
+from lungseg.evaluation.metrics import worst_median_best
+from lungseg.evaluation.scores import (
+    ImageScore,
     Predict,
-    SliceScore,
     known_spacings,
     rows_of_calls,
     rows_of_classes,
     rows_of_table,
     score_all,
-    scores_per_slice,
+    scores_per_image,
     spacing_of,
     unit_remark,
 )  # fmt: skip
+from lungseg.evaluation.tables import CLASSES, POOLED, Column, markdown_table, rows_of_images, write_csv
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder
-from lungseg.metrics import worst_median_best
+from lungseg.flags import Parser, add_flags, changed, given_path
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
-from lungseg.recipe import Parser, add_flags, changed, given_path
-from lungseg.tables import CLASSES, POOLED, Column, markdown_table, rows_of_slices, write_csv
+from lungseg.training.data import refuse
+from lungseg.training.distributed import start_processes
 
 LEGEND = (
     "A slice (or volume) stands in the row of its largest lesion; `lesions` and `found` count each lesion by its own "
@@ -97,7 +97,7 @@ def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
 
 
 def probs_of(
-    predictor: Predictor, image: NDArray, record: SliceRecord, spacing_mm: float | tuple[float, ...]
+    predictor: Predictor, image: NDArray, record: ImageRecord, spacing_mm: float | tuple[float, ...]
 ) -> tuple[NDArray, str | None]:
     """Probabilities of one image, whatever its HU window and its pixels; and what to know of its scale, if anything."""
     low, high = record.hu_low, record.hu_high
@@ -204,10 +204,10 @@ def report_of(
 
 
 def draw_three(
-    predictor: Predictor, data: SliceDataset | VolumeDataset, scores: list[SliceScore], threshold: float, by_class: bool
+    predictor: Predictor, data: SliceDataset | VolumeDataset, scores: list[ImageScore], threshold: float, by_class: bool
 ) -> Image.Image:
     """The worst, the median and the best by Dice; of a volume, the slice that holds most of target and prediction."""
-    dice = scores_per_slice(scores)["dice"]
+    dice = scores_per_image(scores)["dice"]
     rows = []
     for name, i in worst_median_best(dice):
         image, target = data[i][0][0].numpy(), to_labels(data[i][1].numpy())  # (*spatial) each
@@ -243,7 +243,7 @@ def evaluate(args: argparse.Namespace) -> float:
     spacings = {record.id: spacing_of(data, i) for i, record in enumerate(data.records)}
     about_scale = {}  # id -> sentence
 
-    def find(image: NDArray, record: SliceRecord) -> NDArray:
+    def find(image: NDArray, record: ImageRecord) -> NDArray:
         probs, sentence = probs_of(predictor, image, record, spacings[record.id])
         if sentence:
             about_scale[record.id] = sentence
@@ -265,7 +265,7 @@ def evaluate(args: argparse.Namespace) -> float:
     with whole_folder(args.out) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
         write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
-        write_csv(out / "slices.csv", rows_of_slices(scores[name], data.classes))
+        write_csv(out / "slices.csv", rows_of_images(scores[name], data.classes))
     print(f"{report}\n\nWritten to {args.out}.")
     with or_warn("worst_median_best.png was not drawn"):  # last of all: it needs the network and its memory again
         picture = draw_three(predictor, data, scores[name], threshold, by_class)

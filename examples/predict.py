@@ -50,13 +50,13 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
 from lungseg.data.classes import write_classes
 from lungseg.data.plausible import Lesion, odd_grey, odd_hu
 from lungseg.data.scans import Scan, kind_of, read_scans
-from lungseg.distributed import start_processes
 from lungseg.draw import enlarge, overlay, with_legend
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, path_below, whole_folder
+from lungseg.flags import Parser, add_flags, changed, given_path
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
-from lungseg.recipe import Parser, add_flags, changed, given_path
-from lungseg.training import keep_freed_memory
+from lungseg.training.distributed import start_processes
+from lungseg.training.step import keep_freed_memory
 
 COLUMNS = ["id", "input", "predicted_px", "predicted_mm2"]  # of slices.csv
 OVERLAY_SIDE = 512  # smaller slices are enlarged to about this many pixels

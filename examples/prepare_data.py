@@ -24,15 +24,15 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
 
 from lungseg.data.augment import Augmentation
 from lungseg.data.classes import number_labels
-from lungseg.data.columns import as_number
-from lungseg.data.folder import FolderWriter, read_slice
-from lungseg.data.manifest import FRACTIONS, OTHER_PICTURES, SPLITS, SliceRecord
-from lungseg.data.overview import summarise
-from lungseg.data.sources import Form, Slice, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
+from lungseg.data.manifest import FRACTIONS, OTHER_PICTURES, SPLITS, ImageRecord
+from lungseg.data.prepare.columns import as_number
+from lungseg.data.prepare.overview import summarise
+from lungseg.data.prepare.sources import Form, Slice, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
+from lungseg.data.slices import FolderWriter, read_slice
 from lungseg.data.splits import affordable_fractions, group_slices, like_pairs, like_strangers, split_by_group
 from lungseg.draw import contact_sheet, overlay, with_legend
 from lungseg.exits import leave, run_main
-from lungseg.recipe import Parser
+from lungseg.flags import Parser
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -163,7 +163,7 @@ def choose_splits(groups: list[str], num_test: int, args: argparse.Namespace) ->
 # ---- writing -----------------------------------------------------------------------------------------------
 
 
-def write_all(out: FolderWriter, slices: list[Slice], records: list[SliceRecord], args: argparse.Namespace) -> None:
+def write_all(out: FolderWriter, slices: list[Slice], records: list[ImageRecord], args: argparse.Namespace) -> None:
     for s, record in zip(tqdm(slices, desc="write", unit="slice", disable=None), records, strict=True):
         out.add(record, s.image, s.target)
     train = [(s, record) for s, record in zip(slices, records, strict=True) if record.split == "train"]
@@ -230,7 +230,7 @@ def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) ->
         if args.classes:
             raise ValueError(
                 "--classes takes the classes from the labels of a table, and pictures have none. Masks that hold class "
-                "numbers become a folder with lungseg.data.folder.FolderWriter (docs/data/folder.md, Classes)."
+                "numbers become a folder with lungseg.data.slices.FolderWriter (docs/data/folder.md, Classes)."
             )
         if args.group not in (None, "none") or spacing_is_column:
             raise ValueError("pictures have no columns: use --patient-from for --group, and a number of mm.")

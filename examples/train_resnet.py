@@ -15,13 +15,13 @@ from typing import Any
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.early_stopping import EarlyStopping, mode_of
 from lungseg.exits import leave
+from lungseg.flags import option
 from lungseg.nn.resnet_unet import ResNet50UNet
-from lungseg.recipe import option
-from lungseg.script import Run, run_script
-from lungseg.settings import LOSSES, TrainingRecipe, make_optimizer, make_schedules
-from lungseg.training import evaluate, train_one_epoch
+from lungseg.training.early_stopping import EarlyStopping, mode_of
+from lungseg.training.recipe import LOSSES, TrainingRecipe, make_optimizer, make_schedules
+from lungseg.training.run import Run, run_script
+from lungseg.training.step import evaluate, train_one_epoch
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from typing import Any, Literal
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.early_stopping import EarlyStopping, mode_of
 from lungseg.exits import leave
+from lungseg.flags import option
 from lungseg.inference import SlidingWindow
 from lungseg.nn.rrc_unet import RRCUNet
-from lungseg.recipe import option
-from lungseg.script import Run, run_script
-from lungseg.settings import LOSSES, VolumeRecipe, make_optimizer, make_schedules
-from lungseg.training import evaluate, train_one_epoch
+from lungseg.training.early_stopping import EarlyStopping, mode_of
+from lungseg.training.recipe import LOSSES, VolumeRecipe, make_optimizer, make_schedules
+from lungseg.training.run import Run, run_script
+from lungseg.training.step import evaluate, train_one_epoch
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ RECIPES = {
     # What we would use on a GPU. The paper's own settings are not stated in anything we could read.
     "recommended": Recipe(
         spatial_dims=3, phantom_volumes=200, phantom_shape=(64, 128, 128),
-        window=(64, 96, 96),  # 6 to 10 cm: a large tumour and what is round it
+        crop_size=(64, 96, 96),  # 6 to 10 cm: a large tumour and what is round it
         channels=(16, 32, 64, 128, 256), lr=1e-3, weight_decay=0.01, warmup_epochs=5.0, batch_size=4, epochs=200,
     ),
 }  # fmt: skip
@@ -57,7 +57,7 @@ def train(run: Run) -> float:
     data = run.open_data()
     run.prepare(model)
     parallel = run.wrap(model)
-    judged = SlidingWindow(model, recipe.window) if recipe.spatial_dims == 3 else model  # whole volumes, in windows
+    judged = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model  # whole volumes, in windows
     loss_fn = LOSSES[recipe.loss]
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))

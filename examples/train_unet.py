@@ -16,14 +16,14 @@ from typing import Any, Literal
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.early_stopping import EarlyStopping, mode_of
 from lungseg.exits import leave
+from lungseg.flags import option
 from lungseg.inference import SlidingWindow
 from lungseg.nn.unet import UNet
-from lungseg.recipe import option
-from lungseg.script import Run, run_script
-from lungseg.settings import LOSSES, VolumeRecipe, make_optimizer, make_schedules
-from lungseg.training import evaluate, train_one_epoch
+from lungseg.training.early_stopping import EarlyStopping, mode_of
+from lungseg.training.recipe import LOSSES, VolumeRecipe, make_optimizer, make_schedules
+from lungseg.training.run import Run, run_script
+from lungseg.training.step import evaluate, train_one_epoch
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def train(run: Run) -> float:
     data = run.open_data()
     run.prepare(model)
     parallel = run.wrap(model)
-    judged = SlidingWindow(model, recipe.window) if recipe.spatial_dims == 3 else model  # whole volumes, in windows
+    judged = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model  # whole volumes, in windows
     loss_fn = LOSSES[recipe.loss]
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))

@@ -16,14 +16,14 @@ from typing import Any, Literal
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.early_stopping import EarlyStopping, mode_of
 from lungseg.exits import leave
+from lungseg.flags import option
 from lungseg.inference import SlidingWindow
 from lungseg.nn.unetr import UNETR
-from lungseg.recipe import option
-from lungseg.script import Run, run_script
-from lungseg.settings import LOSSES, VolumeRecipe, make_optimizer, make_schedules
-from lungseg.training import evaluate, train_one_epoch
+from lungseg.training.early_stopping import EarlyStopping, mode_of
+from lungseg.training.recipe import LOSSES, VolumeRecipe, make_optimizer, make_schedules
+from lungseg.training.run import Run, run_script
+from lungseg.training.step import evaluate, train_one_epoch
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def train(run: Run) -> float:
     data = run.open_data()
     run.prepare(model)
     parallel = run.wrap(model)
-    judged = SlidingWindow(model, recipe.window) if recipe.spatial_dims == 3 else model  # whole volumes, in windows
+    judged = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model  # whole volumes, in windows
     loss_fn = LOSSES[recipe.loss]
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
@@ -119,7 +119,7 @@ def train(run: Run) -> float:
 def network_arguments(recipe: Recipe) -> dict[str, Any]:
     """What `UNETR` is built from; kept in each checkpoint, so that it can be built again without this script."""
     names = ("patch_size", "embed_dim", "depth", "num_heads", "feature_size", "skip_layers", "attn_scale", "drop_rate")
-    img_size = recipe.window if recipe.spatial_dims == 3 else recipe.img_size
+    img_size = recipe.crop_size if recipe.spatial_dims == 3 else recipe.img_size
     sizes = {"spatial_dims": recipe.spatial_dims, "img_size": img_size}
     return sizes | {name: getattr(recipe, name) for name in names}
 

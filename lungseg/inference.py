@@ -69,7 +69,7 @@ def sliding_window(
 class SlidingWindow(nn.Module):
     """`sliding_window` as a network: image (B, C, *spatial) of any size -> logits (B, K, *spatial).
 
-    For `lungseg.training.evaluate` and all else that calls a network. Its parameters and its mode are the model's.
+    For `lungseg.training.step.evaluate` and all else that calls a network. Its parameters and its mode are the model's.
 
     Args:
         model, window_size, overlap, batch_size: as in `sliding_window`.

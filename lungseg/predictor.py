@@ -22,13 +22,13 @@ from tqdm import tqdm
 from lungseg.checkpoint import load_checkpoint
 from lungseg.data.classes import checked_classes, to_labels
 from lungseg.data.ct import hu_to_unit, resize_image
+from lungseg.flags import option
 from lungseg.inference import sliding_window
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
-from lungseg.recipe import option
 from lungseg.scale import Scale, scale_for, scale_of_files, sides_of, sizes_on_the_way
 
 NETWORKS = {network.__name__: network for network in (SwinUNet, UNETR, ResNet50UNet, UNet, RRCUNet)}

@@ -33,7 +33,7 @@ def fixed_seed():
 @pytest.fixture(autouse=True)
 def _leave_the_process_as_it_was(monkeypatch):
     """A training changes its process for good; here it is one of many in the process of the tests."""
-    monkeypatch.setattr("lungseg.script.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("lungseg.training.run.keep_freed_memory", lambda: None)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -8,26 +8,17 @@ import math
 
 import pytest
 
-from lungseg import baselines, draw, early_stopping, evaluation, inference, losses, metrics, nn, plateau, predictor
-from lungseg.data import (
-    anatomy,
-    augment,
-    ct,
-    elastic,
-    folder,
-    manifest,
-    nodules,
-    phantoms,
-    pickles,
-    raster,
-    scans,
-    splits,
-    vessels,
-    volumes,
-)
+from lungseg import draw, inference, losses, nn, predictor
+from lungseg.data import augment, ct, elastic, manifest, scans, slices, splits, volumes
+from lungseg.data.phantoms import anatomy, nodules, raster, scene, vessels
+from lungseg.data.pickles import table
+from lungseg.evaluation import baselines, metrics
+from lungseg.evaluation import scores as evaluation
 from lungseg.nn import layers, rrc_unet, unetr
-from lungseg.settings import TrainingRecipe, VolumeRecipe
-from lungseg.training import train_one_epoch, warmup_cosine
+from lungseg.training import optim
+from lungseg.training.early_stopping import EarlyStopping
+from lungseg.training.recipe import TrainingRecipe, VolumeRecipe
+from lungseg.training.step import train_one_epoch, warmup_cosine
 
 LUNG = (-1000.0, 400.0)  # HU
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -82,25 +73,25 @@ TABLE = {
     ct.hu_to_grey: {"window": LUNG, "bits": 8},
     ct.hu_to_unit: {"window": LUNG},
     ct.grey_to_hu: {"window": LUNG, "bits": 8},
-    manifest.SliceRecord: {"label": "", "spacing_mm": math.nan, "hu_low": -1000.0, "hu_high": 400.0, "bits": 8},
+    manifest.ImageRecord: {"label": "", "spacing_mm": math.nan, "hu_low": -1000.0, "hu_high": 400.0, "bits": 8},
     splits.near_duplicate_groups: {"threshold": 0.4},
     splits.like_pairs: {"grid": None, "threshold": 0.4},
-    pickles.read_table: {"required": ("label1", "mask")},
+    table.read_table: {"required": ("label1", "mask")},
     scans.read_scans: {"column": "hu_array_old"},
-    folder.write_phantom_folder: {
+    slices.write_phantom_folder: {
         "view": "chest", "num_patients": 40, "slices_per_patient": 6, "size": 256, "seed": 0, "fractions": SHARES,
     },
-    folder.SliceDataset: {"split": None, "size": None, "augment": None, "seed": 0},
+    slices.SliceDataset: {"split": None, "size": None, "augment": None, "seed": 0},
     volumes.write_phantom_volumes: {
         "num_patients": 40, "shape": (32, 96, 96), "spacing_mm": (1.5, 1.0, 1.0), "num_nodules": 2,
         "diameter_mm": (8.0, 25.0), "seed": 0, "fractions": SHARES,
     },
-    volumes.PatchDataset: {"split": None, "foreground": 0.5, "flips": False, "seed": 0},
+    volumes.CropDataset: {"split": None, "foreground": 0.5, "flips": False, "seed": 0},
     # phantoms
-    phantoms.sample_scene: PATIENT | {"num_nodules": 1, "z_range": (45.0, 165.0)},
-    phantoms.phantom_patient: PATIENT | {"num_slices": 6, "size": 256, "field_of_view_mm": 360.0, "nodule_free": 0.0},
-    phantoms.phantom_windows: PATIENT | {"num": 6, "size": 64, "spacing_mm": 0.7},
-    phantoms.phantom_volume: PATIENT | {"shape": (32, 128, 128), "spacing_mm": (4.0, 2.8, 2.8), "num_nodules": 3},
+    scene.sample_scene: PATIENT | {"num_nodules": 1, "z_range": (45.0, 165.0)},
+    scene.phantom_patient: PATIENT | {"num_slices": 6, "size": 256, "field_of_view_mm": 360.0, "nodule_free": 0.0},
+    scene.phantom_crops: PATIENT | {"num": 6, "size": 64, "spacing_mm": 0.7},
+    scene.phantom_volume: PATIENT | {"shape": (32, 128, 128), "spacing_mm": (4.0, 2.8, 2.8), "num_nodules": 3},
     nodules.Nodule: {"core": (0.0, 0.0, 0.0, 0.0), "stretch": (1.0, 1.0, 1.0), "bumps": (), "spikes": ()},
     anatomy.sample_thorax: {"vessels_per_lung": 1300},
     vessels.grow_tree: {"balance": 0.6},
@@ -115,10 +106,10 @@ TABLE = {
     evaluation.table_row: BOOTSTRAP,
     evaluation.rows_of_table: BOOTSTRAP,
     evaluation.interval: {"of": "dice"},
-    evaluation.score_slice: {"label": "", "spacing_mm": math.nan},
+    evaluation.score_image: {"label": "", "spacing_mm": math.nan},
     baselines.at_least: {"highest": 256},
-    early_stopping.EarlyStopping: {"min_delta": 0.0, "min_epochs": 0},
-    plateau.reduce_on_plateau: {"patience": 10, "factor": 0.1, "min_delta": 1e-4, "cooldown": 0, "min_lr": 0.0},
+    EarlyStopping: {"min_delta": 0.0, "min_epochs": 0},
+    optim.reduce_on_plateau: {"patience": 10, "factor": 0.1, "min_delta": 1e-4, "cooldown": 0, "min_lr": 0.0},
     warmup_cosine: {"floor": 0.01},
     train_one_epoch: {"grad_clip": None, "accumulate": 1},
     TrainingRecipe: {
@@ -126,7 +117,7 @@ TABLE = {
         "weight_decay": 0.05, "warmup_epochs": 2.0, "schedule": "cosine", "plateau_patience": 10, "min_lr": 1e-7,
         "grad_clip": 1.0, "batch_size": 8, "accumulate": 1, "patience": None, "min_epochs": 0, "monitor": "dice",
     },
-    VolumeRecipe: {"spatial_dims": 2, "window": (16, 32, 32), "windows_per_volume": 2, "foreground": 0.5},
+    VolumeRecipe: {"spatial_dims": 2, "crop_size": (16, 32, 32), "crops_per_volume": 2, "foreground": 0.5},
     # prediction and pictures
     inference.sliding_window: {"overlap": 0.5, "batch_size": 4},
     inference.SlidingWindow: {"overlap": 0.5, "batch_size": 4},

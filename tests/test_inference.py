@@ -12,7 +12,7 @@ from torch import nn
 
 from lungseg.inference import SlidingWindow, blending_weights, sliding_window, window_starts
 from lungseg.losses import bce_loss
-from lungseg.training import evaluate
+from lungseg.training.step import evaluate
 
 OVERLAPS = st.sampled_from([0.0, 0.25, 0.5, 0.77]) | st.floats(0, 0.9)
 

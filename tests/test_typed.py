@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lungseg.settings import TrainingRecipe, VolumeRecipe
+from lungseg.training.recipe import TrainingRecipe, VolumeRecipe
 from lungseg.typed import expect, form, read_json, short, typed
 
 JSON = st.recursive(

@@ -2,7 +2,7 @@
 
     python docs/benchmarks/whole_slices.py slices  LIDC-IDRI-0002.npz                          OUT
     python docs/benchmarks/whole_slices.py windows LIDC-IDRI-0001.npz NODULE_WINDOWS            OUT
-    python docs/benchmarks/whole_slices.py phantom_windows            NODULE_WINDOWS            OUT
+    python docs/benchmarks/whole_slices.py phantom_crops            NODULE_WINDOWS            OUT
     python docs/benchmarks/whole_slices.py hard_windows LIDC-IDRI-0001.npz CHECKPOINT NODULE_WINDOWS OUT
 
 The first writes whole slices as a folder with the split "test". The others copy a folder of nodule windows and add
@@ -19,9 +19,9 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from lungseg.data.ct import hu_to_grey
-from lungseg.data.folder import FolderWriter, read_slice
-from lungseg.data.manifest import SliceRecord, read_manifest
-from lungseg.data.phantoms import phantom_patient
+from lungseg.data.manifest import ImageRecord, read_manifest
+from lungseg.data.phantoms.scene import phantom_patient
+from lungseg.data.slices import FolderWriter, read_slice
 from lungseg.predictor import load_predictor
 
 SIDE = 64  # of a window in pixels, as those with nodules have it
@@ -34,7 +34,7 @@ def main(what: str, *paths: str) -> int:
     if what == "slices":
         write_slices(sources[0], out)
         return 0
-    if what == "phantom_windows":
+    if what == "phantom_crops":
         rng = np.random.default_rng(0)
         slices = [s for _ in range(10) for s in phantom_patient(rng, num_slices=2, size=512, nodule_free=1.0)]
         hu, seen = np.stack([s.hu for s in slices]), np.stack([s.target > 0 for s in slices])
@@ -67,7 +67,7 @@ def write_slices(source: Path, out: Path) -> None:
     name = str(patient["patient"])
     with FolderWriter(out) as folder:
         for i, (hu, votes) in enumerate(zip(patient["hu"], patient["votes"], strict=True)):
-            record = SliceRecord(f"{name}_{i:02d}", name, "test", spacing_mm=patient_spacing(patient))
+            record = ImageRecord(f"{name}_{i:02d}", name, "test", spacing_mm=patient_spacing(patient))
             folder.add(record, hu_to_grey(hu), (votes >= READERS).astype(np.uint8))
 
 
@@ -86,7 +86,7 @@ def write_windows(
                 place = place + rng.integers(-SIDE // 3, SIDE // 3, 2)  # anywhere in the window, as the nodules are
             row, col = nodule_free_place(hu[index], seen[index], rng, in_lung=number % 2 == 0, place=place)
             window = hu[index, row : row + SIDE, col : col + SIDE]
-            record = SliceRecord(f"free_{number:04d}", group, "train", spacing_mm=spacing_mm)
+            record = ImageRecord(f"free_{number:04d}", group, "train", spacing_mm=spacing_mm)
             folder.add(record, hu_to_grey(window), np.zeros(window.shape, np.uint8))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from lungseg.data.augment import Augmentation
-from lungseg.data.phantoms import phantom_patient
+from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import contact_sheet, overlay
 
 rng = np.random.default_rng(2)

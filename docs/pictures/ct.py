@@ -3,7 +3,7 @@
 import numpy as np
 
 from lungseg.data.ct import hu_to_grey
-from lungseg.data.phantoms import phantom_patient
+from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import contact_sheet
 
 hu = phantom_patient(np.random.default_rng(0), num_slices=1, size=192)[0].hu.astype(float)

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from lungseg.data.ct import hu_to_grey
-from lungseg.data.phantoms import phantom_patient
+from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import contact_sheet, label_map, line_chart, prediction_sheet
 
 rows = []

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lungseg.data.elastic import elastic_displacement, warp
-from lungseg.data.phantoms import phantom_patient
+from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import contact_sheet, heatmap
 
 SIDE = 208

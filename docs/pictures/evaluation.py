@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from lungseg.data.phantoms import phantom_windows
+from lungseg.data.phantoms.scene import phantom_crops
 from lungseg.draw import contact_sheet, line_chart
-from lungseg.evaluation import Stratum, interval, score_slice, table_row
-from lungseg.lesions import SIZES_MM
+from lungseg.evaluation.lesions import SIZES_MM
+from lungseg.evaluation.scores import Stratum, interval, score_image, table_row
 
 PATIENTS, SLICES = 60, 8
 COUNTS = (1, 2, 4, 8)
@@ -18,8 +18,8 @@ def scores_of_patient(p: int) -> list:
     rng = np.random.default_rng(p)
     shift, axis = int(rng.integers(0, 4)), int(rng.integers(0, 2))
     return [
-        score_slice(np.roll(s.target, shift, axis), s.target, id=f"{p}_{i}", group=f"p{p}", spacing_mm=s.spacing_mm)
-        for i, s in enumerate(phantom_windows(rng, num=SLICES))
+        score_image(np.roll(s.target, shift, axis), s.target, id=f"{p}_{i}", group=f"p{p}", spacing_mm=s.spacing_mm)
+        for i, s in enumerate(phantom_crops(rng, num=SLICES))
     ]
 
 

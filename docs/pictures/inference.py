@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lungseg.data.ct import hu_to_unit
-from lungseg.data.phantoms import phantom_patient
+from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import contact_sheet, heatmap, line_chart
 from lungseg.inference import blending_weights, sliding_window, window_starts
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lungseg.draw import contact_sheet, overlay
-from lungseg.lesions import match_lesions
+from lungseg.evaluation.lesions import match_lesions
 
 y, x = np.mgrid[:44, :64]
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from lungseg.draw import contact_sheet, line_chart
-from lungseg.metrics import counts_from_pred, per_image
+from lungseg.evaluation.metrics import counts_from_pred, per_image
 
 SIDE = 64
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lungseg.data.anatomy import sample_thorax
 from lungseg.data.ct import hu_to_grey
-from lungseg.data.nodules import KINDS
-from lungseg.data.painting import paint_thorax
-from lungseg.data.phantoms import MIDDLE, phantom_patient, phantom_windows
-from lungseg.data.raster import Grid, reconstruction_noise, rods_coverage
+from lungseg.data.phantoms.anatomy import sample_thorax
+from lungseg.data.phantoms.nodules import KINDS
+from lungseg.data.phantoms.painting import paint_thorax
+from lungseg.data.phantoms.raster import Grid, reconstruction_noise, rods_coverage
+from lungseg.data.phantoms.scene import MIDDLE, phantom_crops, phantom_patient
 from lungseg.draw import PRED, TARGET, contact_sheet, heatmap, overlay
 
 IMG = Path(__file__).resolve().parents[1] / "img"
@@ -44,7 +44,7 @@ def nodules() -> None:
         row = []
         for i, diameter in enumerate((4, 7, 11, 16, 22, 28)):
             rng = np.random.default_rng([k, i])
-            window = phantom_windows(rng, num=1, diameter_mm=(diameter, diameter), kinds=[kind])[0]
+            window = phantom_crops(rng, num=1, diameter_mm=(diameter, diameter), kinds=[kind])[0]
             row.append(overlay(hu_to_grey(window.hu), window.target if i % 2 else None, scale=2))
         rows.append(row)
     sizes = [f"{d} mm" for d in (4, 7, 11, 16, 22, 28)]

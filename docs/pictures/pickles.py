@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from lungseg.data.ct import hu_to_grey
-from lungseg.data.phantoms import phantom_patient
+from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import contact_sheet, overlay
 
 

@@ -7,8 +7,8 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lungseg.draw import line_chart
-from lungseg.plateau import reduce_on_plateau
-from lungseg.training import warmup_cosine
+from lungseg.training.optim import reduce_on_plateau
+from lungseg.training.step import warmup_cosine
 
 IMG = Path(__file__).resolve().parents[1] / "img"
 EPOCHS = 40

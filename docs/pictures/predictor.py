@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from lungseg.data.phantoms import phantom_patient
+from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import contact_sheet, heatmap, overlay
 from lungseg.inference import window_starts
 from lungseg.predictor import Predictor

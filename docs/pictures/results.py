@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungseg.data.folder import SliceDataset
+from lungseg.data.slices import SliceDataset
 from lungseg.draw import contact_sheet, error_map, heatmap, line_chart
 from lungseg.predictor import load_predictor
 

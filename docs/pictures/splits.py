@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from lungseg.data.ct import hu_to_grey
-from lungseg.data.phantoms import phantom_patient
+from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.data.splits import CELLS, fine_structure
 from lungseg.draw import contact_sheet, heatmap
 

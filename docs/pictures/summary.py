@@ -1,9 +1,9 @@
-"""Draw docs/img/summary.png: the curves of a run, as `lungseg.summary` draws them, of made-up numbers."""
+"""Draw docs/img/summary.png: the curves of a run, as `lungseg.training.summary` draws them, of made-up numbers."""
 
 import math
 from pathlib import Path
 
-from lungseg.summary import draw_curves
+from lungseg.training.summary import draw_curves
 
 IMG = Path(__file__).resolve().parents[2] / "docs/img"
 

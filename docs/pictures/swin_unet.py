@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from lungseg.draw import font
-from lungseg.nn import SwinUNet
+from lungseg.nn.swin_unet import SwinUNet
 
 IMG = Path(__file__).resolve().parents[1] / "img"
 INK, FILL, SKIP = (40, 40, 40), {"blocks": (214, 230, 245), "between": (255, 236, 210)}, (120, 120, 120)

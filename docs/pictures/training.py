@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from lungseg.draw import line_chart
-from lungseg.early_stopping import EarlyStopping
-from lungseg.training import warmup_cosine
+from lungseg.training.early_stopping import EarlyStopping
+from lungseg.training.step import warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[2]
 IMG = ROOT / "docs/img"

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from lungseg.data.ct import hu_to_grey
-from lungseg.data.phantoms import phantom_windows
+from lungseg.data.phantoms.scene import phantom_crops
 from lungseg.draw import contact_sheet, font, heatmap, overlay
 from lungseg.nn.unetr import UNETR
 
@@ -117,7 +117,7 @@ def scale_picture() -> Image.Image:
 
 def patches_picture() -> Image.Image:
     """A small nodule under the grid of patches of 16 and of 8 pixels."""
-    window = phantom_windows(np.random.default_rng(5), num=3, size=64, diameter_mm=(5.5, 6.0), kinds=("solid",))[1]
+    window = phantom_crops(np.random.default_rng(5), num=3, size=64, diameter_mm=(5.5, 6.0), kinds=("solid",))[1]
     grey = hu_to_grey(window.hu)
     tiles = []
     for patch in (16, 8):

@@ -1,14 +1,14 @@
-"""Draw docs/img/volumes.png: slices of a phantom volume, and patches drawn anywhere and on lesions."""
+"""Draw docs/img/volumes.png: slices of a phantom volume, and crops drawn anywhere and on lesions."""
 
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from lungseg.data.volumes import PatchDataset, VolumeDataset, write_phantom_volumes
+from lungseg.data.volumes import CropDataset, VolumeDataset, write_phantom_volumes
 from lungseg.draw import contact_sheet, overlay
 
-PATCHES, SIZE = 7, (8, 32, 32)
+CROPS, SIZE = 7, (8, 32, 32)
 
 
 def fullest(target: np.ndarray) -> int:
@@ -25,15 +25,15 @@ with tempfile.TemporaryDirectory() as scratch:
     whole = [overlay(image[0, z].numpy(), target[0, z].numpy(), scale=2) for z in numbers]
     rows = []
     for foreground in (0.0, 1.0):
-        data = PatchDataset(folder, "train", patch_size=SIZE, patches_per_volume=PATCHES, foreground=foreground, seed=2)
+        data = CropDataset(folder, "train", crop_size=SIZE, crops_per_volume=CROPS, foreground=foreground, seed=2)
         row = []
-        for i in range(PATCHES):
-            patch, lesion, _ = data[i]
+        for i in range(CROPS):
+            crop, lesion, _ = data[i]
             z = fullest(lesion[0].numpy())
-            row.append(overlay(patch[0, z].numpy(), lesion[0, z].numpy(), scale=4))
+            row.append(overlay(crop[0, z].numpy(), lesion[0, z].numpy(), scale=4))
         rows.append(row)
 
 slices = contact_sheet([whole], captions=[[f"slice {z} of 32" for z in numbers]], row_labels=["one volume,\none lung"])
-patches = contact_sheet(rows, row_labels=["patches\nanywhere", "patches\non a lesion"])
-sheet = contact_sheet([[slices], [patches]])
+crops = contact_sheet(rows, row_labels=["crops\nanywhere", "crops\non a lesion"])
+sheet = contact_sheet([[slices], [crops]])
 sheet.quantize(160).save("docs/img/volumes.png", optimize=True)

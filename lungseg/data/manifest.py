@@ -14,9 +14,9 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from lungseg.data.columns import text_of
 from lungseg.data.ct import HU_WINDOW
 from lungseg.data.headers import read_csv
+from lungseg.data.prepare.columns import text_of
 from lungseg.data.splits import affordable_fractions, overlaps, split_by_group
 
 SPLITS = ("train", "val", "test")
@@ -27,13 +27,19 @@ REMEDIES = {
     "volumes": "Put each volume there as <id>.npz (lungseg.data.volumes.write_volume).",
 }
 DIMS = {"slices": 2, "volumes": 3}
-OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # what prepare_data.py reads too (lungseg.data.pictures)
+OTHER_PICTURES = (
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".tif",
+    ".tiff",
+)  # what prepare_data.py reads too (lungseg.data.prepare.pictures)
 LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
 MAX_ID_BYTES = 200  # the name of a file has 255, some of them for .npz and what a writer adds while it writes
 
 
 @dataclass(frozen=True)
-class SliceRecord:
+class ImageRecord:
     """One row of the manifest: one slice, or one volume."""
 
     id: str  # the file name without .png or .npz
@@ -55,11 +61,11 @@ class SliceRecord:
         return (self.source_height, self.source_width) if self.source_height else None
 
 
-COLUMNS = [f.name for f in fields(SliceRecord)]
-NUMBERS = {f.name: f.type for f in fields(SliceRecord) if f.type in (float, int)}
+COLUMNS = [f.name for f in fields(ImageRecord)]
+NUMBERS = {f.name: f.type for f in fields(ImageRecord) if f.type in (float, int)}
 
 
-def read_manifest(folder: str | Path, kind: str | None = None) -> list[SliceRecord]:
+def read_manifest(folder: str | Path, kind: str | None = None) -> list[ImageRecord]:
     """The records of a folder, in the order of its manifest; columns we do not know are ignored.
 
     Without a manifest (or without its group or split column) each image is its own group and the split is
@@ -77,7 +83,7 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> list[SliceReco
     return records
 
 
-def read_split(folder: str | Path, split: str | None, kind: str) -> list[SliceRecord]:
+def read_split(folder: str | Path, split: str | None, kind: str) -> list[ImageRecord]:
     """The records of one split (None takes all), never none: a ValueError then names the splits there are."""
     everything = read_manifest(folder, kind)
     records = [r for r in everything if split in (None, r.split)]
@@ -87,7 +93,7 @@ def read_split(folder: str | Path, split: str | None, kind: str) -> list[SliceRe
     return records
 
 
-def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[SliceRecord], list[str]]:
+def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRecord], list[str]]:
     """All the records that can be read, and one sentence for each that cannot or must not be used."""
     if not folder.is_dir():
         return [], [f"{folder} is a file, a folder is wanted." if folder.exists() else f"{folder} does not exist."]
@@ -148,7 +154,7 @@ def manifest_path(folder: Path) -> Path:
     return next((p for p in sorted(folder.iterdir()) if p.name.lower() == "manifest.csv"), folder / "manifest.csv")
 
 
-def parse_row(row: dict[str, str]) -> SliceRecord:
+def parse_row(row: dict[str, str]) -> ImageRecord:
     id_, group, split, label = row["id"], text_of(row["group"]), row["split"].lower(), text_of(row.get("label", ""))
     numbers = {}
     for name, kind in NUMBERS.items():
@@ -163,12 +169,12 @@ def parse_row(row: dict[str, str]) -> SliceRecord:
                     f"id {id_!r} has {name} {row[name]!r}, which is not a {'whole ' if kind is int else ''}number. "
                     f"Write it without a unit, and with a point as in 0.7."
                 )
-    record = SliceRecord(id_, group, split, label, **numbers)
+    record = ImageRecord(id_, group, split, label, **numbers)
     check_record(record)
     return record
 
 
-def check_record(record: SliceRecord) -> None:
+def check_record(record: ImageRecord) -> None:
     """A ValueError for what no manifest may say: of one that is read, and of one that is to be written."""
     check_id(record.id, {})
     id_ = record.id
@@ -201,7 +207,7 @@ def check_id(id_: str, taken: dict[str, str]) -> None:
         raise ValueError(f"the ids {first!r} and {id_!r} are one file name on Windows and macOS. Rename one of them.")
 
 
-def groups_in_capitals(records: list[SliceRecord]) -> list[str]:
+def groups_in_capitals(records: list[ImageRecord]) -> list[str]:
     """One sentence for each two groups in different splits that differ only in capitals: hardly two patients."""
     firsts, problems = {}, {}
     for record in records:
@@ -214,7 +220,7 @@ def groups_in_capitals(records: list[SliceRecord]) -> list[str]:
     return list(problems.values())
 
 
-def write_manifest(path: Path, records: list[SliceRecord]) -> None:
+def write_manifest(path: Path, records: list[ImageRecord]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)

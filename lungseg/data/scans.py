@@ -6,7 +6,7 @@
     scan.npz            a volume as `hu` (D, H, W), with `target`, `spacing_mm` if known; or a folder of these .npy
     table.pkl           a pickled table of slices, .pkl or .pkl.gz
 
-Trainings read `lungseg.data.folder` and `lungseg.data.volumes`, which insist on targets, splits and patients.
+Trainings read `lungseg.data.slices` and `lungseg.data.volumes`, which insist on targets, splits and patients.
 """
 
 import math
@@ -19,11 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungseg.data.classes import read_classes
-from lungseg.data.columns import SPACING_COLUMNS, find_column, spacing_of
 from lungseg.data.ct import grey_to_hu
-from lungseg.data.folder import grey_bits, read_grey_png, read_slice
 from lungseg.data.manifest import (
-    SliceRecord,
+    ImageRecord,
     find_member,
     manifest_path,
     other_files,
@@ -31,9 +29,11 @@ from lungseg.data.manifest import (
     read_manifest,
     visible,
 )
-from lungseg.data.pickles import read_table
+from lungseg.data.pickles.table import read_table
 from lungseg.data.plausible import slices_of
-from lungseg.data.volume_files import check_sums, map_file, read_volume
+from lungseg.data.prepare.columns import SPACING_COLUMNS, find_column, spacing_of
+from lungseg.data.slices import grey_bits, read_grey_png, read_slice
+from lungseg.data.volume_file import check_sums, map_file, read_volume
 from lungseg.data.volumes import volume_path
 
 
@@ -160,7 +160,7 @@ def read_slices(folder: Path) -> Iterator[Scan]:
         yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size, classes=classes)
 
 
-def records_of(folder: Path, kind: str) -> list[SliceRecord]:
+def records_of(folder: Path, kind: str) -> list[ImageRecord]:
     """`read_manifest` without its warning that training and test may share patients: nothing is trained here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

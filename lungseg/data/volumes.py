@@ -1,4 +1,4 @@
-"""The folder of volumes: write it, check it, train on patches of it, judge on whole volumes.
+"""The folder of volumes: write it, check it, train on crops of it, judge on whole volumes.
 
     DIR/volumes/<id>.npz    hu (D, H, W), target (D, H, W) in {0, 1}, spacing_mm (3,)   (or a folder <id>/ of .npy)
     DIR/manifest.csv        id, group, split, label, spacing_mm    as for slices
@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from lungseg.data.classes import one_hot, read_classes, unused_classes
 from lungseg.data.ct import hu_to_unit
-from lungseg.data.folder import FolderWriter, told
-from lungseg.data.manifest import FRACTIONS, SliceRecord, find_member, members, parse_manifest, read_split
-from lungseg.data.phantoms import phantom_volume
+from lungseg.data.manifest import FRACTIONS, ImageRecord, find_member, members, parse_manifest, read_split
+from lungseg.data.phantoms.scene import phantom_volume
 from lungseg.data.plausible import Lesion, Tally
+from lungseg.data.slices import FolderWriter, told
 from lungseg.data.splits import split_by_group
-from lungseg.data.volume_files import Volume, check_sums, check_target, check_volume, read_labelled, write_volume
+from lungseg.data.volume_file import Volume, check_sums, check_target, check_volume, read_labelled, write_volume
 
-MAX_VOXELS = 2000  # remembered of each lesion: enough places for a patch, and 24 kB however large the lesion
+MAX_VOXELS = 2000  # remembered of each lesion: enough places for a crop, and 24 kB however large the lesion
 LUNG_MM = (45.0, 85.0), (-20.0, 20.0)  # a phantom's lung: so far to either side of its middle, and up or down
 TRIES = 20  # at a view that has room for the nodules
 
@@ -34,7 +34,7 @@ TRIES = 20  # at a view that has room for the nodules
 # ---- checking ----------------------------------------------------------------------------------------------------
 
 
-def volume_path(folder: str | Path, record: SliceRecord) -> Path:
+def volume_path(folder: str | Path, record: ImageRecord) -> Path:
     """DIR/volumes/<id>.npz, or the folder DIR/volumes/<id> where that is there."""
     home = Path(folder, "volumes")
     return home / record.id if (home / record.id).is_dir() else find_member(home, record.id)
@@ -84,7 +84,7 @@ class VolumeWriter(FolderWriter):
     subfolders = ("volumes",)
 
     def add(
-        self, record: SliceRecord, hu: NDArray, target: NDArray, spacing_mm: ArrayLike, **geometry: ArrayLike
+        self, record: ImageRecord, hu: NDArray, target: NDArray, spacing_mm: ArrayLike, **geometry: ArrayLike
     ) -> None:
         """Write one volume; arguments as for `write_volume`, also those that say where it lies (affine, ...)."""
         self._check(record)
@@ -104,7 +104,7 @@ def write_phantom_volumes(
     fractions: dict[str, float] = FRACTIONS,
     **phantom_options: object,
 ) -> None:
-    """Write phantom patients (lungseg.data.phantoms) as a folder of volumes, split by patient.
+    """Write phantom patients (lungseg.data.phantoms.scene) as a folder of volumes, split by patient.
 
     A volume shows some place of the right or the left lung, unless `centre_mm` is given. Patient p is drawn from the
     generator of (seed, p), so a larger folder begins with the volumes of a smaller one.
@@ -125,7 +125,7 @@ def write_phantom_volumes(
         for p, patient in enumerate(tqdm(patients, desc="phantoms", unit="patient", disable=None)):
             rng = np.random.default_rng([seed, p])
             hu, target = draw_volume(rng, shape=shape, spacing_mm=spacing_mm, **options)
-            out.add(SliceRecord(patient, patient, split_of[patient], spacing_mm=spacing_mm[1]), hu, target, spacing_mm)
+            out.add(ImageRecord(patient, patient, split_of[patient], spacing_mm=spacing_mm[1]), hu, target, spacing_mm)
 
 
 def draw_volume(rng: np.random.Generator, **options: object) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
@@ -193,21 +193,21 @@ class VolumeDataset(Dataset):
             ) from None
 
 
-class PatchDataset(VolumeDataset):
-    """Patches of the volumes of one split, as (image, target, id), `patches_per_volume` of each in every epoch.
+class CropDataset(VolumeDataset):
+    """Crops of the volumes of one split, as (image, target, id), `crops_per_volume` of each in every epoch.
 
     image is float32 (1, d, h, w), target (1, d, h, w) or (K, d, h, w), as in `VolumeDataset`; id is "<volume>:<number
-    of the patch>". Of an uncompressed file only the parts that the patch touches are read. A volume smaller than the
-    patch is filled up at the far ends: with 0 in both, which is air and no lesion.
+    of the crop>". Of an uncompressed file only the parts that the crop touches are read. A volume smaller than the
+    crop is filled up at the far ends: with 0 in both, which is air and no lesion.
 
     Args:
-        patch_size: (d, h, w) in voxels.
-        foreground: the share of the patches that must hold a lesion voxel, where the volume has a lesion: first a
-            lesion is drawn, then one of its voxels, then a patch round it. Were it a voxel out of all, a lesion of
-            twice the diameter would be seen eight times as often. The other patches lie anywhere. Of several classes,
+        crop_size: (d, h, w) in voxels.
+        foreground: the share of the crops that must hold a lesion voxel, where the volume has a lesion: first a
+            lesion is drawn, then one of its voxels, then a crop round it. Were it a voxel out of all, a lesion of
+            twice the diameter would be seen eight times as often. The other crops lie anywhere. Of several classes,
             first one of those in the volume is drawn, then a lesion of it: rare ones are seen as often as common ones.
         flips: turn each axis round with probability 1/2.
-        seed: with the epoch and the index it decides each patch, so that neither the number of workers nor the order
+        seed: with the epoch and the index it decides each crop, so that neither the number of workers nor the order
             of reading changes what is drawn.
     """
 
@@ -216,50 +216,50 @@ class PatchDataset(VolumeDataset):
         folder: str | Path,
         split: str | None = None,
         *,
-        patch_size: tuple[int, int, int],
-        patches_per_volume: int,
+        crop_size: tuple[int, int, int],
+        crops_per_volume: int,
         foreground: float = 0.5,
         flips: bool = False,
         seed: int = 0,
     ):
         super().__init__(folder, split)
-        if len(patch_size) != 3 or min(patch_size) < 1 or patches_per_volume < 1 or not 0 <= foreground <= 1:
+        if len(crop_size) != 3 or min(crop_size) < 1 or crops_per_volume < 1 or not 0 <= foreground <= 1:
             raise ValueError(
-                f"PatchDataset: patch_size {tuple(patch_size)}, patches_per_volume {patches_per_volume}, foreground "
+                f"CropDataset: crop_size {tuple(crop_size)}, crops_per_volume {crops_per_volume}, foreground "
                 f"{foreground}: three sides and a number of at least 1, and a probability, are wanted."
             )
-        self.patch_size, self.patches_per_volume = tuple(patch_size), patches_per_volume
+        self.crop_size, self.crops_per_volume = tuple(crop_size), crops_per_volume
         self.foreground, self.flips, self.seed = foreground, flips, seed
         # In shared memory, so that set_epoch also reaches worker processes that live through all epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._lesions: dict[int, list[list[NDArray]]] = {}  # of each volume, of each class in it
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins: other patches are drawn in each."""
+        """Say which epoch begins: other crops are drawn in each."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.records) * self.patches_per_volume
+        return len(self.records) * self.crops_per_volume
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
-        index = range(len(self))[index]  # -1 is the last patch; beyond the end is an IndexError
-        number, patch = divmod(index, self.patches_per_volume)
+        index = range(len(self))[index]  # -1 is the last crop; beyond the end is an IndexError
+        number, crop = divmod(index, self.crops_per_volume)
         volume = self._open(number)
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
         start = self._place(number, volume, rng)
-        box = tuple(slice(s, s + side) for s, side in zip(start, self.patch_size, strict=True))
+        box = tuple(slice(s, s + side) for s, side in zip(start, self.crop_size, strict=True))
         image, target = self._cut(number, volume, box)
         cut = np.concatenate([image[None], target])  # (1 + K, d, h, w), or less at the end of a small volume
-        missing = np.subtract(self.patch_size, cut.shape[1:])
+        missing = np.subtract(self.crop_size, cut.shape[1:])
         pair = np.pad(cut, [(0, 0), *((0, n) for n in missing)])  # (1 + K, d, h, w)
         if self.flips:
             pair = np.flip(pair, 1 + np.flatnonzero(rng.random(3) < 0.5)).copy()
         image, target = torch.from_numpy(pair).tensor_split([1])
-        return image, target, f"{self.records[number].id}:{patch}"  # (1, d, h, w), (K, d, h, w)
+        return image, target, f"{self.records[number].id}:{crop}"  # (1, d, h, w), (K, d, h, w)
 
     def _place(self, number: int, volume: Volume, rng: np.random.Generator) -> NDArray:
-        """(3,) the first voxel of a patch."""
-        last = np.maximum(np.subtract(volume.hu.shape, self.patch_size), 0)  # the last place where a patch may begin
+        """(3,) the first voxel of a crop."""
+        last = np.maximum(np.subtract(volume.hu.shape, self.crop_size), 0)  # the last place where a crop may begin
         if rng.random() < self.foreground:
             if number not in self._lesions:
                 several = len(self.classes) > 1
@@ -269,7 +269,7 @@ class PatchDataset(VolumeDataset):
                 lesions = classes[rng.integers(len(classes))] if len(classes) > 1 else classes[0]
                 lesion = lesions[rng.integers(len(lesions))]
                 voxel = lesion[rng.integers(len(lesion))]
-                first = np.maximum(voxel + 1 - self.patch_size, 0)
+                first = np.maximum(voxel + 1 - self.crop_size, 0)
                 return rng.integers(first, np.minimum(voxel, last), endpoint=True)
         return rng.integers(0, last, endpoint=True)
 

@@ -78,7 +78,7 @@ class ResNet50Encoder(nn.Module):
     """The five stages of ResNet-50 without the classifier. He et al. 2015, Table 1.
 
     23,508,032 parameters for 3 input channels. torchvision's ImageNet weights fit as they are
-    (`lungseg.weights.load_published` also takes them for another number of channels).
+    (`lungseg.weights.load.load_published` also takes them for another number of channels).
 
     Args:
         in_channels: channels of the image.

@@ -11,7 +11,7 @@ from lungseg.checks.metrics import (
     check_per_image,
     check_summarise,
 )
-from lungseg.metrics import confusion_counts, counts_from_pred, hausdorff95, per_image, pooled, summarise
+from lungseg.evaluation.metrics import confusion_counts, counts_from_pred, hausdorff95, per_image, pooled, summarise
 
 
 def compares_the_logit_with_the_probability(logits, target, *, threshold):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lungseg.data.manifest import (
     COLUMNS,
-    SliceRecord,
+    ImageRecord,
     check_id,
     describe_folder,
     find_member,
@@ -25,7 +25,7 @@ from lungseg.data.manifest import (
 def small(tmp_path):
     """A folder of eight slices of four groups. Their pictures are not looked at here, so they are empty files."""
     split_of = {"a": "train", "b": "train", "c": "val", "d": "test"}
-    records = [SliceRecord(f"{g}_{n}", g, split_of[g], "solid", 0.7) for n, g in enumerate("aabbccdd")]
+    records = [ImageRecord(f"{g}_{n}", g, split_of[g], "solid", 0.7) for n, g in enumerate("aabbccdd")]
     (tmp_path / "images").mkdir()
     for record in records:
         (tmp_path / f"images/{record.id}.png").touch()
@@ -49,7 +49,7 @@ names = st.text(
 def test_the_manifest_keeps_every_field(tmp_path_factory, group, label, spacing, window, source):
     folder = tmp_path_factory.mktemp("kept")
     (folder / "images").mkdir()
-    record = SliceRecord("s", group, "val", label, spacing, float(window[0]), float(window[1]), 8, *source)
+    record = ImageRecord("s", group, "val", label, spacing, float(window[0]), float(window[1]), 8, *source)
     write_manifest(folder / "manifest.csv", [record])
     (back,) = read_manifest(folder)
     assert repr(back) == repr(record)  # repr, because nan != nan

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lungseg.data.folder import FolderWriter, check_folder, write_phantom_folder
-from lungseg.data.manifest import SliceRecord
-from lungseg.data.phantoms import phantom_patient
-from lungseg.data.pickles import read_table
+from lungseg.data.manifest import ImageRecord
+from lungseg.data.phantoms.scene import phantom_patient
+from lungseg.data.pickles.table import read_table
 from lungseg.data.plausible import EXCHANGED, Lesion, Tally, odd_grey, odd_hu, same_picture
+from lungseg.data.slices import FolderWriter, check_folder, write_phantom_folder
 from lungseg.data.volumes import VolumeWriter, check_volume_folder, write_phantom_volumes
-from lungseg.datasets import find_data
+from lungseg.training.data import find_data
 
 DATA = Path(os.environ.get("LUNGSEG_DATA", "nowhere"))
 
@@ -155,7 +155,7 @@ def write(folder, spoil=lambda image, target: (image, target), odd=()):
     with FolderWriter(folder) as out:
         for i, split in enumerate(SPLITS):
             image, target = spoil(*pair(i)) if i in odd else pair(i)
-            out.add(SliceRecord(f"s{i}", f"p{i}", split), image, target)
+            out.add(ImageRecord(f"s{i}", f"p{i}", split), image, target)
     return folder
 
 
@@ -218,7 +218,7 @@ def test_one_volume_in_two_splits_is_refused(tmp_path, dtype):
         for i, split in enumerate(SPLITS):
             image, target = pair(0 if i == 6 else i)
             hu = np.stack([image] * 3).astype(dtype if i else np.int16) * 5 - 1000
-            out.add(SliceRecord(f"v{i}", f"p{i}", split), hu, np.stack([target] * 3), 1.0)
+            out.add(ImageRecord(f"v{i}", f"p{i}", split), hu, np.stack([target] * 3), 1.0)
     (problem,) = check_volume_folder(tmp_path / "f")
     assert "has the same image as v0 in train and v6 in test (1 such pairs)" in problem
 
@@ -228,7 +228,7 @@ def test_exchanged_masks_of_volumes_are_refused(tmp_path):
         with VolumeWriter(tmp_path / name) as out:
             for i, split in enumerate(SPLITS):
                 hu, target = np.stack([pair(i)[0]] * 3).astype(np.int16) * 5 - 1000, np.stack([pair(i)[1]] * 3)
-                out.add(SliceRecord(f"v{i}", f"p{i}", split), hu, target ^ exchanged, 1.0)
+                out.add(ImageRecord(f"v{i}", f"p{i}", split), hu, target ^ exchanged, 1.0)
     assert check_volume_folder(tmp_path / "good") == []
     (problem,) = check_volume_folder(tmp_path / "bad")
     assert "8 of 8 volumes, such as v0: lesion and background look exchanged" in problem

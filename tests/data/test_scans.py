@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lungseg.data.folder import FolderWriter
-from lungseg.data.manifest import SliceRecord
+from lungseg.data.manifest import ImageRecord
 from lungseg.data.scans import Scan, kind_of, own_name, read_scans
+from lungseg.data.slices import FolderWriter
 from lungseg.data.volumes import VolumeWriter
 
 WINDOW = (-1000.0, 400.0)
@@ -66,14 +66,14 @@ def as_images_without_masks(folder, grey):
 
 def as_slices(folder, grey):
     with FolderWriter(folder / "data") as out:
-        out.add(SliceRecord("scan", "a", "test"), grey, np.zeros_like(grey))
+        out.add(ImageRecord("scan", "a", "test"), grey, np.zeros_like(grey))
     return folder / "data"
 
 
 def as_sixteen_bits_in_another_window(folder, grey):
     levels = np.rint((hu_of(grey) + 1400) / 2000 * 65535).astype(np.uint16)
     with FolderWriter(folder / "data") as out:
-        out.add(SliceRecord("scan", "a", "test", hu_low=-1400, hu_high=600, bits=16), levels, np.zeros_like(grey))
+        out.add(ImageRecord("scan", "a", "test", hu_low=-1400, hu_high=600, bits=16), levels, np.zeros_like(grey))
     return folder / "data"
 
 
@@ -142,7 +142,7 @@ def test_slices_come_in_the_order_of_their_manifest_with_spacing_and_target(tmp_
     greys = {id_: make_grey(seed=seed) for seed, id_ in enumerate("cab")}
     with FolderWriter(tmp_path / "data") as out:
         for id_, grey in greys.items():
-            out.add(SliceRecord(id_, id_, "test", spacing_mm=0.7 if id_ == "a" else np.nan), grey, grey > 200)
+            out.add(ImageRecord(id_, id_, "test", spacing_mm=0.7 if id_ == "a" else np.nan), grey, grey > 200)
     (tmp_path / "data/masks/b.png").unlink()
     scans = scans_in(tmp_path / "data")
     assert [scan.id for scan in scans] == ["c", "a", "b"]
@@ -156,8 +156,8 @@ def test_a_scan_knows_the_slice_it_was_made_from(tmp_path):
     """Arrays, volumes and tables are sources; a folder says it; a lone PNG does not."""
     grey = make_grey()
     with FolderWriter(tmp_path / "shrunk") as out:
-        out.add(SliceRecord("a", "a", "test", source_height=512, source_width=500), grey, np.zeros_like(grey))
-        out.add(SliceRecord("b", "b", "test"), grey, np.zeros_like(grey))
+        out.add(ImageRecord("a", "a", "test", source_height=512, source_width=500), grey, np.zeros_like(grey))
+        out.add(ImageRecord("b", "b", "test"), grey, np.zeros_like(grey))
     assert [scan.source_size for scan in scans_in(tmp_path / "shrunk")] == [(512, 500), None]
     assert scans_in(as_png(tmp_path, grey))[0].source_size is None
     assert scans_in(as_npy(tmp_path, grey))[0].source_size == (30, 41)
@@ -330,7 +330,7 @@ def test_a_folder_of_other_pictures_says_what_there_is(tmp_path):
 
 def test_a_png_of_a_folder_has_its_spacing(tmp_path):
     with FolderWriter(tmp_path / "data") as out:
-        out.add(SliceRecord("a", "p", "test", spacing_mm=0.7), make_grey(), np.zeros((30, 41)))
+        out.add(ImageRecord("a", "p", "test", spacing_mm=0.7), make_grey(), np.zeros((30, 41)))
     assert scans_in(tmp_path / "data/images/a.png")[0].spacing_mm == (0.7, 0.7)
 
 
@@ -421,9 +421,9 @@ def test_a_folder_with_classes_says_what_its_targets_mean(tmp_path):
     grey, labels = make_grey(), np.zeros((30, 41), np.uint8)
     labels[3:6, 4:9], labels[20:24, 30:33] = 1, 2
     with FolderWriter(tmp_path / "slices", classes=("LR2", "LR3")) as out:
-        out.add(SliceRecord("a", "p", "test"), grey, labels)
+        out.add(ImageRecord("a", "p", "test"), grey, labels)
     with VolumeWriter(tmp_path / "volumes", classes=("LR2", "LR3")) as out:
-        out.add(SliceRecord("b", "p", "test"), np.zeros((1, 30, 41), np.int16), labels[None], 1.0)
+        out.add(ImageRecord("b", "p", "test"), np.zeros((1, 30, 41), np.int16), labels[None], 1.0)
     for name in ("slices", "volumes"):
         [scan] = scans_in(tmp_path / name)
         assert scan.classes == ("LR2", "LR3") and np.array_equal(np.squeeze(scan.target), labels)

@@ -1,4 +1,4 @@
-"""The folder of volumes: every patch is a piece of its volume, lesions are seen, and whatever is broken is named."""
+"""The folder of volumes: every crop is a piece of its volume, lesions are seen, and whatever is broken is named."""
 
 import csv
 import itertools
@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from lungseg.data import volumes
-from lungseg.data.folder import SliceDataset, check_folder
-from lungseg.data.manifest import SliceRecord, describe_folder, read_manifest, write_manifest
-from lungseg.data.volume_files import read_volume, write_volume
+from lungseg.data.manifest import ImageRecord, describe_folder, read_manifest, write_manifest
+from lungseg.data.slices import SliceDataset, check_folder
+from lungseg.data.volume_file import read_volume, write_volume
 from lungseg.data.volumes import (
-    PatchDataset,
+    CropDataset,
     VolumeDataset,
     VolumeWriter,
     check_volume_folder,
@@ -47,7 +47,7 @@ def write_small(folder, shape=(6, 7, 8)):
     with VolumeWriter(folder) as out:
         for number, split in enumerate(("train", "train", "val", "test")):
             hu, target = numbered(shape) + np.int16(number), blob(shape) * (number < 3)
-            out.add(SliceRecord(f"v{number}", f"p{number}", split, spacing_mm=0.7), hu, target, SPACING)
+            out.add(ImageRecord(f"v{number}", f"p{number}", split, spacing_mm=0.7), hu, target, SPACING)
     return folder
 
 
@@ -55,7 +55,7 @@ def one_volume(folder, hu, target):
     """A folder with a single training volume "v", written anew if it is there."""
     (folder / "volumes").mkdir(exist_ok=True)
     write_volume(folder / "volumes/v.npz", hu, target, SPACING)
-    write_manifest(folder / "manifest.csv", [SliceRecord("v", "p", "train")])
+    write_manifest(folder / "manifest.csv", [ImageRecord("v", "p", "train")])
     return folder
 
 
@@ -105,87 +105,87 @@ def test_a_folder_of_arrays_serves_as_well(small):
         assert [r.id for r in read_manifest(small)] == ["1.2.840", "v1", "v2", "v3"]
 
 
-# ---- patches -----------------------------------------------------------------------------------------------------
+# ---- crops -----------------------------------------------------------------------------------------------------
 
 
-@given(shape=SIDES, patch=SIDES, foreground=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 99), data=st.data())
+@given(shape=SIDES, crop=SIDES, foreground=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 99), data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_patch_is_a_piece_of_its_volume_with_air_beyond_the_far_ends(tmp_path, shape, patch, foreground, seed, data):
+def test_a_patch_is_a_piece_of_its_volume_with_air_beyond_the_far_ends(tmp_path, shape, crop, foreground, seed, data):
     hu, target = numbered(shape), np.random.default_rng(seed).integers(0, 2, shape)
     one_volume(tmp_path, hu, target)
-    patches = PatchDataset(tmp_path, patch_size=patch, patches_per_volume=5, foreground=foreground, seed=seed)
+    crops = CropDataset(tmp_path, crop_size=crop, crops_per_volume=5, foreground=foreground, seed=seed)
     index = data.draw(st.integers(0, 4))
-    image, found, id_ = patches[index]
-    assert image.shape == found.shape == (1, *patch) and id_ == f"v:{index}"
+    image, found, id_ = crops[index]
+    assert image.shape == found.shape == (1, *crop) and id_ == f"v:{index}"
     image, found = np.rint(image[0].numpy() * 1400 - 1000).astype(int), found[0].numpy()
     start = np.unravel_index(image[0, 0, 0] + 999, shape)  # the value of a voxel tells its place
-    for offset in np.ndindex(patch):
+    for offset in np.ndindex(crop):
         place = tuple(np.add(start, offset))
         inside = all(p < s for p, s in zip(place, shape, strict=True))
         assert (image[offset], found[offset]) == ((hu[place], target[place]) if inside else (-1000, 0))
-    for first, side, wanted in zip(start, shape, patch, strict=True):
+    for first, side, wanted in zip(start, shape, crop, strict=True):
         assert first == 0 or first + wanted <= side  # nothing is filled up where the volume has enough
 
 
-@given(shape=SIDES, patch=SIDES, seed=st.integers(0, 999), voxels=st.integers(1, 4))
+@given(shape=SIDES, crop=SIDES, seed=st.integers(0, 999), voxels=st.integers(1, 4))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_patch_asked_on_the_foreground_holds_a_lesion_voxel(tmp_path, shape, patch, seed, voxels):
+def test_every_patch_asked_on_the_foreground_holds_a_lesion_voxel(tmp_path, shape, crop, seed, voxels):
     target = np.zeros(shape, np.uint8)
     target.flat[np.random.default_rng(seed).integers(0, target.size, voxels)] = 1
     one_volume(tmp_path, numbered(shape), target)
-    patches = PatchDataset(tmp_path, patch_size=patch, patches_per_volume=10, foreground=1, flips=True, seed=seed)
-    assert all(patches[i][1].any() for i in range(10))
+    crops = CropDataset(tmp_path, crop_size=crop, crops_per_volume=10, foreground=1, flips=True, seed=seed)
+    assert all(crops[i][1].any() for i in range(10))
 
 
-def corners(patches, shape):
-    """Where each patch begins, from the values of `numbered` voxels."""
-    first = [round(float(patches[i][0][0, 0, 0, 0]) * 1400 - 1) for i in range(len(patches))]
+def corners(crops, shape):
+    """Where each crop begins, from the values of `numbered` voxels."""
+    first = [round(float(crops[i][0][0, 0, 0, 0]) * 1400 - 1) for i in range(len(crops))]
     return list(zip(*np.unravel_index(first, shape), strict=True))
 
 
 def test_patches_lie_anywhere_equally_often(tmp_path):
     shape = (3, 4, 5)
     one_volume(tmp_path, numbered(shape), blob(shape, (0, 0, 0), 1))
-    patches = PatchDataset(tmp_path, patch_size=(2, 2, 2), patches_per_volume=720, foreground=0)
-    places, counts = np.unique(corners(patches, shape), axis=0, return_counts=True)
+    crops = CropDataset(tmp_path, crop_size=(2, 2, 2), crops_per_volume=720, foreground=0)
+    places, counts = np.unique(corners(crops, shape), axis=0, return_counts=True)
     assert len(places) == 2 * 3 * 4 and counts.min() > 10 and counts.max() < 60  # 30 each is expected
 
 
 def test_a_foreground_patch_has_its_lesion_anywhere(tmp_path):
     shape = (5, 5, 5)
     one_volume(tmp_path, numbered(shape), blob(shape, (2, 2, 2), 1))
-    patches = PatchDataset(tmp_path, patch_size=(3, 3, 3), patches_per_volume=400, foreground=1)
-    assert set(corners(patches, shape)) == set(itertools.product(range(3), repeat=3))
+    crops = CropDataset(tmp_path, crop_size=(3, 3, 3), crops_per_volume=400, foreground=1)
+    assert set(corners(crops, shape)) == set(itertools.product(range(3), repeat=3))
 
 
 def test_the_share_of_foreground_patches_is_as_asked(tmp_path):
     one_volume(tmp_path, numbered((10, 10, 10)), blob((10, 10, 10), (0, 0, 0), 1))
-    patches = PatchDataset(tmp_path, patch_size=(1, 1, 1), patches_per_volume=400, foreground=0.3)
-    assert 90 < sum(bool(patches[i][1].any()) for i in range(400)) < 150
+    crops = CropDataset(tmp_path, crop_size=(1, 1, 1), crops_per_volume=400, foreground=0.3)
+    assert 90 < sum(bool(crops[i][1].any()) for i in range(400)) < 150
 
 
 def test_a_small_lesion_is_seen_as_often_as_a_large_one(tmp_path):
     target = blob((10, 10, 10), (0, 0, 0), 6)
     target[9, 9, 9] = 1  # 1 voxel against 216
     one_volume(tmp_path, numbered(target.shape), target)
-    patches = PatchDataset(tmp_path, patch_size=(1, 1, 1), patches_per_volume=400, foreground=1)
-    small = sum(corner == (9, 9, 9) for corner in corners(patches, target.shape))
+    crops = CropDataset(tmp_path, crop_size=(1, 1, 1), crops_per_volume=400, foreground=1)
+    small = sum(corner == (9, 9, 9) for corner in corners(crops, target.shape))
     assert 160 < small < 240
 
 
 def test_a_volume_without_lesions_gives_patches_too(small):
-    patches = PatchDataset(small, "test", patch_size=(2, 2, 2), patches_per_volume=50, foreground=1)
-    assert not any(patches[i][1].any() for i in range(50)) and len(set(corners(patches, (6, 7, 8)))) > 20
+    crops = CropDataset(small, "test", crop_size=(2, 2, 2), crops_per_volume=50, foreground=1)
+    assert not any(crops[i][1].any() for i in range(50)) and len(set(corners(crops, (6, 7, 8)))) > 20
 
 
 def test_flips_turn_image_and_target_round_together_and_into_all_eight_positions(tmp_path):
     hu, target = numbered((3, 3, 3)), np.random.default_rng(0).integers(0, 2, (3, 3, 3))
     one_volume(tmp_path, hu, target)
-    patches = PatchDataset(tmp_path, patch_size=(3, 3, 3), patches_per_volume=60, flips=True)
+    crops = CropDataset(tmp_path, crop_size=(3, 3, 3), crops_per_volume=60, flips=True)
     axes = [a for n in range(4) for a in itertools.combinations(range(3), n)]
     seen = set()
     for i in range(60):
-        image, found, _ = patches[i]
+        image, found, _ = crops[i]
         image = np.rint(image[0].numpy() * 1400 - 1000)
         (turned,) = (a for a in axes if np.array_equal(np.flip(hu, a), image))
         assert np.array_equal(np.flip(target, turned), found[0])
@@ -193,8 +193,8 @@ def test_flips_turn_image_and_target_round_together_and_into_all_eight_positions
     assert seen == set(axes)
 
 
-def epoch_of(loader, patches, epoch):
-    patches.set_epoch(epoch)
+def epoch_of(loader, crops, epoch):
+    crops.set_epoch(epoch)
     batches = [(torch.cat([image, target], 1), ids) for image, target, ids in loader]
     return torch.cat([pair for pair, _ in batches]), sum((list(ids) for _, ids in batches), [])
 
@@ -203,7 +203,7 @@ def epoch_of(loader, patches, epoch):
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_patch_depends_only_on_seed_epoch_and_index(small, persistent):
     def make(seed):
-        return PatchDataset(small, "train", patch_size=(2, 3, 4), patches_per_volume=3, flips=True, seed=seed)
+        return CropDataset(small, "train", crop_size=(2, 3, 4), crops_per_volume=3, flips=True, seed=seed)
 
     alone, shared, other = make(5), make(5), make(6)
     two = DataLoader(shared, batch_size=2, num_workers=2, persistent_workers=persistent)
@@ -218,19 +218,19 @@ def test_a_patch_depends_only_on_seed_epoch_and_index(small, persistent):
 
 
 def test_items_are_counted_from_both_ends_and_no_further(small):
-    patches = PatchDataset(small, patch_size=(2, 2, 2), patches_per_volume=3)
-    assert len(patches) == 12 and torch.equal(patches[-1][0], patches[11][0]) and patches[-1][2] == "v3:2"
+    crops = CropDataset(small, crop_size=(2, 2, 2), crops_per_volume=3)
+    assert len(crops) == 12 and torch.equal(crops[-1][0], crops[11][0]) and crops[-1][2] == "v3:2"
     with pytest.raises(IndexError):
-        patches[12]
+        crops[12]
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"patch_size": (2, 2)}, {"patch_size": (0, 2, 2)}, {"patches_per_volume": 0}, {"foreground": 1.1}]
+    "wrong", [{"crop_size": (2, 2)}, {"crop_size": (0, 2, 2)}, {"crops_per_volume": 0}, {"foreground": 1.1}]
 )
 def test_arguments_out_of_range_are_named(small, wrong):
-    arguments = {"patch_size": (2, 2, 2), "patches_per_volume": 1} | wrong
+    arguments = {"crop_size": (2, 2, 2), "crops_per_volume": 1} | wrong
     with pytest.raises(ValueError, match=re.escape(str(*wrong.values()))):
-        PatchDataset(small, **arguments)
+        CropDataset(small, **arguments)
 
 
 def test_only_the_patch_is_read(tmp_path):
@@ -245,9 +245,9 @@ def test_only_the_patch_is_read(tmp_path):
                 file.truncate(file.tell() + np.dtype(dtype).itemsize * 2**35)
             except OSError:
                 pytest.skip("this file system has no files with holes of that size")
-    write_manifest(tmp_path / "manifest.csv", [SliceRecord("v", "p", "train")])
-    patches = PatchDataset(tmp_path, patch_size=(2, 2, 8), patches_per_volume=9, foreground=0)
-    assert all((patches[i][0] > 0.7).all() for i in range(9))  # the numbers in a hole are 0: water
+    write_manifest(tmp_path / "manifest.csv", [ImageRecord("v", "p", "train")])
+    crops = CropDataset(tmp_path, crop_size=(2, 2, 8), crops_per_volume=9, foreground=0)
+    assert all((crops[i][0] > 0.7).all() for i in range(9))  # the numbers in a hole are 0: water
 
 
 # ---- lesions -----------------------------------------------------------------------------------------------------
@@ -327,10 +327,10 @@ def test_each_damage_is_named_with_its_file_and_nothing_else_is_accused(small, n
 
 
 @pytest.mark.parametrize("wrong", [{"target": blob() * 255}, {"hu": np.full((6, 7, 8), np.nan)}])
-@pytest.mark.parametrize("kind", [VolumeDataset, PatchDataset])
+@pytest.mark.parametrize("kind", [VolumeDataset, CropDataset])
 def test_wrong_values_are_not_trained_on_even_if_nobody_checked_the_folder(small, kind, wrong):
     save(small / FILE, **wrong)
-    options = {"patch_size": (6, 7, 8), "patches_per_volume": 1} if kind is PatchDataset else {}
+    options = {"crop_size": (6, 7, 8), "crops_per_volume": 1} if kind is CropDataset else {}
     with pytest.raises(ValueError, match=r"v0.npz: (target holds the values 0, 255|hu_to_unit: 336 of 336 .* NaN)"):
         kind(small, "train", **options)[0]
 
@@ -366,10 +366,10 @@ def test_slices_and_volumes_are_not_mixed_up(small, tmp_path):
 
 def test_a_folder_is_written_completely_or_not_at_all(tmp_path):
     with pytest.raises(KeyboardInterrupt), VolumeWriter(tmp_path / "scans") as out:
-        out.add(SliceRecord("v", "p", "train"), numbered((2, 2, 2)), blob((2, 2, 2), (0, 0, 0)), 1.0)
+        out.add(ImageRecord("v", "p", "train"), numbered((2, 2, 2)), blob((2, 2, 2), (0, 0, 0)), 1.0)
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="target holds the values 7"), VolumeWriter(tmp_path / "scans") as out:
-        out.add(SliceRecord("v", "p", "train"), numbered((2, 2, 2)), np.full((2, 2, 2), 7), 1.0)
+        out.add(ImageRecord("v", "p", "train"), numbered((2, 2, 2)), np.full((2, 2, 2), 7), 1.0)
     assert os.listdir(tmp_path) == []
 
 
@@ -377,18 +377,18 @@ def test_a_volume_of_a_folder_says_where_it_lies(tmp_path):
     affine = np.diag([2.0, 0.7, 0.7, 1.0])
     with VolumeWriter(tmp_path / "scans") as out:
         hu = numbered((2, 2, 2))
-        out.add(SliceRecord("v", "p", "train"), hu, np.zeros((2, 2, 2)), 1.0, affine=affine, crop_start=(3, 4, 5))
+        out.add(ImageRecord("v", "p", "train"), hu, np.zeros((2, 2, 2)), 1.0, affine=affine, crop_start=(3, 4, 5))
     kept = read_volume(tmp_path / "scans/volumes/v.npz").geometry
     assert np.array_equal(kept["affine"], affine) and kept["crop_start"].tolist() == [3, 4, 5] and len(kept) == 2
     with pytest.raises(ValueError, match="afine is none of"), VolumeWriter(tmp_path / "f") as out:
-        out.add(SliceRecord("v", "p", "train"), numbered((2, 2, 2)), np.zeros((2, 2, 2)), 1.0, afine=affine)
+        out.add(ImageRecord("v", "p", "train"), numbered((2, 2, 2)), np.zeros((2, 2, 2)), 1.0, afine=affine)
 
 
 @pytest.mark.parametrize("id_", ["../evil", "a/b", "", "V"])
 def test_a_writer_refuses_every_id_that_a_reader_refuses(tmp_path, id_):
     with pytest.raises(ValueError, match="plain file name|one file name on"), VolumeWriter(tmp_path / "f") as out:
         for name in ("v", id_):
-            out.add(SliceRecord(name, "p", "train"), numbered((2, 2, 2)), np.zeros((2, 2, 2)), 1.0)
+            out.add(ImageRecord(name, "p", "train"), numbered((2, 2, 2)), np.zeros((2, 2, 2)), 1.0)
     assert os.listdir(tmp_path) == []
 
 
@@ -448,7 +448,7 @@ def write_classes(folder, classes=("common", "rare")):
     target[::2, 2:8:4, 3:6] = 1
     target[5, 10, 10] = 2
     with VolumeWriter(folder, classes=classes) as out:
-        out.add(SliceRecord("v", "p", "train"), numbered((9, 12, 12)), target, SPACING)
+        out.add(ImageRecord("v", "p", "train"), numbered((9, 12, 12)), target, SPACING)
     return target
 
 
@@ -459,19 +459,19 @@ def test_classes_of_volumes_become_channels_also_in_patches(tmp_path):
     assert whole.classes == ("common", "rare") and whole[0][0].shape == (1, 9, 12, 12)
     assert np.array_equal(whole[0][1].numpy(), [target == 1, target == 2])
     image = whole[0][0][0]
-    patches = PatchDataset(tmp_path / "f", "train", patch_size=(3, 4, 14), patches_per_volume=30, flips=True)
-    for patch, channels, _ in patches:
-        assert patch.shape == (1, 3, 4, 14) and channels.shape == (2, 3, 4, 14)
+    crops = CropDataset(tmp_path / "f", "train", crop_size=(3, 4, 14), crops_per_volume=30, flips=True)
+    for crop, channels, _ in crops:
+        assert crop.shape == (1, 3, 4, 14) and channels.shape == (2, 3, 4, 14)
         for k in (0, 1):  # every voxel has its own grey: where a channel is 1, the volume has that class
-            greys = patch[0][channels[k] > 0]
+            greys = crop[0][channels[k] > 0]
             assert torch.isin(greys, image[target == k + 1]).all()
-            assert not torch.isin(patch[0][channels[k] == 0], image[target == k + 1]).any()
+            assert not torch.isin(crop[0][channels[k] == 0], image[target == k + 1]).any()
 
 
 def test_a_rare_class_is_seen_as_often_as_a_common_one(tmp_path):
     write_classes(tmp_path / "f")
-    patches = PatchDataset(tmp_path / "f", "train", patch_size=(1, 2, 2), patches_per_volume=400, foreground=1.0)
-    seen = torch.stack([channels.amax((1, 2, 3)) for _, channels, _ in patches]).mean(0)  # (2,)
+    crops = CropDataset(tmp_path / "f", "train", crop_size=(1, 2, 2), crops_per_volume=400, foreground=1.0)
+    seen = torch.stack([channels.amax((1, 2, 3)) for _, channels, _ in crops]).mean(0)  # (2,)
     assert 0.4 < seen[1] < 0.6 and seen.sum() >= 1  # were a lesion drawn out of all, 1 of 11
 
 
@@ -496,5 +496,5 @@ def test_a_volume_with_a_class_too_many_is_not_written(tmp_path):
         pytest.raises(ValueError, match="target holds the values 0, 3, but classes.txt names only the values 1 to 2"),
         VolumeWriter(tmp_path / "f", classes=("a", "b")) as out,
     ):
-        out.add(SliceRecord("v", "p", "train"), numbered((6, 7, 8)), 3 * blob(), SPACING)
+        out.add(ImageRecord("v", "p", "train"), numbered((6, 7, 8)), 3 * blob(), SPACING)
     assert not any(tmp_path.iterdir())

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lungseg.checkpoint import load_checkpoint
-from lungseg.data.folder import FolderWriter
-from lungseg.data.manifest import SliceRecord
+from lungseg.data.manifest import ImageRecord
+from lungseg.data.slices import FolderWriter
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -41,7 +41,7 @@ def discs(tmp_path_factory):
             row, col = rng.integers(8, 24, 2)
             target = ((y - row) ** 2 + (x - col) ** 2 < 40).astype(np.uint8)
             image = np.clip(60 + 120 * target + rng.normal(0, 15, (32, 32)), 0, 255).astype(np.uint8)
-            out.add(SliceRecord(f"slice{i:02d}", f"patient{i:02d}", split, spacing_mm=0.7), image, target)
+            out.add(ImageRecord(f"slice{i:02d}", f"patient{i:02d}", split, spacing_mm=0.7), image, target)
     return folder
 
 
@@ -70,7 +70,7 @@ def two_classes(tmp_path_factory):
                 target[2:7, 2 + i : 9 + i] = 2
             image = 100 + 120 * (target == 1) - 90 * (target == 2) + rng.normal(0, 5, (32, 32))
             image = np.clip(image, 0, 255).astype(np.uint8)
-            out.add(SliceRecord(f"slice{i:02d}", f"patient{i:02d}", split, spacing_mm=0.7), image, target)
+            out.add(ImageRecord(f"slice{i:02d}", f"patient{i:02d}", split, spacing_mm=0.7), image, target)
     return folder
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from lungseg.data.classes import read_classes
-from lungseg.data.folder import check_folder
-from lungseg.data.manifest import SliceRecord
+from lungseg.data.manifest import ImageRecord
+from lungseg.data.slices import check_folder
 from lungseg.data.volumes import VolumeWriter, check_volume_folder
 from lungseg.draw import class_colour
 
@@ -19,8 +19,8 @@ SWIN = [
     "--window-size", "4", "--batch-size", "4", "--epochs", "2",
 ]  # fmt: skip
 SOLID = [
-    "--spatial-dims", "3", "--norm", "instance", "--channels", "8", "16", "--window", "4", "16", "16",
-    "--windows-per-volume", "4", "--foreground", "1", "--batch-size", "2", "--epochs", "8", "--lr", "0.03",
+    "--spatial-dims", "3", "--norm", "instance", "--channels", "8", "16", "--crop-size", "4", "16", "16",
+    "--crops-per-volume", "4", "--foreground", "1", "--batch-size", "2", "--epochs", "8", "--lr", "0.03",
 ]  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_volumes_from_check_to_prediction(main, tmp_path, log_of):
             target = np.zeros((6, 20, 24), np.uint8)
             target[1:5, 3:9, 3 + i : 9 + i], target[2:5, 12:18, 12 - i : 18 - i] = 1, 2
             hu = -700 + 800 * (target == 1) - 250 * (target == 2)
-            writer.add(SliceRecord(f"v{i}", f"p{i}", split), hu.astype(np.int16), target, 1.0)
+            writer.add(ImageRecord(f"v{i}", f"p{i}", split), hu.astype(np.int16), target, 1.0)
     assert check_volume_folder(data) == []
     assert main["train_unet"](["--data", str(data), "--out", str(run), *SOLID]) > 0.2
     assert main["evaluate"]([str(run / "best.pt"), "--data", str(data)]) > 0.2

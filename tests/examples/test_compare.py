@@ -15,12 +15,12 @@ from PIL import Image
 
 import lungseg
 from lungseg.checkpoint import load_checkpoint
-from lungseg.data.folder import FolderWriter
-from lungseg.data.manifest import SliceRecord
-from lungseg.recipe import parse_recipe
+from lungseg.data.manifest import ImageRecord
+from lungseg.data.slices import FolderWriter
+from lungseg.flags import parse_recipe
 from lungseg.report import REPORT
-from lungseg.run import RunOptions
-from lungseg.settings import TrainingRecipe
+from lungseg.training.log import RunOptions
+from lungseg.training.recipe import TrainingRecipe
 
 FEW = {
     "Swin-UNet": "train_swin.py --patch-size 4 --embed-dim 4 --depths 2 --num-heads 1 --window-size 4 --lr 0.01",
@@ -79,7 +79,7 @@ def test_the_table_is_the_mean_over_the_seeds(done):
 
 def scores_of(compare, tp):
     """One slice of 20 lesion pixels for each of many patients, of which `tp` are found."""
-    return [compare.SliceScore(f"s{i}", f"p{i}", "", n, 0, 20 - n, 9, 1.0, (), 0) for i, n in enumerate(tp)]
+    return [compare.ImageScore(f"s{i}", f"p{i}", "", n, 0, 20 - n, 9, 1.0, (), 0) for i, n in enumerate(tp)]
 
 
 def test_differences_are_paired(compare):
@@ -101,7 +101,7 @@ def test_a_test_split_without_lesion_is_refused_before_any_training(compare, tmp
     with FolderWriter(tmp_path / "data") as folder:
         for i, split in enumerate(("train", "val", "test")):
             image, target = np.arange(64, dtype=np.uint8).reshape(8, 8) + i, np.eye(8, dtype=np.uint8)
-            folder.add(SliceRecord(f"s{i}", f"p{i}", split), image, target * (split != "test"))
+            folder.add(ImageRecord(f"s{i}", f"p{i}", split), image, target * (split != "test"))
     assert compare.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
     assert "No test slice" in capsys.readouterr().err and not (tmp_path / "out").exists()
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lungseg.baselines import fixed_map
 from lungseg.checkpoint import save_checkpoint
-from lungseg.data.folder import FolderWriter
-from lungseg.data.manifest import SliceRecord
+from lungseg.data.manifest import ImageRecord
+from lungseg.data.slices import FolderWriter
 from lungseg.data.volumes import VolumeWriter
+from lungseg.evaluation.baselines import fixed_map
 from lungseg.nn.unet import UNet
 from lungseg.predictor import Predictor
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
             bright, target = disc(i, 2) if i < len(SPLITS) - 1 else np.zeros((2, SIDE, SIDE), np.uint8)
             label, image = "LR3" if target.any() else "none", 50 + 150 * bright
             image[0, 2:] = 30  # no image is the same everywhere
-            out.add(SliceRecord(f"slice{i}", f"patient{i // 2}", split, label, 1.0), image, target)
+            out.add(ImageRecord(f"slice{i}", f"patient{i // 2}", split, label, 1.0), image, target)
     return path
 
 
@@ -62,7 +62,7 @@ def volumes(tmp_path_factory):
         for i, split in enumerate(SPLITS):
             bright, target = disc(i, 3)
             hu = (-800 + 1000 * bright.astype(np.int16)).astype(np.int16)
-            out.add(SliceRecord(f"volume{i}", f"patient{i}", split), hu, target, (1.0, 1.0, 1.0))
+            out.add(ImageRecord(f"volume{i}", f"patient{i}", split), hu, target, (1.0, 1.0, 1.0))
     return path
 
 
@@ -238,7 +238,7 @@ def test_without_any_lesion_nothing_is_said_of_their_share(bright, tmp_path):
     with FolderWriter(tmp_path / "data") as out:
         for i, split in enumerate(("train", "test")):
             image = np.random.default_rng(i).integers(30, 80, (SIDE, SIDE), dtype=np.uint8)
-            out.add(SliceRecord(f"s{i}", f"p{i}", split), image, np.zeros((SIDE, SIDE)))
+            out.add(ImageRecord(f"s{i}", f"p{i}", split), image, np.zeros((SIDE, SIDE)))
     with pytest.warns(UserWarning, match="no mask holds a lesion"):
         main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     assert "RMSE says little" not in (tmp_path / "out/evaluation.md").read_text()
@@ -333,7 +333,7 @@ def hardly_meant(kind, folder, odd, out):
         for i, split in enumerate(SPLITS):
             bright, target = disc(i, 2 if kind is FolderWriter else 3)
             noise = np.random.default_rng(i).integers(0, 50, bright.shape)
-            record = SliceRecord(f"s{i}", f"p{i}", split, spacing_mm=1.0)
+            record = ImageRecord(f"s{i}", f"p{i}", split, spacing_mm=1.0)
             if kind is FolderWriter:
                 writer.add(record, (50 + 100 * bright + noise).astype(np.uint8), target ^ (i in odd))
             else:

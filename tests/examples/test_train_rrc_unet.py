@@ -7,8 +7,9 @@ from lungseg.checkpoint import load_checkpoint
 from lungseg.nn.rrc_unet import RRCUNet
 
 TINY = [
-    "--channels", "4", "8", "--phantom-volumes", "4", "--phantom-shape", "6", "20", "24", "--window", "4", "16", "16",
-    "--windows-per-volume", "2", "--batch-size", "2", "--epochs", "1",
+    "--channels", "4", "8", "--phantom-volumes", "4", "--phantom-shape", "6", "20", "24", "--crop-size",
+    "4", "16", "16",
+    "--crops-per-volume", "2", "--batch-size", "2", "--epochs", "1",
 ]  # fmt: skip
 
 

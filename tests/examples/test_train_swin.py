@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
-from lungseg.contents import look_at, read_contents
-from lungseg.data.folder import FolderWriter
-from lungseg.data.manifest import SliceRecord, read_manifest
+from lungseg.data.manifest import ImageRecord, read_manifest
+from lungseg.data.slices import FolderWriter
 from lungseg.nn.swin_unet import SwinUNet
-from lungseg.settings import make_optimizer
+from lungseg.training.contents import look_at, read_contents
+from lungseg.training.recipe import make_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples/train_swin.py"
@@ -50,7 +50,7 @@ def make_folder(folder, splits=("train",) * 11 + ("val",) * 5 + ("test",) * 3, e
             row, col = rng.integers(4, 12, 2)
             target = ((y - row) ** 2 + (x - col) ** 2 < 12).astype(np.uint8) * (split not in empty)
             image = np.clip(60 + 120 * target + rng.normal(0, 15, (16, 16)), 0, 255).astype(np.uint8)
-            out.add(SliceRecord(f"slice{i:02d}", f"patient{i:02d}", split), image, target)
+            out.add(ImageRecord(f"slice{i:02d}", f"patient{i:02d}", split), image, target)
     return folder
 
 
@@ -161,7 +161,7 @@ BASE = {  # what must be so for the field to matter
     "plateau_patience": PLATEAU, "min_lr": [*PLATEAU, "--plateau-patience", "1"],
     "monitor": ["--loss", "bce"],  # falls from the first epoch, before anything is found
 }  # fmt: skip
-# Phantoms; a file; and what may change the last digits only, or none (tests/test_script.py)
+# Phantoms; a file; and what may change the last digits only, or none (tests/training/test_run.py)
 ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights", "threads"}
 
 
@@ -476,7 +476,7 @@ def test_killed_between_best_and_last_the_run_goes_on(folder, tmp_path, monkeypa
 
     monkeypatch.setattr(train_swin, "evaluate", judged)
     with monkeypatch.context() as patch:
-        patch.setattr("lungseg.script.save_checkpoint", kill_at_the_second_last)
+        patch.setattr("lungseg.training.run.save_checkpoint", kill_at_the_second_last)
         with pytest.raises(Killed):
             train(folder, out)
     ahead, behind = (load_checkpoint(out / name)["stopping"]["epochs"] for name in ("best.pt", "last.pt"))
@@ -503,7 +503,7 @@ def test_an_epoch_is_printed_once_it_is_saved(folder, tmp_path, monkeypatch, cap
         said.append(capsys.readouterr().out)
         save_checkpoint(*args, **kwargs)
 
-    monkeypatch.setattr("lungseg.script.save_checkpoint", watched)
+    monkeypatch.setattr("lungseg.training.run.save_checkpoint", watched)
     train(folder, tmp_path / "run", "--epochs", "1")
     assert len(said) == 2 and not any("epoch   1/1" in text for text in said)
     assert "epoch   1/1" in capsys.readouterr().out
@@ -514,14 +514,14 @@ def test_a_slice_lost_during_the_run_is_one_sentence(folder, tmp_path, monkeypat
     """With worker processes too, whose errors come with a traceback otherwise."""
     data = tmp_path / "data"
     shutil.copytree(folder, data)
-    monkeypatch.setattr("lungseg.data.folder.CACHE_BYTES", 0)
-    begin = sys.modules["lungseg.script"].Run.begin
+    monkeypatch.setattr("lungseg.data.slices.CACHE_BYTES", 0)
+    begin = sys.modules["lungseg.training.run"].Run.begin
 
     def lose_a_file(*args, **kwargs):
         os.remove(data / "images/slice03.png")
         return begin(*args, **kwargs)
 
-    monkeypatch.setattr("lungseg.script.Run.begin", lose_a_file)
+    monkeypatch.setattr("lungseg.training.run.Run.begin", lose_a_file)
     assert train(data, tmp_path / "run", "--num-workers", num_workers) == 2
     said = capsys.readouterr().err
     assert "images/slice03.png is missing" in said and said.count("\n") == 1, said

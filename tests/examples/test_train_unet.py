@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from lungseg.checkpoint import load_checkpoint
-from lungseg.data.folder import SliceDataset
-from lungseg.data.manifest import SliceRecord, read_manifest, write_manifest
+from lungseg.data.manifest import ImageRecord, read_manifest, write_manifest
+from lungseg.data.slices import SliceDataset
 from lungseg.data.volumes import VolumeWriter
 from lungseg.nn.unet import UNet
 
 TINY = ["--img-size", "16", "--channels", "4", "8", "--batch-size", "4", "--epochs", "2", "--lr", "0.01"]
 SOLID = [
     "--recipe", "volumes", "--channels", "4", "8", "--phantom-volumes", "4", "--phantom-shape", "6", "20", "24",
-    "--window", "4", "16", "16", "--windows-per-volume", "3", "--batch-size", "2", "--epochs", "2",
+    "--crop-size", "4", "16", "16", "--crops-per-volume", "3", "--batch-size", "2", "--epochs", "2",
 ]  # fmt: skip
 
 
@@ -141,8 +141,8 @@ def test_a_frozen_encoder_is_as_it_was_loaded_and_the_rest_learns(reference, tra
     [
         ("reference", ["--channels", "4", "4"]),
         ("reference", ["--norm", "instance"]),
-        ("solid", ["--window", "4", "16", "8"]),
-        ("solid", ["--windows-per-volume", "4"]),
+        ("solid", ["--crop-size", "4", "16", "8"]),
+        ("solid", ["--crops-per-volume", "4"]),
         ("solid", ["--foreground", "0"]),
         ("solid", ["--phantom-shape", "6", "20", "28"]),
         ("solid", ["--augment", "none"]),
@@ -291,7 +291,7 @@ def test_volumes_with_classes_are_trained_end_to_end(train_unet, tmp_path, log_o
             target = np.zeros((6, 20, 24), np.uint8)
             target[2:4, 3:9, 3 + i : 9 + i], target[3:5, 13:18, 12:17] = 1, 2
             hu = -700 + 800 * (target == 1) - 250 * (target == 2)
-            data.add(SliceRecord(f"v{i}", f"p{i}", split), hu.astype(np.int16), target, 1.0)
+            data.add(ImageRecord(f"v{i}", f"p{i}", split), hu.astype(np.int16), target, 1.0)
     out = tmp_path / "run"
     dice = train_unet.main(["--data", str(tmp_path / "scans"), "--out", str(out), *SOLID])
     best = load_checkpoint(out / "best.pt")

@@ -10,7 +10,7 @@ SIZES = ["--patch-size", "4", "--embed-dim", "8", "--depth", "2", "--num-heads",
 TINY = ["--img-size", "16", *SIZES, "--skip-layers", "1", "--batch-size", "4", "--epochs", "2", "--lr", "0.01"]
 SOLID = [
     "--recipe", "volumes", *SIZES, "--skip-layers", "1", "--phantom-volumes", "4", "--phantom-shape", "6", "20", "24",
-    "--window", "4", "16", "16", "--windows-per-volume", "2", "--batch-size", "2", "--epochs", "1",
+    "--crop-size", "4", "16", "16", "--crops-per-volume", "2", "--batch-size", "2", "--epochs", "1",
 ]  # fmt: skip
 
 

@@ -12,9 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungseg.nn import MLP, UNETR, ResNet50UNet, RRCUNet, SelfAttention, SwinBlock, SwinUNet, UNet, WindowAttention
-from lungseg.nn.layers import CONV, CONV_TRANSPOSE, NORM, InstanceNorm
-from lungseg.nn.rrc_unet import RecurrentConv
+from lungseg.nn.attention import SelfAttention, WindowAttention
+from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MLP, NORM, InstanceNorm
+from lungseg.nn.resnet_unet import ResNet50UNet
+from lungseg.nn.rrc_unet import RecurrentConv, RRCUNet
+from lungseg.nn.swin_unet import SwinBlock, SwinUNet
+from lungseg.nn.unet import UNet
+from lungseg.nn.unetr import UNETR
 
 NETWORKS = {
     "SwinUNet": partial(SwinUNet, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4),

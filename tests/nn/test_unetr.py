@@ -12,7 +12,7 @@ from torch import nn
 
 from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
 from lungseg.nn.unetr import PRESETS, UNETR, ResidualBlock, TransformerBlock, UpBlock, resize_positions, tokens_to_map
-from lungseg.weights import load_published
+from lungseg.weights.load import load_published
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/unetr"
 SMALL = {"embed_dim": 24, "depth": 4, "num_heads": 3, "feature_size": 4, "img_size": 32}

@@ -1,0 +1,124 @@
+"""Scores that need no network: a result means something only beside them.
+
+All are computed from histograms, so that one pass over the slices tries every threshold: on the grey level, or, for
+a map that is the same for every slice, on how often a pixel is lesion. Of lesion classes each is a task of its own.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from lungseg.evaluation.metrics import per_image
+
+LEVELS = 256  # grey levels tried as thresholds, as in an 8-bit image
+
+Slices = Iterable[tuple[Tensor, Tensor, str]]  # image (1, H, W) in [0, 1], target (1, H, W) in {0, 1}, id
+
+
+def of_class(slices: Slices, k: int) -> Slices:
+    """The slices with channel k of their targets (K, H, W) alone."""
+    return ((image, target[k : k + 1], id_) for image, target, id_ in slices)
+
+
+def of_any_class(slices: Slices) -> Slices:
+    """The slices with targets (1, H, W) that are 1 where any of their channels (K, H, W) is."""
+    return ((image, target.amax(dim=0, keepdim=True), id_) for image, target, id_ in slices)
+
+
+def threshold_counts(slices: Slices) -> Tensor:
+    """Count the pixels of each slice for the rule "lesion is where the grey level is at least t", for every t.
+
+    Returns:
+        (n, LEVELS + 1, 4) int64: tp, fp, fn, tn of slice i for t = 0, 1, ..., LEVELS. The last t is above every
+        grey level: it calls everything background.
+    """
+    rows = []
+    for image, target, _ in slices:
+        lesion, every = torch.zeros(2, LEVELS + 1, dtype=torch.int64)
+        for cut, lesion_map in zip(*(x.view(-1, *x.shape[-2:]) for x in (image, target)), strict=True):  # (H, W)
+            level = (cut * (LEVELS - 1)).round().long()  # (H, W): of a slice, since of a volume it is a gigabyte
+            lesion += at_least(level[lesion_map > 0.5])
+            every += at_least(level.flatten())
+        tp, fp, fn = lesion, every - lesion, lesion[0] - lesion
+        rows.append(torch.stack([tp, fp, fn, every[0] - tp - fp - fn], dim=-1))  # (LEVELS + 1, 4)
+    return torch.stack(rows)  # (n, LEVELS + 1, 4)
+
+
+def at_least(level: Tensor, highest: int = LEVELS) -> Tensor:
+    """How many of the levels (m,), all below `highest`, are at least t, for t = 0..highest: (highest + 1,) int64."""
+    histogram = torch.bincount(level, minlength=highest + 1)  # (highest + 1,); nothing lies at `highest` itself
+    return histogram.flip(0).cumsum(0).flip(0)
+
+
+def best_threshold(slices: Slices) -> int:
+    """The grey level, 0..LEVELS - 1, with the highest mean Dice per slice: to be chosen on the training split."""
+    counts = threshold_counts(slices)[:, :LEVELS]  # (n, LEVELS, 4)
+    dice = per_image(counts.flatten(0, 1))["dice"].view(counts.shape[:2])  # (n, LEVELS)
+    return int(dice.nanmean(0).nan_to_num(-1).argmax())
+
+
+def baseline_counts(train: Slices, held_out: Slices) -> dict[str, Tensor]:
+    """name -> counts (n, 4) on the held-out slices, ready for `lungseg.evaluation.metrics.summarise`.
+
+    "all background" finds nothing; "threshold" calls everything lesion that is at least as bright as the grey
+    level that was best on the training slices. For targets of K > 1 classes (K, H, W), each class has a grey level of
+    its own, and the counts are (n, K, 4), for `summarise_classes`. Both are read once for each class.
+    """
+    num_classes, found = len(next(iter(held_out))[1]), {"all background": [], "threshold": []}
+    for k in range(num_classes):
+        counts = threshold_counts(of_class(held_out, k))
+        found["all background"].append(counts[:, LEVELS])
+        found["threshold"].append(counts[:, best_threshold(of_class(train, k))])
+    return {name: torch.stack(c, dim=1) if num_classes > 1 else c[0] for name, c in found.items()}
+
+
+def fixed_map(slices: Iterable[tuple[Tensor, Tensor, str]]) -> Tensor:
+    """The best map that never looks at the image: lesion where at least k training targets have lesion.
+
+    Args:
+        slices: training slices or volumes of one size, or at least their targets; read once.
+
+    Returns:
+        bool, of a target's shape; k is the one with the highest mean Dice per slice (of equals, the lowest), where an
+        empty target has a Dice of 0 (`lungseg.evaluation.metrics.per_image`). All False if no target has lesion.
+
+    Raises:
+        ValueError: for targets of two sizes, or no slices.
+    """
+    lesions, often = [], None  # often: at how many slices each pixel is lesion
+    for _, target, id_ in slices:
+        lesion = target > 0.5
+        often = torch.zeros(lesion.shape, dtype=torch.int32) if often is None else often
+        if lesion.shape != often.shape:
+            raise ValueError(
+                f"slice {id_} is {size_of(lesion)} pixels, but those before it {size_of(often)}: "
+                f"a map for all slices needs slices of one size."
+            )
+        often += lesion
+        lesions.append(lesion.flatten().nonzero()[:, 0])  # (m,): few pixels are lesion, so this is small
+    if often is None:
+        raise ValueError("a map for all slices needs training slices, and there are none")
+    most = int(often.max())
+    area = at_least(often.flatten(), most + 1)  # (most + 2,): pixels of the map for each k
+    dice = torch.zeros(most + 2, dtype=torch.float64)
+    for lesion in lesions:
+        tp = at_least(often.flatten()[lesion], most + 1)  # (most + 2,)
+        dice += (2 * tp.double() / (area + len(lesion))).nan_to_num(0)  # NaN: neither map has lesion
+    return often >= 1 + int(dice[1:].argmax())  # k = 0 only adds pixels that are never lesion
+
+
+def size_of(target: Tensor) -> str:
+    """(1, 64, 48) -> 64 x 48"""
+    return " x ".join(map(str, target.shape[1:]))
+
+
+def lesion_fractions(slices: Slices) -> list[float]:
+    """For each class, the share of all pixels that are its lesions, in (0, 1): what to guess before seeing an image.
+
+    Targets are (K, H, W); in a binary data set K = 1.
+    """
+    lesions, pixels = torch.zeros(1, dtype=torch.float64), 0
+    for _, target, _ in slices:
+        lesions, pixels = lesions + target.flatten(1).sum(1), pixels + target[0].numel()  # (K,)
+    return [min(max(lesion, 1.0), pixels - 1.0) / pixels for lesion in lesions.tolist()]  # 0 and 1 have infinite logits

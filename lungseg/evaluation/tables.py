@@ -1,0 +1,126 @@
+"""The rows of lungseg.evaluation.scores as people read them: Markdown for the eye, CSV for the next program."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lungseg.evaluation.scores import ImageScore, scores_per_image
+from lungseg.files import whole_file
+
+Value = str | int | float
+
+
+class Column(NamedTuple):
+    """A column of a Markdown table."""
+
+    header: str
+    key: str  # of the rows
+    decimals: int = 3  # of numbers that are not whole
+    with_interval: bool = False  # then the rows also have key_low and key_high
+    unit: str = ""  # shown only in tables with rows in this unit
+
+
+MAIN = (  # how well the typical slice is drawn, and how many lesions were found
+    Column("slices", "slices"),
+    Column("patients", "patients"),
+    Column("Dice (95 %)", "dice", with_interval=True),
+    Column("IoU", "iou"),
+    Column("precision", "precision"),
+    Column("recall", "recall"),
+    Column("RMSE", "rmse"),
+    Column("HD95 mm", "hd95_mm", decimals=1, unit="mm"),
+    Column("HD95 px", "hd95_px", decimals=1, unit="px"),
+    Column("pooled Dice", "pooled_dice"),
+    Column("lesions", "lesions"),
+    Column("found", "lesion_recall"),
+    Column("FP/slice", "false_positives_per_slice", decimals=2),
+)
+POOLED = (  # all pixels as one large image, and the slices where one side is empty
+    Column("pooled Dice (95 %)", "pooled_dice", with_interval=True),
+    Column("pooled IoU", "pooled_iou"),
+    Column("pooled precision", "pooled_precision"),
+    Column("pooled recall", "pooled_recall"),
+    Column("pooled RMSE", "pooled_rmse"),
+    Column("no lesion", "empty_targets"),
+    Column("nothing predicted", "empty_predictions"),
+    Column("false alarms", "false_alarms"),
+)
+
+CLASSES = (  # each lesion class by itself: `slices` are all, with and without it
+    Column("slices", "slices"),
+    Column("without it", "empty_targets"),
+    Column("false alarms", "false_alarms"),
+    *(column for column in MAIN if column.key not in ("slices", "rmse")),
+)
+
+
+def markdown_table(
+    rows: Sequence[Mapping[str, Value]], columns: Sequence[Column] = MAIN, *, names: Sequence[str] = ("stratum",)
+) -> str:
+    """Rows of `lungseg.evaluation.scores.rows_of_table` as a Markdown table, without a newline at the end.
+
+    Args:
+        columns: what to show of each row, those of another unit than the rows' left out. NaN prints as "–".
+        names: keys of the texts that a row begins with, such as ("network", "stratum").
+    """
+    columns = [c for c in columns if any(c.unit in row.get("unit", c.unit) for row in rows) or not rows]
+    lines = [[*names, *(column.header for column in columns)], ["---"] * len(names) + ["---:"] * len(columns)]
+    lines += [[plain(row[name]) for name in names] + [cell(row, column) for column in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cell(row: Mapping[str, Value], column: Column) -> str:
+    """0.673, or 0.673 (0.634 to 0.709) with its interval, or – if it is unknown."""
+    value, key, digits = row[column.key], column.key, column.decimals
+    if isinstance(value, int):
+        return str(value)
+    if math.isnan(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    if column.with_interval and not math.isnan(row[f"{key}_low"]):
+        text += f" ({row[f'{key}_low']:.{digits}f} to {row[f'{key}_high']:.{digits}f})"
+    return text
+
+
+def plain(text: Value) -> str:
+    """On one line and without the bar that ends a cell: labels come from somebody's file."""
+    return " ".join(str(text).split()).replace("|", "/")
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Value]]) -> None:
+    """Write all columns of the rows, whole or not at all; NaN is an empty cell."""
+    how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with whole_file(path) as partial, open(partial, "w", **how) as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: "" if value != value else shorter(value) for name, value in row.items()})
+
+
+def shorter(value: Value) -> Value:
+    """Six digits of a number are more than a table of some hundred slices knows."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def rows_of_images(scores: Sequence[ImageScore], classes: Sequence[str] = ()) -> list[dict[str, Value]]:
+    """One row for each slice, to find the bad ones and to compute what no table of ours shows.
+
+    Where each class was scored by itself (`score_all` with by_class), also the counts and the Dice of each.
+    """
+    per_slice = {name: values.tolist() for name, values in scores_per_image(scores).items()}
+    rows = []
+    for i, s in enumerate(scores):
+        row = {"id": s.id, "group": s.group, "label": s.label}
+        row |= {f"diameter_{unit}": s.diameter if s.unit == unit else math.nan for unit in ("mm", "px")}
+        row |= {"tp": s.tp, "fp": s.fp, "fn": s.fn, "tn": s.tn}
+        row |= {name: values[i] for name, values in per_slice.items()}
+        found = sum(lesion.found for lesion in s.lesions)
+        row |= {"lesions": len(s.lesions), "lesions_found": found, "false_positives": s.false_positives}
+        for name, of_class in zip(classes, s.classes, strict=False):
+            of_class, dice = vars(of_class), scores_per_image([of_class])["dice"].item()
+            row |= {f"{count} of {name}": of_class[count] for count in ("tp", "fp", "fn", "tn")}
+            row |= {f"dice of {name}": dice}
+        rows.append(row)
+    return rows

@@ -1,0 +1,195 @@
+"""Batches from worker processes are those from none; so are the errors."""
+
+import errno
+import gc
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, default_collate
+
+from lungseg.training import batches as loader
+from lungseg.training.batches import Loader
+
+
+def read_all(samples, **how):
+    """Workers that are left to the garbage collector take 5 seconds each to end."""
+    batches = Loader(samples, batch_size=3, **how)
+    try:
+        return list(batches)
+    finally:
+        if batches.num_workers:
+            batches._iterator._shutdown_workers()
+
+
+WORKERS = pytest.mark.parametrize("num_workers", [0, 2])
+
+
+class Samples(Dataset):
+    """Number i as an image, and whatever `read` does."""
+
+    def __init__(self, read=lambda index: None):
+        self.read = read
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        self.read(index)
+        image = torch.full((1, 3, 4), float(index))
+        return image, (image > 2).float(), f"slice{index}"
+
+
+@WORKERS
+def test_batches_are_those_of_torch(num_workers):
+    found = list(Loader(Samples(), batch_size=3, num_workers=num_workers))
+    assert [len(ids) for _, _, ids in found] == [3, 3, 1]
+    for i, (image, target, ids) in enumerate(found):
+        wanted = default_collate([Samples()[k] for k in range(3 * i, min(7, 3 * i + 3))])
+        for tensor, theirs in zip((image, target), wanted[:2], strict=True):
+            assert torch.equal(tensor, theirs) and tensor.dtype == theirs.dtype
+        assert list(ids) == list(wanted[2])
+
+
+@WORKERS
+def test_an_epoch_can_be_left_and_begun_again(num_workers):
+    batches = Loader(Samples(), batch_size=3, num_workers=num_workers)
+    next(iter(batches))
+    assert [len(ids) for _, _, ids in batches] == [3, 3, 1]
+    assert len(batches) == 3
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_batches_come_through_shared_memory_or_a_pipe_and_are_the_same(monkeypatch, shared):
+    monkeypatch.setattr(loader, "shared_memory_suffices", lambda: shared)
+    for i, (image, target, ids) in enumerate(Loader(Samples(), batch_size=1, num_workers=2)):
+        assert image.is_shared() == target.is_shared() == shared
+        assert (image == i).all() and ids == (f"slice{i}",) and image.dtype == target.dtype == torch.float32
+        image += 1  # it can be written to
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="not Linux")
+@pytest.mark.parametrize(("free", "files", "suffices"), [(2**40, 1024, True), (2**26, 1024, False), (2**40, 64, False)])
+def test_little_shared_memory_and_few_open_files_are_left_alone(monkeypatch, free, files, suffices):
+    """A container has 64 MB of the one, a cautious administrator allows few of the others."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (files, files))
+    assert loader.shared_memory_suffices() == suffices
+
+
+def missing(index):
+    if index == 4:
+        open("/nowhere/slice4.png")
+
+
+def odd(index):
+    if index == 4:
+        raise ValueError("slice4.png is not a PNG. Export it again.")
+
+
+def too_large(index):
+    if index == 4:
+        np.empty(2**60)  # numpy's MemoryError takes arguments of its own: not every error can be sent
+
+
+@WORKERS
+@pytest.mark.parametrize("read", [missing, odd, too_large])
+def test_an_error_is_the_same_with_workers_as_without(num_workers, read):
+    with pytest.raises((OSError, ValueError, MemoryError)) as here:
+        read(4)
+    with pytest.raises(type(here.value)) as there:
+        read_all(Samples(read), num_workers=num_workers)
+    assert str(there.value) == str(here.value)
+    if isinstance(here.value, OSError):
+        assert (there.value.errno, there.value.filename) == (here.value.errno, here.value.filename)
+
+
+def mistake(index):
+    raise KeyError("ours")
+
+
+def test_a_mistake_of_ours_keeps_the_traceback_of_the_worker():
+    with pytest.raises(KeyError, match="in mistake"):
+        read_all(Samples(mistake), num_workers=2)
+
+
+def dies(index):
+    if index == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.01)
+
+
+def test_a_killed_worker_ends_the_epoch():
+    """`lungseg.exits` makes a sentence of it: torch raises it wherever the program is when it learns of the death."""
+    with pytest.raises(RuntimeError, match="DataLoader worker .* (is killed by signal|.*exited unexpectedly)"):
+        for _ in Loader(Samples(dies), batch_size=3, num_workers=2):
+            pass
+        time.sleep(5)
+
+
+PARENT = """
+import os, signal, torch
+from lungseg.training.batches import Loader
+
+class Large(torch.utils.data.Dataset):
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        return torch.zeros(1, 1000, 1000), torch.zeros(1, 1000, 1000), "x"
+
+loader = Loader(Large(), batch_size=2, num_workers=2)
+next(iter(loader))
+loader._iterator._workers_done_event._cond.acquire()  # what the main process holds while it ends its workers
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_killed_parent():
+    """Though they wait for a lock that it will never let go, and for a reader of what they have sent."""
+    process = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
+    try:
+        process.communicate(timeout=30)  # until the last process that could write there has ended
+        assert process.returncode == -signal.SIGKILL
+    except subprocess.TimeoutExpired:
+        pytest.fail("workers live on")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("which", [0, 1])
+def test_workers_that_cannot_be_started_are_one_sentence(monkeypatch, which):
+    """The first, or one after others."""
+    start, started = multiprocessing.Process.start, []
+
+    def limited(process):
+        if len(started) == which:
+            raise OSError(errno.EMFILE, "Too many open files")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.Process, "start", limited)
+    with pytest.raises(ValueError, match=r"2 processes to read the data could not be started \(Too many open files\)"):
+        list(Loader(Samples(), batch_size=3, num_workers=2))
+    gc.collect()
+    for process in started:
+        process.join(10)
+        assert process.exitcode is not None
+
+
+def test_more_workers_than_processors_are_no_reason_for_a_warning(recwarn):
+    list(Loader(Samples(), batch_size=3, num_workers=len(os.sched_getaffinity(0)) + 1))
+    assert not recwarn.list
+
+
+@pytest.mark.gpu
+@WORKERS
+def test_batches_for_a_gpu_are_pinned(num_workers):
+    for image, target, _ in Loader(Samples(), batch_size=3, num_workers=num_workers, pin=True):
+        assert image.is_pinned() and target.is_pinned()

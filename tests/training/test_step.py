@@ -1,0 +1,284 @@
+"""The step, the schedule and the evaluation, each against something worked out another way."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from lungseg.evaluation.metrics import class_counts, confusion_counts, summarise_classes
+from lungseg.losses import bce_loss, dice_bce_loss
+from lungseg.nn.swin_unet import SwinUNet
+from lungseg.training.step import (
+    evaluate,
+    freeze,
+    keep_freed_memory,
+    to_device,
+    train_one_epoch,
+    warmup_cosine,
+    weight_decay_groups,
+)
+
+
+def small_network(**options):
+    return SwinUNet(embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4, patch_size=2, **options)
+
+
+def batch(count, size=16, seed=0, name="slice"):
+    """Noisy discs on a darker ground, and where they are."""
+    g = torch.Generator().manual_seed(seed)
+    centre = torch.randint(4, size - 4, (count, 2, 1, 1), generator=g)
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    target = ((y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 < 9).float()[:, None]  # (count, 1, size, size)
+    image = 0.3 + 0.4 * target + 0.05 * torch.randn(target.shape, generator=g)
+    return image, target, [f"{name}{i}" for i in range(count)]
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+# ---- training ---------------------------------------------------------------------------------------------------
+
+
+def test_a_small_network_learns_one_batch_by_heart():
+    model = small_network(drop_path_rate=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    one = batch(4)
+    for _ in range(8):
+        loss = train_one_epoch(model, [one] * 20, dice_bce_loss, optimizer, grad_clip=1.0)
+        dice = evaluate(model, [one], dice_bce_loss).scores["dice"]
+        if dice > 0.99:
+            break
+    assert dice > 0.99, f"Dice {dice:.3f} at loss {loss:.3f} after {optimizer.state_dict()['state'][0]['step']} steps"
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4, 7, 100])
+def test_a_batch_in_parts_makes_the_same_step(accumulate):
+    """7 images in 2 parts are 4 and 3: a mean of the parts' means would weigh them wrongly."""
+    after = []
+    for parts in (1, accumulate):
+        torch.manual_seed(0)
+        model = small_network(drop_path_rate=0.0).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        image, target, ids = batch(7)
+
+        def loss_fn(logits, target):
+            return dice_bce_loss(logits.double(), target)
+
+        train_one_epoch(model, [(image.double(), target.double(), ids)] * 2, loss_fn, optimizer, accumulate=parts)
+        after.append(weights(model))
+    torch.testing.assert_close(after[1], after[0], rtol=0, atol=1e-6)  # the loss passes through float32
+
+
+def test_an_epoch_is_the_textbook_loop():
+    torch.manual_seed(0)
+    ours, theirs = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+    theirs.load_state_dict(ours.state_dict())
+    batches = [batch(3, seed=s) for s in range(5)] + [batch(1, seed=9)]
+
+    optimizer = torch.optim.Adam(ours.parameters(), lr=0.1)
+    schedule = LambdaLR(optimizer, lambda step: 1 / (step + 1))
+    mean = train_one_epoch(ours, batches, bce_loss, optimizer, grad_clip=0.1, schedule=schedule)
+
+    optimizer, losses = torch.optim.Adam(theirs.parameters()), []
+    for step, (image, target, ids) in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(theirs(image), target)
+        loss.backward()
+        norm = torch.cat([p.grad.flatten() for p in theirs.parameters()]).norm()
+        for p in theirs.parameters():
+            p.grad *= min(1.0, 0.1 / norm)
+        optimizer.step()
+        losses += [loss.item()] * len(ids)
+    torch.testing.assert_close(weights(ours), weights(theirs))
+    assert mean == pytest.approx(sum(losses) / 16)  # per image: the last batch counts a third of the others
+
+
+def test_a_loss_that_is_not_a_number_names_the_slices_and_changes_nothing():
+    model = nn.Conv2d(1, 1, 1)
+    good, bad = batch(2), batch(2, name="broken")
+    bad[0][1, 0, 3, 3] = math.nan
+    train_one_epoch(model, [good], bce_loss, torch.optim.SGD(model.parameters(), lr=0.1))
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match=r"nan on the batch of slices broken0, broken1\."):
+        train_one_epoch(model, [bad, good], bce_loss, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert torch.equal(weights(model), before)
+    with pytest.raises(FloatingPointError, match="broken1"):
+        evaluate(model, [good, bad], bce_loss)
+
+
+def test_the_loss_sees_float32_whatever_the_forward_pass_computed_in():
+    seen = []
+
+    def loss_fn(logits, target):
+        seen.append(logits.dtype)
+        return bce_loss(logits, target)
+
+    class Network(nn.Conv2d):
+        def forward(self, image):
+            logits = super().forward(image)
+            seen.append(logits.dtype)
+            return logits
+
+    model = Network(1, 1, 3, padding=1)
+    train_one_epoch(
+        model, [batch(2)], loss_fn, torch.optim.SGD(model.parameters(), lr=0.1), autocast_dtype=torch.bfloat16
+    )
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+class Noisy(nn.Module):
+    """An encoder with everything that does not stand still by itself: a batch norm, a drop-out, a bare parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.position = nn.Parameter(torch.zeros(4, 1, 1))
+        self.head = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1))
+        self.seen = []
+
+    def forward(self, image):
+        features = self.encoder(image) + self.position
+        self.seen.append(features.detach())
+        return self.head(features)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_what_is_frozen_stands_still_bit_by_bit_and_learns_again_afterwards(optimizer):
+    model = Noisy()
+    optimizer = optimizer(model.parameters(), lr=0.1, weight_decay=0.1)
+    parts = ("encoder", "position")
+    frozen = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(parts)}
+    head = model.state_dict()["head.1.weight"].clone()
+    still = freeze(model, parts, True)
+    assert still == [model.encoder]
+    train_one_epoch(model, [batch(3)] * 3, bce_loss, optimizer, frozen=still, grad_clip=1.0)
+    now = model.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in frozen.items())  # running statistics too
+    assert not torch.equal(now["head.1.weight"], head) and now["head.0.num_batches_tracked"] == 3
+    assert torch.equal(model.seen[0], model.seen[-1])  # the same images, and no drop-out
+    assert all(p.grad is None for p in model.encoder.parameters()) and model.position.grad is None
+    assert len(optimizer.state_dict()["state"]) in (0, 4)  # of the head alone (SGD without momentum keeps nothing)
+    assert freeze(model, parts, False) == []
+    train_one_epoch(model, [batch(3)], bce_loss, optimizer)
+    assert not any(torch.equal(now[name], value) for name, value in frozen.items() if "bias" not in name)
+
+
+def test_a_copy_that_may_be_late_is_for_cuda_alone(monkeypatch):
+    """Elsewhere the program could read it before it is there."""
+    asked = {}
+
+    class Spy:
+        def to(self, device, non_blocking):
+            asked[device.type] = non_blocking
+
+    for device in ("cpu", "mps", "cuda"):
+        to_device(Spy(), torch.device(device))
+    assert asked == {"cpu": False, "mps": False, "cuda": True}
+
+
+# ---- evaluation -------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_counts_every_slice_once_and_leaves_the_network_as_it_was():
+    model = small_network(drop_path_rate=0.5, drop_rate=0.5)
+    one, two = batch(3, name="b"), batch(2, seed=1, name="a")
+    before, state = weights(model), torch.get_rng_state()
+    for mode in (True, False):
+        model.train(mode)
+        result = evaluate(model, [one, two], bce_loss)
+        assert model.training is mode
+    assert torch.equal(weights(model), before) and torch.equal(torch.get_rng_state(), state)
+    assert result.ids == ["a0", "a1", "b0", "b1", "b2"]
+    model.eval()
+    with torch.no_grad():
+        logits = [model(images) for images in (two[0], one[0])]
+    counts = torch.cat([confusion_counts(logits[0], two[1]), confusion_counts(logits[1], one[1])])
+    assert torch.equal(result.counts, counts)
+    loss = bce_loss(torch.cat(logits), torch.cat([two[1], one[1]]))
+    assert result.loss == pytest.approx(loss.item())
+    assert result.scores["images"] == 5 and result.scores["loss"] == result.loss
+
+
+def test_several_maps_are_learned_and_judged_each_by_itself():
+    """Discs and what lies beside them: channels may be classes, or maps that overlap."""
+    torch.manual_seed(0)
+    image, disc, ids = batch(6)
+    target = torch.cat([disc, 1 - disc, torch.ones_like(disc)], dim=1)  # (6, 3, 16, 16); the last overlaps the others
+    model = nn.Conv2d(1, 3, 3, padding=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    before = evaluate(model, [(image, target, ids)], dice_bce_loss)
+    train_one_epoch(model, [(image, target, ids)] * 100, dice_bce_loss, optimizer)
+    halves = [(image[i::2], target[i::2], ids[i::2]) for i in (0, 1)]
+    after = evaluate(model, halves, dice_bce_loss, classes=("disc", "ground", "all"))
+    assert after.counts.shape == (6, 3, 4)
+    with torch.no_grad():
+        assert torch.equal(after.counts, class_counts(model(image), target))
+    assert after.scores == {"loss": after.loss} | summarise_classes(after.counts, ["disc", "ground", "all"])
+    assert after.scores["dice"] > before.scores["dice"] + 0.2 and after.scores["dice of all"] > 0.99
+    assert "dice of class 1" in before.scores
+
+
+def test_a_slice_given_twice_is_an_error():
+    with pytest.raises(ValueError, match="slice1 was given twice"):
+        evaluate(nn.Conv2d(1, 1, 1), [batch(2), (*batch(1)[:2], ["slice1"])], bce_loss)
+
+
+# ---- settings ---------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 50), st.integers(1, 500), st.floats(0, 1))
+def test_the_learning_rate_rises_in_a_line_then_falls_to_the_floor(warmup, rest, floor):
+    total = warmup + rest
+    curve = [warmup_cosine(s, warmup_steps=warmup, total_steps=total, floor=floor) for s in range(total + 5)]
+    for step in range(warmup):
+        assert curve[step] == pytest.approx((step + 1) / warmup)
+    assert curve[warmup] == 1.0
+    assert all(a >= b for a, b in zip(curve[warmup:], curve[warmup + 1 :], strict=False))
+    assert curve[total:] == pytest.approx([floor] * 5, abs=1e-12)
+    if rest % 2 == 0:
+        assert curve[warmup + rest // 2] == pytest.approx((1 + floor) / 2)  # half way down at half time
+
+
+def test_only_matrices_and_kernels_decay():
+    model = small_network(head_bias=True)
+    decay, rest = weight_decay_groups(model, 0.05)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert decay["weight_decay"] == 0.05 and rest["weight_decay"] == 0.0
+    assert sorted(map(id, [*decay["params"], *rest["params"]])) == sorted(names)  # each once
+    assert all(names[id(p)].endswith(".weight") for p in decay["params"])
+    kinds = {names[id(p)].rsplit(".", 1)[1] for p in rest["params"]}
+    assert kinds == {"weight", "bias", "relative_position_bias_table"}  # weight: of the norms
+    assert all("norm" in names[id(p)] for p in rest["params"] if names[id(p)].endswith(".weight"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc has mallopt")
+def test_freed_memory_is_kept_for_the_next_tensors():
+    """In a process of its own: the setting cannot be undone."""
+    code = """
+import resource, torch
+from lungseg.training.step import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(16_000_000)  # 64 MB, 15,600 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults(), keep_freed_memory(), faults(), faults())
+"""
+    before, possible, _, after = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    if possible == "False":
+        pytest.skip("this C library has no mallopt")
+    assert int(after) < int(before) / 10
+
+
+def test_elsewhere_the_allocator_is_left_alone(monkeypatch):
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert keep_freed_memory() is False
