@@ -53,6 +53,7 @@ TABLE = {
     },
     "data/plausible.py": {"numpy"},
     "data/classes.py": {"numpy"},
+    "data/samples.py": {"torch", "data.manifest"},
     "data/manifest.py": {"data.prepare.columns", "data.ct", "data.headers", "data.splits"},
     "data/slices.py": {"torch", "numpy", "PIL", "tqdm", "data", "files"},
     "data/volume_file.py": {"numpy", "data.classes", "data.headers", "data.plausible", "files"},

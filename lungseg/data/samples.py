@@ -1,0 +1,29 @@
+"""What every data set of ours offers to training, evaluation and drawing: images with targets, and their records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from lungseg.data.manifest import ImageRecord
+
+
+class Samples(Protocol):
+    """Images with their targets, one per index: `SliceDataset`, `VolumeDataset` and `CropDataset` are such data sets.
+
+    Attributes:
+        folder: the folder they are read from.
+        records: their rows of the manifest. (A `CropDataset` has several samples per record.)
+        classes: names of the lesion classes; () in a binary folder without names.
+    """
+
+    folder: Path
+    records: Sequence[ImageRecord]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+        """Image (1, *spatial) float32 in [0, 1], target (K, *spatial) float32 in {0, 1}, id."""
+        ...
