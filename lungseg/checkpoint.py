@@ -1,22 +1,162 @@
-"""Checkpoints that survive a crash, and that run no code when they are read.
+"""Checkpoints: what they hold, and files of them that survive a crash and run no code when they are read.
 
-A checkpoint is a dict of plain types and tensors. Its file is what `torch.save` writes, a zip archive, with
-the SHA-256 of everything before it as the archive's comment: plain `torch.load` and `unzip -z` read it too.
+A checkpoint is a dict of plain types and tensors; `Checkpoint` names its entries. Its file is what `torch.save` writes,
+a zip archive, with the SHA-256 of everything before it as the archive's comment: plain `torch.load` and `unzip -z`
+read it too.
 """
 
 import hashlib
 import io
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lungseg.files import regular_file, whole_file
+from lungseg.typed import RESTORE, expect
 
 TAG = b"sha256:"
 COMMENT_LENGTH = len(TAG) + 64  # the digest in hexadecimal
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch.save began before they were archives
+PARTS = {  # what a training run is resumed from, and the types
+    "model": dict, "optimizer": dict, "stopping": dict, "recipe": dict, "run": dict, "network": dict, "input": dict,
+    "log_position": int, "rng": list, "data": str | None,
+}  # fmt: skip
+STOPPING = {"best": float | int | None, "best_epoch": int | None, "epochs": int, "stop": bool}
+OPTIONAL = ("schedule", "plateau", "scaler")  # states of what a training may have
+
+
+# ---- what a checkpoint holds ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """How to build a network again: the name of its class, such as "SwinUNet", and its keyword arguments."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> "NetworkSpec":
+        """From the "network" of a checkpoint; a KeyError if an entry is missing."""
+        return cls(entries["name"], entries["arguments"])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": self.arguments}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the images of a training were: grey values, size and scale (explained in `lungseg.scale`), lesion classes.
+
+    Attributes:
+        size: sides of what the network was trained on, in training pixels: (H, W) or (D, H, W).
+        scale: training pixels per pixel of the files, along each side.
+        hu_window: (low, high), the HU that are black and white.
+        spacing_mm: of a pixel of the files, one number or one per side; None is unknown.
+        source_scale: training pixels per pixel of the sources; None is unknown, as in older checkpoints.
+        stretched: slices of several sizes were all resized to `size`, so there is no one scale.
+        classes: names of the lesion classes; () if there is one, lesion.
+    """
+
+    size: tuple[int, ...]
+    scale: tuple[float, ...]
+    hu_window: tuple[float, float]
+    spacing_mm: float | tuple[float | None, ...] | None
+    source_scale: tuple[float, ...] | None = None
+    stretched: bool = False
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> "InputSpec":
+        """From the "input" of a checkpoint.
+
+        Raises:
+            KeyError, TypeError, ValueError: if an entry is missing or has no such form.
+        """
+        spacing, sources = entries["spacing_mm"], entries.get("source_scale")
+        low, high = entries["hu_window"]
+        return cls(
+            size=tuple(entries["size"]),
+            scale=tuple(entries["scale"]),
+            hu_window=(low, high),
+            spacing_mm=tuple(spacing) if isinstance(spacing, list | tuple) else spacing,
+            source_scale=None if sources is None else tuple(sources),
+            stretched=bool(entries.get("stretched", False)),
+            classes=tuple(entries.get("classes", ())),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, lists in place of tuples; without `classes` where there are none."""
+        entries = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        if not self.classes:
+            del entries["classes"]
+        return entries
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a training run is resumed from, and a network is rebuilt from.
+
+    Attributes:
+        model, optimizer, stopping, schedule, plateau, scaler: their state_dict; None for what the training lacks.
+        network, input: what to build, and for which images.
+        recipe: the fields of the recipe.
+        run: all that must not change when the run is resumed: the recipe, the seed, the data, ...
+        data: folder of the data; None for phantoms.
+        log_position: length of log.jsonl in bytes.
+        rng: states of the random generators, one per process.
+        version: of lungseg.
+    """
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    stopping: dict[str, Any]
+    network: NetworkSpec
+    input: InputSpec
+    recipe: dict[str, Any]
+    run: dict[str, Any]
+    data: str | None
+    log_position: int
+    rng: list[dict[str, Any]]
+    schedule: dict[str, Any] | None = None
+    plateau: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
+    version: str = ""
+
+    @classmethod
+    def from_dict(cls, entries: Any, path: Path) -> "Checkpoint":
+        """From what `load_checkpoint` read.
+
+        Raises:
+            ValueError: naming the file and the entry that is missing or of another type.
+        """
+        expect(entries, PARTS, str(path))
+        expect(entries["stopping"], STOPPING, f"{path}: stopping")
+        expect(entries["network"], {"name": str, "arguments": dict}, f"{path}: network")
+        for name, value in (("log_position", entries["log_position"]), ("epochs", entries["stopping"]["epochs"])):
+            if value < 0:
+                raise ValueError(f"{path} is damaged: {name} is {value}. {RESTORE}")
+        try:
+            input_ = InputSpec.from_dict(entries["input"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: its input has not the right entries ({error}). {RESTORE}") from None
+        parts = {name: entries[name] for name in PARTS} | {name: entries.get(name) for name in OPTIONAL}
+        parts |= {"network": NetworkSpec.from_dict(entries["network"]), "input": input_}
+        return cls(**parts, version=str(entries.get("lungseg", "")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types and tensors, for `save_checkpoint`."""
+        entries = vars(self) | {"network": self.network.to_dict(), "input": self.input.to_dict()}
+        entries["lungseg"] = entries.pop("version")
+        return {name: value for name, value in entries.items() if value is not None or name not in OPTIONAL}
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:

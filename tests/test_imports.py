@@ -89,7 +89,7 @@ TABLE = {
     "flags.py": set(),
     "files.py": set(),
     "exits.py": {"torch"},
-    "checkpoint.py": {"torch", "files"},
+    "checkpoint.py": {"torch", "files", "typed"},
     "training/early_stopping.py": set(),
     "training/optim.py": {"torch"},
     "training/recipe.py": {
