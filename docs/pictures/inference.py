@@ -1,4 +1,4 @@
-"""Draw docs/img/inference_weights.png and inference_seams.png: how sliding windows overlap, and what becomes of seams."""
+"""Draw docs/img/inference_weights.png and inference_seams.png: how sliding windows overlap, and how seams fade."""
 
 import numpy as np
 import torch
