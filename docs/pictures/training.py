@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lungseg.draw import line_chart
 from lungseg.training.early_stopping import EarlyStopping
-from lungseg.training.step import warmup_cosine
+from lungseg.training.optim import warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[2]
 IMG = ROOT / "docs/img"
