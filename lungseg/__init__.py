@@ -1,8 +1,8 @@
 """lungseg: lung-lesion segmentation in CT, written by hand in PyTorch to be read, taught and used.
 
-    from lungseg import SwinUNet, UNETR, ResNet50UNet, UNet, RRCUNet, load_published, load_predictor
-    from lungseg.data import SliceDataset        lungseg.nn: networks and layers      lungseg.losses
-    from lungseg.training import train_one_epoch, evaluate                            lungseg.evaluation
+from lungseg import SwinUNet, UNETR, ResNet50UNet, UNet, RRCUNet, load_published, load_predictor
+from lungseg.data import SliceDataset        lungseg.nn: networks and layers      lungseg.losses
+from lungseg.training import train_one_epoch, evaluate                            lungseg.evaluation
 """
 
 from typing import TYPE_CHECKING
@@ -21,13 +21,12 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "SwinUNet": "nn.swin_unet",
-    "UNETR": "nn.unetr",
-    "ResNet50UNet": "nn.resnet_unet",
-    "UNet": "nn.unet",
-    "RRCUNet": "nn.rrc_unet",
-    "load_published": "weights.load",
-    "load_predictor": "predictor",
+    "nn.swin_unet": ("SwinUNet",),
+    "nn.unetr": ("UNETR",),
+    "nn.resnet_unet": ("ResNet50UNet",),
+    "nn.unet": ("UNet",),
+    "nn.rrc_unet": ("RRCUNet",),
+    "weights.load": ("load_published",),
+    "predictor": ("load_predictor",),
 }
-__all__ = ["RRCUNet", "ResNet50UNet", "SwinUNet", "UNETR", "UNet", "load_predictor", "load_published"]
-__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
+__getattr__, __dir__, __all__ = lazy_exports(__name__, _EXPORTS)

@@ -3,21 +3,24 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The functions `__getattr__` and `__dir__` of a package (PEP 562) that offers names of its modules.
+def lazy_exports(
+    package: str, exports: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """The `__getattr__`, `__dir__` (PEP 562) and `__all__` of a package that offers names of its modules.
 
     Args:
         package: its `__name__`.
-        exports: public name -> the module below the package that defines it.
+        exports: module below the package -> the names it defines.
     """
+    module_of = {name: module for module, names in exports.items() for name in names}
 
     def load(name: str) -> Any:
-        if name in exports:
-            value = getattr(importlib.import_module(f"{package}.{exports[name]}"), name)
+        if name in module_of:
+            value = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
         elif not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):
             value = importlib.import_module(f"{package}.{name}")  # import lungseg; lungseg.losses.dice_loss
         else:
@@ -25,7 +28,7 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[st
         setattr(sys.modules[package], name, value)  # found without this function from now on
         return value
 
-    def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *exports})
+    def list_names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *module_of})
 
-    return load, names
+    return load, list_names, sorted(module_of)

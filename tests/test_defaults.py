@@ -12,8 +12,7 @@ from lungseg import draw, inference, losses, nn, predictor
 from lungseg.data import augment, ct, elastic, manifest, scans, slices, splits, volumes
 from lungseg.data.phantoms import anatomy, nodules, raster, scene, vessels
 from lungseg.data.pickles import table
-from lungseg.evaluation import baselines, metrics
-from lungseg.evaluation import scores as evaluation
+from lungseg.evaluation import baselines, metrics, scores as evaluation
 from lungseg.nn import layers, rrc_unet, unetr
 from lungseg.training import optim
 from lungseg.training.early_stopping import EarlyStopping

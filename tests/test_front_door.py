@@ -43,7 +43,7 @@ def test_editors_and_python_see_the_same_names(name):
         for alias in node.names
         if alias.asname
     }
-    assert typed == {key: f"{name}.{module}" for key, module in package._EXPORTS.items()}
+    assert typed == {key: f"{name}.{module}" for module, keys in package._EXPORTS.items() for key in keys}
     assert sorted(package.__all__) == sorted(typed)
     for key, module in typed.items():
         assert getattr(package, key) is getattr(importlib.import_module(module), key)

@@ -15,8 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from torch.utils.data import Dataset, default_collate
 
 from lungseg.training import batches as batches_module
