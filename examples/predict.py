@@ -56,7 +56,7 @@ from lungseg.files import check_free, or_warn, path_below, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.training.distributed import start_processes
-from lungseg.training.step import keep_freed_memory
+from lungseg.training.machine import keep_freed_memory
 
 COLUMNS = ["id", "input", "predicted_px", "predicted_mm2"]  # of slices.csv
 OVERLAY_SIDE = 512  # smaller slices are enlarged to about this many pixels

@@ -18,11 +18,10 @@ from torch import nn
 from lungseg.data.classes import read_classes
 from lungseg.data.ct import HU_WINDOW, hu_to_grey
 from lungseg.data.manifest import read_manifest
-from lungseg.data.scans import read_scans
+from lungseg.data.scans import read_scans, read_slices
 from lungseg.data.slices import SliceDataset, check_folder, read_slice
 from lungseg.draw import class_colour
 from lungseg.predictor import Predictor
-from lungseg.training.data import read_slices
 from lungseg.training.recipe import TrainingRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
