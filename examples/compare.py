@@ -1,17 +1,17 @@
-"""Train every network for slices under one equal budget and judge all on the same test patients, with several seeds.
+"""Train every 2-D network under one equal budget and evaluate all on the same test patients, with several seeds.
 
     python examples/compare.py                                                      phantoms, to see it work
     python examples/compare.py --data data/lungs --img-size 256 --steps 20000 --seeds 0 1 2 --out runs/compare
     python examples/compare.py --data data/lungs --img-size 256 --seconds 3600 --out runs/compare
 
 All networks see the same slices in the same order, in batches of the same size, with the same loss, augmentation and
-schedule; each has the learning rate of its own that its script recommends for this size. The budget is a number of
-optimizer steps, or of seconds, in whole epochs. Each training is a command that is printed, and can be run by itself.
-Started again with the same --out, it goes on where it was stopped. In --out there will be
+schedule; each has its own learning rate, which its script recommends for this size. The budget is a number of optimizer
+steps, or of seconds, in whole epochs. Each training run is a command that is printed and can be run by itself. Started
+again with the same --out, the comparison continues where it was stopped. In --out there will be
 
-    comparison.md, comparison.csv     the table: networks by lesion size, beside the original report's
+    comparison.md, comparison.csv     the table: networks by lesion size, and the original report's
     worst_median_best.png             three slices of each network
-    <network>_seed<n>/                each training (docs/run.md)
+    <network>_seed<n>/                each training run (docs/runs.md)
 """
 
 import json
@@ -19,7 +19,7 @@ import math
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,23 +32,14 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
 
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation.metrics import worst_median_best
-from lungseg.evaluation.scores import (
-    FEWEST_PATIENTS,
-    ImageScore,
-    bootstrap,
-    known_spacings,
-    rows_of_table,
-    score_all,
-    scores_per_image,
-    unit_remark,
-)  # fmt: skip
+from lungseg.evaluation.pictures import worst_median_best_rows
+from lungseg.evaluation.scores import ImageScore, known_spacings, score_all, scores_per_image, unit_remark  # fmt: skip
+from lungseg.evaluation.strata import FEWEST_PATIENTS, bootstrap, table_rows  # fmt: skip
 from lungseg.evaluation.tables import MAIN, Column, markdown_table, write_csv
 from lungseg.exits import leave, run_main
 from lungseg.files import or_warn, whole_file
 from lungseg.flags import option, parse_options
 from lungseg.predictor import load_predictor
-from lungseg.report import beside_the_report
 from lungseg.training.contents import digest, list_contents
 from lungseg.training.data import draw_slices, find_data
 from lungseg.training.distributed import start_processes
@@ -69,22 +60,32 @@ NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can affo
 SHARED = "--augment full --schedule cosine --warmup-epochs 1 --threads 0"
 COLUMNS = [column for column in MAIN if column.key not in ("rmse", "pooled_dice", "lesions")]
 
+SCORES = ("dice", "iou", "rmse", "recall")
+REPORT = {  # network -> its SCORES, with the digits of Table 3 of the report and of what it quotes; None: not stated
+    "Swin-UNet": (0.7969, 0.7143, 0.01193, 0.7927),
+    "UNETR": (0.8063, 0.6772, 0.0223, 0.7727),
+    "ResNet50-U-Net": (0.7558, 0.6754, 0.0147, 0.7760),
+    "U-Net": (0.862, None, None, None),
+    "RRC-U-Net": (0.8777, 0.7274, None, None),
+}
+TITLES = {"U-Net": "U-Net (quoted)", "RRC-U-Net": "RRc-UNet 3D (quoted)"}  # quoted from others
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that decides what the table says."""
+    """All settings that decide what the table says."""
 
     data: Path | None = option(None, "folder of slices with the splits train, val and test; none makes phantoms")
-    out: Path = option(Path("runs/compare"), "folder of the trainings and tables")
+    out: Path = option(Path("runs/compare"), "folder of the training runs and tables")
     steps: int = option(450, "optimizer steps for each network, rounded to whole epochs")
     seconds: float | None = option(None, "seconds for each network instead; an epoch of each is timed first")
-    seeds: tuple[int, ...] = option((0, 1), "one training of each network for each; two are the least worth printing")
+    seeds: tuple[int, ...] = option((0, 1), "one training run of each network per seed; use at least two")
     img_size: int = option(
-        64, "side in pixels to which slices are resized: 64 is for windows round a nodule, whole slices need 256"
+        64, "side in pixels to which slices are resized: 64 is for crops around a nodule, whole slices need 256"
     )
     batch_size: int = option(8, "slices per optimizer step")
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "where to compute; auto takes a GPU if there is one")
-    images: bool = option(True, "show the slices in the picture; not if they must not leave your machine")
+    images: bool = option(True, "show the slices in the picture; --no-images if they must not leave your machine")
 
     def __post_init__(self) -> None:
         if min(self.steps, self.img_size, self.batch_size) < 1 or (self.seconds is not None and not self.seconds > 0):
@@ -97,12 +98,12 @@ class Comparison:
 
 
 def main(argv: list[str] | None = None) -> dict[str, float] | int:
-    """Return the mean Dice of each network, or an exit code: 2 for what the user can mend, 130 for Ctrl-C."""
+    """Return the mean Dice of each network, or an exit code: 2 for what the user can fix, 130 for Ctrl-C."""
     options = parse_options(Comparison(), argv, description=__doc__)
     return run_main(
         "compare.py",
         lambda: compare_alone(options),
-        stopped="The same command goes on from here.",
+        stopped="The same command continues from here.",
         too_little_memory="Lower --img-size or --batch-size.",
     )
 
@@ -114,24 +115,24 @@ def compare_alone(options: Comparison) -> dict[str, float]:
 
 
 def compare(options: Comparison) -> dict[str, float]:
-    """Find the slices, train, judge, write."""
-    if options.data is not None:  # before any file: a bad folder shall leave no trace
+    """Find the slices, train, evaluate, write."""
+    if options.data is not None:  # before any file: a bad folder must leave no trace
         check_test(SliceDataset(find_data(options.data, check_folder), "test"))
     check_same_comparison(options)
     data = options.data or draw_phantoms(options)
     test = SliceDataset(data, "test")
-    epochs = {name: epochs_of(name, data, options) for name in NETWORKS}
+    epochs = {name: count_epochs(name, data, options) for name in NETWORKS}
     for seed in options.seeds:
         for name in NETWORKS:
             train(name, data, options, epochs[name], seed)
     rows, scores = [], {}
     for name in NETWORKS:
-        scores[name] = judge(name, test, options)
-        cost = {"network": name} | cost_of(name, options, epochs[name])
-        rows += [cost | per_training(row, len(options.seeds)) for row in rows_of_table(scores[name])]
-    remarks = [spread(scores, options), differences(scores), unit_remark(test, known_spacings(test))]
+        scores[name] = evaluate(name, test, options)
+        cost = {"network": name} | training_cost(name, options, epochs[name])
+        rows += [cost | per_run(row, len(options.seeds)) for row in table_rows(scores[name])]
+    remarks = [seed_remark(scores, options), difference_remark(scores), unit_remark(test, known_spacings(test))]
     if len(test.classes) > 1:
-        remarks.append(f"Scored are lesions of any class, not which of {', '.join(test.classes)} they are.")
+        remarks.append(f"Lesions of any class are scored, not whether they are {', '.join(test.classes)}.")
     dice = write(options, data, rows, " ".join(filter(None, remarks)))
     with or_warn("worst_median_best.png was not drawn"):
         pictures = [row for name in NETWORKS for row in three_rows(name, test, scores[name], options)]
@@ -149,10 +150,10 @@ def check_test(test: SliceDataset) -> None:
 
 
 def check_same_comparison(options: Comparison) -> None:
-    """Remember the settings in --out; refuse to go on there with others, for then the table would mix two."""
-    wanted = {name: value for name, value in asdict(options).items() if name not in ("out", "device", "images")}
-    wanted["contents"] = options.data and digest(list_contents(options.data))  # phantoms are drawn again as they were
-    text = json.dumps(wanted, indent=1, default=str) + "\n"
+    """Keep the settings in --out; refuse other settings there, which would mix two comparisons in one table."""
+    settings = {name: value for name, value in asdict(options).items() if name not in ("out", "device", "images")}
+    settings["contents"] = options.data and digest(list_contents(options.data))  # phantoms are drawn again as they were
+    text = json.dumps(settings, indent=1, default=str) + "\n"
     file = options.out / "compare.json"
     if file.exists():
         if file.read_text() != text:
@@ -164,34 +165,34 @@ def check_same_comparison(options: Comparison) -> None:
 
 
 def draw_phantoms(options: Comparison) -> Path:
-    """Windows round phantom nodules, as in the demo of each script, of fewer patients."""
+    """Crops around phantom nodules, as in the demo of each script, but of fewer patients."""
     recipe = TrainingRecipe(img_size=options.img_size, phantom_patients=200)
     return draw_slices(recipe, RunOptions(out=options.out, seed=min(options.seeds)))
 
 
-def epochs_of(name: str, data: Path, options: Comparison) -> int:
-    """The budget in whole epochs; for seconds, those of one epoch of training are measured first."""
+def count_epochs(name: str, data: Path, options: Comparison) -> int:
+    """The budget in whole epochs; for a budget in seconds, one epoch is timed first."""
     if options.seconds is None:
         steps_per_epoch = math.ceil(len(SliceDataset(data, "train")) / options.batch_size)
         return max(1, round(options.steps / steps_per_epoch))
     train(name, data, options, epochs=1, seed=options.seeds[0], kind="trial")
-    return max(1, int(options.seconds / log_of(folder_of(name, options, "trial"))[1]["seconds"]))
+    return max(1, int(options.seconds / read_log(run_folder(name, options, "trial"))[1]["seconds"]))
 
 
-def folder_of(name: str, options: Comparison, kind: str) -> Path:
+def run_folder(name: str, options: Comparison, kind: str) -> Path:
     return options.out / f"{name.lower().replace('-', '_')}_{kind}"
 
 
 def train(name: str, data: Path, options: Comparison, epochs: int, seed: int, kind: str = "") -> None:
-    """Run one training script, from the beginning or from where it was stopped; not again if it is finished."""
-    folder = folder_of(name, options, kind or f"seed{seed}")
-    if "best epoch" in log_of(folder)[-1]:
+    """Run one training script, from the beginning or from where it was stopped, unless it is finished."""
+    folder = run_folder(name, options, kind or f"seed{seed}")
+    if "best epoch" in read_log(folder)[-1]:
         return
     script, *sizes = NETWORKS[name].split()
     flags = f"--img-size {options.img_size} --batch-size {options.batch_size} {SHARED} --epochs {epochs} --seed {seed}"
     places = ["--data", str(data), "--out", str(folder)]
     command = [sys.executable, str(HERE / script), *places, *sizes, *flags.split(), "--device", options.device]
-    if (folder / "recipe.json").exists():  # it was stopped; without that file, before it had trained anything
+    if (folder / "recipe.json").exists():  # it was stopped after it had begun to train
         command.append("--resume")
     print(f"\n$ {shlex.join(command)}", flush=True)
     done = subprocess.run(command)
@@ -201,68 +202,68 @@ def train(name: str, data: Path, options: Comparison, epochs: int, seed: int, ki
         raise ValueError(f"the training of {name} with seed {seed} ended with an error, which stands above.")
 
 
-def log_of(folder: Path) -> list[dict]:
-    """The lines of a run's log, or one empty one: first the settings, then an epoch each, last the test."""
+def read_log(folder: Path) -> list[dict]:
+    """The lines of the log of a run, or one empty line: first the settings, then one per epoch, last the test."""
     file = folder / "log.jsonl"
     lines = RunLog(file, enabled=False).lines() if file.exists() else []
     return lines or [{}]
 
 
-def cost_of(name: str, options: Comparison, epochs: int) -> dict[str, int | float]:
-    """Parameters, epochs, and minutes of one training, validation included; the mean over the seeds."""
-    folders = [folder_of(name, options, f"seed{seed}") for seed in options.seeds]
-    seconds = [line.get("seconds", 0.0) for folder in folders for line in log_of(folder)]
+def training_cost(name: str, options: Comparison, epochs: int) -> dict[str, int | float]:
+    """Parameters, epochs, and minutes of one training run, validation included; the mean over the seeds."""
+    folders = [run_folder(name, options, f"seed{seed}") for seed in options.seeds]
+    seconds = [line.get("seconds", 0.0) for folder in folders for line in read_log(folder)]
     network = load_predictor(folders[0] / "best.pt").network
     parameters = sum(p.numel() for p in network.parameters())
     return {"parameters": parameters, "epochs": epochs, "minutes": sum(seconds) / len(folders) / 60}
 
 
-# ---- judging ----------------------------------------------------------------------------------------------------
+# ---- evaluating ----------------------------------------------------------------------------------------------------
 
 
-def judge(name: str, test: SliceDataset, options: Comparison) -> list[ImageScore]:
+def evaluate(name: str, test: SliceDataset, options: Comparison) -> list[ImageScore]:
     """The scores of every test slice by every seed's network, one seed after the other.
 
-    A mean over all of them is the mean over the seeds, and drawing whole patients draws a patient's slices with all
-    seeds: the interval speaks of the patients.
+    A mean over all of them is the mean over the seeds. Drawing whole patients draws the slices of a patient with all
+    seeds, so the interval is about patients, not about seeds.
     """
     scores = []
     for seed in options.seeds:
-        predict = prediction_of(name, options, seed)
+        predict = load_prediction(name, options, seed)
         scores += score_all(test, lambda image, _, predict=predict: predict(image) > 0.5, title=f"{name}, seed {seed}")
     return scores
 
 
-def per_training(row: dict, trainings: int) -> dict:
-    """A row over several trainings, with its counts of slices, lesions and finds as the mean of one training."""
-    counts = {name: value / trainings for name, value in row.items() if isinstance(value, int) and name != "patients"}
+def per_run(row: dict, runs: int) -> dict:
+    """A row over several runs, with its counts of slices, lesions and detections as the mean over runs."""
+    counts = {name: value / runs for name, value in row.items() if isinstance(value, int) and name != "patients"}
     return row | {name: int(value) if value.is_integer() else value for name, value in counts.items()}
 
 
-def prediction_of(name: str, options: Comparison, seed: int) -> Callable[[NDArray], NDArray]:
-    """(H, W) image in [0, 1] -> probabilities of lesion (of any class), by the best epoch of one training."""
+def load_prediction(name: str, options: Comparison, seed: int) -> Callable[[NDArray], NDArray]:
+    """(H, W) image in [0, 1] -> probabilities of lesion (of any class), from the best epoch of one run."""
     with start_processes(options.device) as processes:
-        predictor = load_predictor(folder_of(name, options, f"seed{seed}") / "best.pt", processes.device)
+        predictor = load_predictor(run_folder(name, options, f"seed{seed}") / "best.pt", processes.device)
     return lambda image: predictor.any_class(predictor.probs(image))
 
 
 def three_rows(name: str, test: SliceDataset, scores: list[ImageScore], options: Comparison) -> list[tuple]:
     """The worst, median and best slice of the first seed's network, for `prediction_sheet`."""
-    predict = prediction_of(name, options, options.seeds[0])
+    probs = load_prediction(name, options, options.seeds[0])
     dice = scores_per_image(scores[: len(test)])["dice"]
-    rows = []
-    for place, i in worst_median_best(dice):
-        image, target = (x.amax(dim=0).numpy() for x in test[i][:2])  # (H, W); lesions of any class
-        caption = f"{name}\n{place}\nDice {dice[i]:.3f}\n{scores[i].diameter:.0f} {scores[i].unit}"
-        rows.append((caption, image if options.images else None, target, predict(image)))
-    return rows
+
+    def caption(place: str, i: int) -> str:
+        return f"{name}\n{place}\nDice {dice[i]:.3f}\n{scores[i].diameter:.0f} {scores[i].unit}"
+
+    rows = worst_median_best_rows(test, dice, lambda _, image: probs(image), caption)
+    return rows if options.images else [(text, None, target, found) for text, _, target, found in rows]
 
 
-# ---- telling ----------------------------------------------------------------------------------------------------
+# ---- the tables ----------------------------------------------------------------------------------------------------
 
 
 def write(options: Comparison, data: Path, rows: list[dict], remarks: str) -> dict[str, float]:
-    """The tables on the screen and in --out; returns the mean Dice of each network."""
+    """Write the tables to the screen and to --out; return the mean Dice of each network."""
     whole = [row for row in rows if row["stratum"] == "all"]
     sizes = [row for row in rows if row["stratum"] != "all"]
     seeds = ", ".join(map(str, options.seeds))
@@ -273,10 +274,10 @@ def write(options: Comparison, data: Path, rows: list[dict], remarks: str) -> di
                                    Column("minutes", "minutes", decimals=1), *COLUMNS), names=("network",)),
             markdown_table(sorted(sizes, key=lambda r: [s["stratum"] for s in sizes].index(r["stratum"])), COLUMNS,
                            names=("stratum", "network")),
-            f"Means over {len(options.seeds)} trainings of each network; in parentheses the middle 95 % of 2,000 draws "
-            "of whole patients, which do not show how far one training differs from the next.",
+            f"Means over {len(options.seeds)} training runs of each network; in parentheses 95 % intervals from 2,000 "
+            "bootstrap draws of whole patients, which do not show how much one run differs from the next.",
             remarks,
-            beside_the_report({row["network"]: row for row in whole}),
+            report_table({row["network"]: row for row in whole}),
         ]
     )  # fmt: skip
     (options.out / "comparison.md").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
@@ -285,8 +286,8 @@ def write(options: Comparison, data: Path, rows: list[dict], remarks: str) -> di
     return {row["network"]: row["dice"] for row in whole}
 
 
-def spread(scores: dict[str, list[ImageScore]], options: Comparison) -> str:
-    """One sentence: the mean test Dice of each training, in the order of the seeds."""
+def seed_remark(scores: dict[str, list[ImageScore]], options: Comparison) -> str:
+    """One sentence: the mean test Dice of each run, in the order of the seeds."""
     parts = []
     for name, of_all in scores.items():
         dice = np.nanmean(scores_per_image(of_all)["dice"].reshape(len(options.seeds), -1), axis=1)  # (seeds,)
@@ -294,11 +295,11 @@ def spread(scores: dict[str, list[ImageScore]], options: Comparison) -> str:
     return f"Mean Dice of each: {'; '.join(parts)}."
 
 
-def differences(scores: dict[str, list[ImageScore]]) -> str:
-    """One sentence on what the highest mean Dice is worth: nothing, where 0 lies in the interval of the difference.
+def difference_remark(scores: dict[str, list[ImageScore]]) -> str:
+    """One sentence on the highest mean Dice: it shows nothing where the interval of a difference contains 0.
 
-    The differences are paired: both networks are judged on the same draws of patients, so that patients who are hard
-    for both do not blur them.
+    The differences are paired: both networks are evaluated on the same draws of patients, so that patients who are
+    difficult for both do not widen the intervals.
     """
     drawn = {name: bootstrap(of_all)["dice"] for name, of_all in scores.items()}
     if len({s.group for s in next(iter(scores.values()))}) < FEWEST_PATIENTS:
@@ -310,6 +311,43 @@ def differences(scores: dict[str, list[ImageScore]]) -> str:
             low, high = np.nanpercentile(drawn[best] - drawn[name], [2.5, 97.5])
             parts.append(f"{name} {low:.3f} to {high:.3f}")
     return f"Dice of {best}, the highest mean here, minus that of the others, 95 %: {'; '.join(parts)}."
+
+
+# ---- the original report ---------------------------------------------------------------------------------------
+
+
+def report_table(ours: Mapping[str, Mapping[str, float]]) -> str:
+    """The table of the original report next to ours, in Markdown, and a paragraph on how to read it.
+
+    Args:
+        ours: name of a network -> its mean scores by the names of SCORES, or NaN. Networks not in REPORT get a row too.
+    """
+    lines = ["| network | " + " | ".join(f"{name}: report | ours" for name in SCORES) + " |", "|---" * 9 + "|"]
+    for name in {**REPORT, **ours}:
+        here = [ours.get(name, {}).get(score, math.nan) for score in SCORES]
+        cells = [TITLES.get(name, name)]
+        for theirs, mine in zip(REPORT.get(name, (None,) * len(SCORES)), here, strict=True):
+            cells += ["–" if theirs is None else f"{theirs}", "–" if math.isnan(mine) else f"{mine:.4f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    possible = [contradiction(TITLES.get(name, name), *theirs[:2]) for name, theirs in REPORT.items()]
+    paragraph = (
+        "Data, size, training and averaging differ, so the numbers of the report (its Table 3, and what it quotes) are "
+        "no target to beat. For means over the same images, IoU <= Dice <= 2 IoU / (1 + IoU) must hold."
+    )
+    return "\n".join([*lines, "", " ".join([paragraph, *possible])])
+
+
+def contradiction(name: str, dice: float, iou: float | None) -> str:
+    """One sentence: whether this mean Dice and this mean IoU can be of the same images.
+
+    For one image Dice = 2 IoU / (1 + IoU), which is concave: the mean Dice is at most that of the mean IoU (Jensen).
+    """
+    if iou is None:
+        return f"{name} states no IoU."
+    bound = 2 * iou / (1 + iou)
+    if iou <= dice <= bound:
+        return f"{name} is possible: {iou} <= {dice} <= {bound:.4f}."
+    return f"{name} contradicts itself: {dice} lies outside {iou} to {bound:.4f}."
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Judge a trained network on slices or volumes it has not seen: one table by lesion size, beside what needs no network.
+"""Evaluate a trained network on slices or volumes it has not seen: a table by lesion size, compared with baselines.
 
     python examples/evaluate.py runs/swin/best.pt --data data/lungs
     python examples/evaluate.py runs/unetr/best.pt --data data/volumes --split val --out runs/unetr/val
 
-CHECKPOINT is best.pt or last.pt of a training. DATA is a folder of slices or of volumes, with targets. All is scored
-in the pixels of its files, whatever size the network works at. Of several lesion classes (classes.txt in DATA), each
-has a row of its own in a table of classes; all else is about lesions of any class. In --out there will be
+CHECKPOINT is best.pt or last.pt of a training run. DATA is a folder of slices or of volumes, with targets. Everything
+is scored in the pixels of its files, whatever size the network works at. With several lesion classes (classes.txt in
+DATA), each has its own row in a table of classes; everything else is about lesions of any class. In --out there will be
 
     evaluation.md           the tables, as they are printed
     evaluation.csv          every score with its interval, for each method and each stratum
-    slices.csv              one row per slice (or volume): to find the bad ones
+    slices.csv              one row per slice (or volume), to find the bad ones
     worst_median_best.png   three of them
 """
 
@@ -25,26 +25,23 @@ from tqdm import tqdm
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.data.classes import to_labels
 from lungseg.data.manifest import SPLITS, ImageRecord, held_kind
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volumes import VolumeDataset, check_volume_folder
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation.baselines import LEVELS, best_threshold, fixed_map, of_any_class
-from lungseg.evaluation.metrics import worst_median_best
-from lungseg.evaluation.scores import (
+from lungseg.evaluation.pictures import worst_median_best_rows
+from lungseg.evaluation.scores import (  # fmt: skip
     ImageScore,
     Predict,
     known_spacings,
-    rows_of_calls,
-    rows_of_classes,
-    rows_of_table,
+    sample_spacing,
     score_all,
     scores_per_image,
-    spacing_of,
     unit_remark,
-)  # fmt: skip
-from lungseg.evaluation.tables import CLASSES, POOLED, Column, markdown_table, rows_of_images, write_csv
+)
+from lungseg.evaluation.strata import class_rows, confusion_rows, table_rows  # fmt: skip
+from lungseg.evaluation.tables import CLASSES, POOLED, Column, image_rows, markdown_table, write_csv
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
@@ -53,10 +50,10 @@ from lungseg.training.data import refuse
 from lungseg.training.distributed import start_processes
 
 LEGEND = (
-    "A slice (or volume) stands in the row of its largest lesion; `lesions` and `found` count each lesion by its own "
-    "size. Scores are means over the slices that have them; in parentheses the middle 95 % of 2,000 draws of whole "
-    "patients. A lesion is found if one predicted pixel lies on it; a connected find on no lesion is a false positive "
-    "(FP)."
+    "A slice (or volume) is in the row of its largest lesion; `lesions` and `found` count each lesion by its own size. "
+    "Scores are means over the slices that have them; in parentheses 95 % intervals from 2,000 bootstrap draws of "
+    "whole patients. A lesion is found if one predicted pixel is on it; a detection that touches no lesion is a false "
+    "positive (FP)."
 )
 
 
@@ -82,7 +79,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def check_data(folder: Path) -> None:
-    """Refuse, or warn of, all that a training would: scores on exchanged masks or raw CT mean nothing either.
+    """Refuse, or warn about, everything that training would: scores on swapped masks or raw CT mean nothing.
 
     Raises:
         ValueError: the first thing that is wrong with the folder, in one sentence.
@@ -92,18 +89,18 @@ def check_data(folder: Path) -> None:
 
 
 def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
-    """Slices where there is a folder images/, else volumes; at the size of their files."""
+    """The slices or volumes of a split, at the size of their files."""
     return VolumeDataset(folder, split) if held_kind(folder) == "volumes" else SliceDataset(folder, split)
 
 
-def probs_of(
+def predict_probs(
     predictor: Predictor, image: NDArray, record: ImageRecord, spacing_mm: float | tuple[float, ...]
 ) -> tuple[NDArray, str | None]:
-    """Probabilities of one image, whatever its HU window and its pixels; and what to know of its scale, if anything."""
+    """Probabilities of one image, whatever its HU window and pixel size; and a remark on its scale, if any."""
     low, high = record.hu_low, record.hu_high
     if (low, high) != predictor.input.hu_window:
         image = predictor.grey(low + (high - low) * image)
-    spacing = np.broadcast_to(spacing_mm, image.ndim)  # of a slice one number for both sides
+    spacing = np.broadcast_to(spacing_mm, image.ndim)  # a slice has one number for both sides
     source = record.source_size if image.ndim == 2 else image.shape[1:]  # volumes are not shrunk
     try:
         scale, about_scale = predictor.scale_for(image.shape, spacing, source)
@@ -113,7 +110,7 @@ def probs_of(
 
 
 def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[dict[str, Predict], list[str]]:
-    """name -> what predicts without a network, made from the training split; and why one is missing, if one is."""
+    """name -> prediction without a network, made from the training split; and why one is missing, if one is."""
     baselines = {"all background": lambda image, _: np.zeros(image.shape, bool)}
     try:
         train = open_split(folder, "train")
@@ -125,65 +122,65 @@ def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[di
         same = fixed_map(of_any_class(tqdm(train, desc="fixed map", disable=None)))[0].numpy()  # (H, W) or (D, H, W)
         for _, target, id_ in data:
             if target[0].shape != same.shape:
-                raise ValueError(f"{id_} is not as large as the training slices, {same.shape}.")
+                raise ValueError(f"{id_} differs in size from the training slices, {same.shape}.")
         baselines["best fixed map"] = lambda *_: same
     except ValueError as error:
-        return baselines, [f"No best fixed map, which wants images of one size: {error}"]
+        return baselines, [f"No best fixed map, which needs images of one size: {error}"]
     return baselines, []
 
 
-# ---- telling ----------------------------------------------------------------------------------------------------
+# ---- the report ----------------------------------------------------------------------------------------------------
 
 
 def remarks(split: str, network: dict, background: dict) -> list[str]:
-    """What these scores do not say by themselves; both rows are of all slices."""
+    """What these scores do not say by themselves. Both rows are of all images."""
     share, rmse = background["pooled_rmse"] ** 2, background["pooled_rmse"]  # of a map without lesion, by definition
     found = []
     if share > 0:
         found = [
-            f"Why a small RMSE says little: lesions cover {share:.2%} of these pixels, so a map that finds nothing has "
+            f"Why a small RMSE says little: lesions cover {share:.2%} of these pixels, so an empty prediction has "
             f"a pooled RMSE of sqrt({share:.4g}) = {rmse:.4f}; the network has {network['pooled_rmse']:.4f}."
         ]
     flattering = {
-        "train": "The network learned from these slices",
+        "train": "The network was trained on these slices",
         "val": "These slices chose the epoch of the network",
     }
-    return [f"{flattering[split]}, so their scores flatter."] + found if split in flattering else found
+    return [f"{flattering[split]}, so the scores are too high."] + found if split in flattering else found
 
 
 def scale_remark(about_scale: dict[str, str], num: int) -> list[str]:
-    """A network knows lesions in pixels: what `scale_for` said of those of `num` images whose pixels are others."""
+    """How many of `num` images may differ in pixel size from the training, and the remark on the first."""
     if not about_scale:
         return []
     id_, sentence = next(iter(about_scale.items()))
-    return [f"{len(about_scale)} of {num} may have pixels unlike those of the training. {id_}: {sentence}"]
+    return [f"{len(about_scale)} of {num} may differ in pixel size from the training. {id_}: {sentence}"]
 
 
 def class_remark(predictor: Predictor, data: SliceDataset | VolumeDataset) -> list[str]:
-    """Why there is no table of classes, where the network or the data have some."""
+    """Why there is no table of classes, if the network or the data have several."""
     known = [", ".join(names) if len(names) > 1 else "lesion" for names in (predictor.classes, data.classes)]
     if known[0] == known[1]:
         return []
-    return [f"The network knows {known[0]}, the data {known[1]}: only lesions of any class are scored."]
+    return [f"The network predicts {known[0]}, the data hold {known[1]}: only lesions of any class are scored."]
 
 
 def class_tables(rows: list[dict], calls: list[dict]) -> list[str]:
-    """The lesion classes, and what the lesions of each were taken for, if there are rows of several."""
+    """The table of lesion classes, and how the lesions of each were classified, if there are several."""
     if not rows:
         return []
     text = (
-        "Each class by itself. Its lesions count as found, and its pixels as right, only where the same class was "
+        "Each class on its own. Its lesions count as found, and its pixels as correct, only where the same class was "
         "predicted. A slice with neither has no Dice; a false alarm of the class has 0:"
     )
     columns = [Column(name, name) for name in calls[0] if name != "class"]
-    what = "What the lesions of each class were taken for: the class that has most of the pixels predicted on it."
+    what = "How the lesions of each class were classified: by the class with the most predicted pixels on them."
     return [text, markdown_table(rows, CLASSES), what, markdown_table(calls, columns, names=("class",))]
 
 
-def report_of(
+def write_report(
     args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], of_classes: list[str], notes: list[str]
 ) -> str:
-    """Markdown: the network by stratum and by class, and all methods side by side. The network has the first rows."""
+    """Markdown: the network by stratum and by class, and all methods side by side. The network comes first."""
     name = next(iter(rows))
     everything = rows[name][0]
     side_by_side = [{"method": method, **of_method[0]} for method, of_method in rows.items()]
@@ -195,7 +192,7 @@ def report_of(
             markdown_table(rows[name]),
             markdown_table(rows[name], POOLED),
             *of_classes,
-            "Beside what needs no network:",
+            "Compared with baselines that need no network:",
             markdown_table(side_by_side, names=("method",)),
             *notes,
             LEGEND,
@@ -206,29 +203,26 @@ def report_of(
 def draw_three(
     predictor: Predictor, data: SliceDataset | VolumeDataset, scores: list[ImageScore], threshold: float, by_class: bool
 ) -> Image.Image:
-    """The worst, the median and the best by Dice; of a volume, the slice that holds most of target and prediction."""
+    """The worst, the median and the best by Dice."""
     dice = scores_per_image(scores)["dice"]
-    rows = []
-    for name, i in worst_median_best(dice):
-        image, target = data[i][0][0].numpy(), to_labels(data[i][1].numpy())  # (*spatial) each
-        probs, _ = probs_of(predictor, image, data.records[i], spacing_of(data, i))
-        anything = predictor.any_class(probs)  # (*spatial)
-        if not by_class:
-            target, probs = target > 0, anything
-        if image.ndim == 3:
-            z = int(((target > 0).astype(int) + (anything > threshold)).sum(axis=(1, 2)).argmax())
-            parts = image[z], target[z], probs[..., z, :, :]  # (H, W) each, or probs (K, H, W)
-            image, target, probs = (x.copy() for x in parts)  # a view keeps all of it
-        rows.append((f"{name}\nDice {dice[i]:.3f}\n{scores[i].id}", image, target, probs))
+
+    def predict(index: int, image: NDArray) -> NDArray:
+        probs, _ = predict_probs(predictor, image, data.records[index], sample_spacing(data, index))
+        return probs if by_class else predictor.any_class(probs)
+
+    def caption(name: str, index: int) -> str:
+        return f"{name}\nDice {dice[index]:.3f}\n{scores[index].id}"
+
+    rows = worst_median_best_rows(data, dice, predict, caption, threshold=threshold, by_class=by_class)
     classes = predictor.classes if by_class else ()
     return prediction_sheet(rows, threshold=threshold, scale=max(1, 192 // max(rows[0][1].shape)), classes=classes)
 
 
-# ---- the whole --------------------------------------------------------------------------------------------------
+# ---- everything --------------------------------------------------------------------------------------------------
 
 
 def evaluate(args: argparse.Namespace) -> float:
-    """Score, tabulate, write; returns the mean Dice."""
+    """Score, tabulate, write; return the mean Dice."""
     options = changed(PredictOptions(), vars(args))
     check_free(args.out)
     check_data(args.data)
@@ -240,34 +234,34 @@ def evaluate(args: argparse.Namespace) -> float:
     name = type(predictor.network).__name__
     baselines, notes = make_baselines(args.data, data)
     by_class = len(predictor.classes) > 1 and predictor.classes == data.classes
-    spacings = {record.id: spacing_of(data, i) for i, record in enumerate(data.records)}
+    spacings = {record.id: sample_spacing(data, i) for i, record in enumerate(data.records)}
     about_scale = {}  # id -> sentence
 
-    def find(image: NDArray, record: ImageRecord) -> NDArray:
-        probs, sentence = probs_of(predictor, image, record, spacings[record.id])
+    def predict(image: NDArray, record: ImageRecord) -> NDArray:
+        probs, sentence = predict_probs(predictor, image, record, spacings[record.id])
         if sentence:
             about_scale[record.id] = sentence
         labels = predictor.labels(probs, threshold)
         return labels if by_class else labels > 0
 
-    methods, known = {name: find} | baselines, known_spacings(data)
+    methods, known = {name: predict} | baselines, known_spacings(data)
     scores = {
-        method: score_all(data, predict, title=method, in_mm=all(known), by_class=by_class and method == name)
-        for method, predict in methods.items()
+        method: score_all(data, function, title=method, in_mm=all(known), by_class=by_class and method == name)
+        for method, function in methods.items()
     }
-    rows = {method: rows_of_table(of_method) for method, of_method in scores.items()}
+    rows = {method: table_rows(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + scale_remark(about_scale, len(data))
     notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor, data)]
-    of_classes = rows_of_classes(scores[name], data.classes) if by_class else []
-    calls = rows_of_calls(scores[name], data.classes) if by_class else []
-    report = report_of(args, threshold, rows, class_tables(of_classes, calls), notes)
+    of_classes = class_rows(scores[name], data.classes) if by_class else []
+    calls = confusion_rows(scores[name], data.classes) if by_class else []
+    report = write_report(args, threshold, rows, class_tables(of_classes, calls), notes)
     rows[name] += of_classes
     with whole_folder(args.out) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
         write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
-        write_csv(out / "slices.csv", rows_of_images(scores[name], data.classes))
+        write_csv(out / "slices.csv", image_rows(scores[name], data.classes))
     print(f"{report}\n\nWritten to {args.out}.")
-    with or_warn("worst_median_best.png was not drawn"):  # last of all: it needs the network and its memory again
+    with or_warn("worst_median_best.png was not drawn"):  # last, because it needs the network and its memory again
         picture = draw_three(predictor, data, scores[name], threshold, by_class)
         picture.save(args.out / "worst_median_best.png", optimize=True)
     return rows[name][0]["dice"]

@@ -1,8 +1,15 @@
 """lungseg: lung-lesion segmentation in CT, written by hand in PyTorch to be read, taught and used.
 
-from lungseg import SwinUNet, UNETR, ResNet50UNet, UNet, RRCUNet, load_published, load_predictor
+from lungseg.nn.swin_unet import SwinUNet
+from lungseg.nn.unetr import UNETR
+from lungseg.nn.resnet_unet import ResNet50UNet
+from lungseg.nn.unet import UNet
+from lungseg.nn.rrc_unet import RRCUNet
+from lungseg.weights.load import load_published
+from lungseg.predictor import load_predictor
 from lungseg.data import SliceDataset        lungseg.nn: networks and layers      lungseg.losses
-from lungseg.training import train_one_epoch, evaluate                            lungseg.evaluation
+from lungseg.training.step import train_one_epoch
+from lungseg.training import evaluate                            lungseg.evaluation
 """
 
 from typing import TYPE_CHECKING

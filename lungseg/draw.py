@@ -1,13 +1,13 @@
-"""Pictures with Pillow: overlays, heat maps, contact sheets, curves, and small grids of numbers.
+"""Pictures with Pillow: overlays, heat maps, contact sheets, and small grids of numbers.
 
-Every function is pure: arrays in, an RGB array (H, W, 3) uint8 or a PIL image out. Nothing is shown or saved
-here. An `image` is (H, W) float in [0, 1], or (H, W) or (H, W, 3) uint8, or a PIL image. Maps of lesion classes are
-label maps (lungseg.data.classes): 0 is background, and each class has a colour.
+Every function is pure: arrays in, an RGB array (H, W, 3) uint8 or a PIL image out; nothing is shown or saved. An
+`image` is (H, W) float in [0, 1], or (H, W) or (H, W, 3) uint8, or a PIL image. Maps of lesion classes are label maps
+(lungseg.data.classes): 0 is background, and each class has a colour.
 """
 
 import colorsys
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,9 +17,9 @@ from lungseg.data.classes import to_labels
 
 TARGET = (0, 210, 90)  # green: what the radiologist drew
 PRED = (255, 140, 0)  # orange: what the network drew
-MISSED = (60, 130, 255)  # blue: lesion that the network left out
-CONFUSED = (200, 60, 220)  # purple: lesion that the network took for one of another class
-# Black, purple, orange, pale yellow: each step brighter than the last, so that it also reads in grey.
+MISSED = (60, 130, 255)  # blue: lesion that the network missed
+CONFUSED = (200, 60, 220)  # purple: lesion that the network assigned to another class
+# Black, purple, orange, pale yellow: each step brighter than the last, so it can be printed in grey.
 HEAT = np.array([(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)])
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 SERIES = [
@@ -77,8 +77,8 @@ def overlay(
     Args:
         target, pred: (H, W) maps; a pixel belongs to the region where the value is above 0.5.
         scale: enlarge by this whole factor first, so that the lines are thin: (scale*H, scale*W, 3).
-        by_class: they are label maps, and each line has the colour of its class (`class_colour`) instead: outside
-            what is there, inside what was predicted.
+        by_class: both are label maps, and each line has the colour of its class (`class_colour`): outside for the
+            target, inside for the prediction.
     """
     rgb = enlarge(to_rgb(image), scale)
     for region, colour, outside in ((target, TARGET, True), (pred, PRED, False)):
@@ -94,8 +94,8 @@ def overlay(
 
 
 def class_colour(k: int) -> tuple[int, int, int]:
-    """Of class k, from 1: the colours of `SERIES`, then hues that are far from each other, without end."""
-    if k < len(SERIES):  # its last is a grey, as the image is
+    """The colour of class k, counted from 1: those of `SERIES`, then hues far apart, without end."""
+    if k < len(SERIES):  # without its last, a grey like the image
         return SERIES[k - 1]
     red, green, blue = colorsys.hsv_to_rgb(k * 0.618 % 1, 0.65, 1)  # steps of the golden ratio
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -124,7 +124,7 @@ def outline(region: NDArray[np.bool_], *, outside: bool) -> NDArray[np.bool_]:
 def error_map(target: ArrayLike, pred: ArrayLike, *, by_class: bool = False) -> NDArray[np.uint8]:
     """(H, W) maps -> colours: found green, false alarm orange, missed blue, true background black.
 
-    With `by_class` they are label maps, and lesion that was taken for another class is purple.
+    With `by_class` they are label maps, and lesion pixels assigned to another class are purple.
     """
     confused = by_class & (np.asarray(target) != pred)
     target, pred = np.asarray(target) > 0.5, np.asarray(pred) > 0.5
@@ -158,7 +158,7 @@ def label_map(labels: ArrayLike, *, cell: int = 16, text: bool = True) -> Image.
 
 
 def font(size: float) -> ImageFont.FreeTypeFont:
-    """The font that comes with Pillow, so that no machine lacks it; size in pixels."""
+    """The font that comes with Pillow, so every machine has it; size in pixels."""
     return ImageFont.load_default(size=max(6, round(size)))
 
 
@@ -173,7 +173,7 @@ def contact_sheet(
     captions: Sequence[Sequence[str]] | None = None,
     scale: int = 1,
 ) -> Image.Image:
-    """Lay pictures out in rows and columns on white.
+    """Arrange pictures in rows and columns on white.
 
     Args:
         rows: pictures of any sizes; None leaves a gap.
@@ -232,15 +232,15 @@ def prediction_sheet(
     scale: int = 1,
     classes: Sequence[str] = (),
 ) -> Image.Image:
-    """Show what a network did, one slice to a row.
+    """Show predictions of a network, one slice per row.
 
     Args:
-        rows: (caption, image, target, probs), each (H, W). Where every image is None, the sheet shows target,
-            probability and errors only: results can be shown without giving away the pictures they come from.
+        rows: (caption, image, target, probs), each (H, W). If every image is None, the sheet shows only target,
+            probability and errors: results can be shown without the images they come from.
         threshold: the prediction is where probs > threshold.
         scale: enlarge by this whole factor.
-        classes: names of lesion classes, where there are several. Then each target is a label map (H, W), and probs
-            are (K, H, W), of which the largest at each pixel is shown; the outlines have the colours of the classes.
+        classes: names of lesion classes, if there are several. Then each target is a label map (H, W) and probs are
+            (K, H, W), whose largest value at each pixel is shown; the outlines have the colours of the classes.
     """
     by_class = len(classes) > 1
     with_images = any(image is not None for _, image, _, _ in rows)
@@ -265,7 +265,7 @@ def prediction_sheet(
 
 
 def with_legend(picture: Image.Image, classes: Sequence[str]) -> Image.Image:
-    """The picture, and below it the name of each class beside its colour, in as many lines as are needed."""
+    """The picture with a legend below it: each class with its colour, in as many lines as needed."""
     text, gap, swatch = font(13), 6, 12
     entries, x, y = [], gap, gap  # (left, top, name)
     for name in classes:
@@ -283,105 +283,3 @@ def with_legend(picture: Image.Image, classes: Sequence[str]) -> Image.Image:
         draw.rectangle((x, top, x + swatch, top + swatch), class_colour(k))
         draw.text((x + swatch + gap / 2, top + swatch / 2), name, INK, text, anchor="lm")
     return sheet
-
-
-# ---- curves ------------------------------------------------------------------------------------------------
-
-
-def line_chart(
-    series: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    title: str = "",
-    x_label: str = "",
-    y_label: str = "",
-    size: tuple[int, int] = (640, 400),
-    y_range: tuple[float, float] | None = None,
-) -> Image.Image:
-    """Draw curves with axes, ticks and a legend.
-
-    Args:
-        series: name -> (x, y) points in order. A point that is NaN or infinite leaves a gap in the line.
-        size: (width, height) in pixels.
-        y_range: (low, high) of the y axis; None fits the data.
-    """
-    zoom = 2  # drawn at twice the size and shrunk, because Pillow draws jagged lines
-    width, height = zoom * size[0], zoom * size[1]
-    picture = Image.new("RGB", (width, height), "white")
-    draw, small, large = ImageDraw.Draw(picture), font(12 * zoom), font(15 * zoom)
-    points = [p for line in series.values() for p in line if np.isfinite(p).all()]
-    x_low, x_high = bounds([x for x, _ in points])
-    y_low, y_high = y_range or bounds([y for _, y in points])
-    if y_range is None:  # up to the next round number
-        y_low, *_, y_high = ticks(y_low, y_high)
-    x_ticks, y_ticks = labelled_ticks(x_low, x_high), labelled_ticks(y_low, y_high)
-    left = zoom * 34 + max(text_size(words, small)[0] for _, words in y_ticks)
-    right = width - zoom * 40 - max((text_size(name, small)[0] for name in series), default=0)
-    top, bottom = zoom * 36, height - zoom * 46
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        """Data to pixels; what lies above or below the axes is drawn on their edge."""
-        up = min(max((y - y_low) / (y_high - y_low), 0), 1)
-        return left + (x - x_low) / (x_high - x_low) * (right - left), bottom - up * (bottom - top)
-
-    for value, words in y_ticks:
-        _, y = place(x_low, value)
-        draw.line((left, y, right, y), GRID, width=zoom)
-        draw.text((left - 5 * zoom, y), words, INK, small, anchor="rm")
-    for value, words in x_ticks:
-        x, _ = place(value, y_low)
-        draw.line((x, bottom, x, bottom + 4 * zoom), INK, width=zoom)
-        draw.text((x, bottom + 6 * zoom), words, INK, small, anchor="ma")
-    draw.line((left, top, left, bottom, right, bottom), INK, width=zoom)
-
-    for number, (name, line) in enumerate(series.items()):
-        colour = SERIES[number % len(SERIES)]
-        for piece in finite_pieces(line):
-            pixels = [place(x, y) for x, y in piece]
-            draw.line(pixels, colour, width=2 * zoom, joint="curve")
-            if len(pixels) == 1:  # a line of one point would be invisible
-                (x, y), r = pixels[0], 3 * zoom
-                draw.ellipse((x - r, y - r, x + r, y + r), colour)
-        y = top + (8 + 18 * number) * zoom  # the legend, to the right of the curves
-        draw.line((right + 8 * zoom, y, right + 24 * zoom, y), colour, width=3 * zoom)
-        draw.text((right + 29 * zoom, y), name, INK, small, anchor="lm")
-
-    draw.text(((left + right) / 2, 10 * zoom), title, INK, large, anchor="ma")
-    draw.text(((left + right) / 2, height - 8 * zoom), x_label, INK, small, anchor="md")
-    strip = Image.new("RGB", (height, zoom * 22), "white")  # this text runs upwards: write it, then turn it
-    ImageDraw.Draw(strip).text((height - (top + bottom) / 2, zoom * 4), y_label, INK, small, anchor="ma")
-    picture.paste(strip.rotate(90, expand=True), (0, 0))
-    return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def finite_pieces(line: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """Cut a curve at its NaN and infinite points."""
-    pieces = [[]]
-    for x, y in line:
-        if math.isfinite(x) and math.isfinite(y):
-            pieces[-1].append((float(x), float(y)))
-        else:
-            pieces.append([])
-    return [piece for piece in pieces if piece]
-
-
-def bounds(values: list[float]) -> tuple[float, float]:
-    """(low, high) of the values, never equal; (0, 1) if there are none."""
-    low, high = (float(min(values)), float(max(values))) if values else (0.0, 1.0)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """About five round numbers (steps of 1, 2 or 5 times a power of ten) that enclose [low, high]."""
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [k * step for k in range(first, last + 1)]
-
-
-def labelled_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """The ticks inside [low, high], each with just as many decimals as keep neighbours apart."""
-    values = ticks(low, high)
-    step = values[1] - values[0]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [(v, f"{v:.{decimals}f}") for v in values if low - 1e-9 * step <= v <= high + 1e-9 * step]

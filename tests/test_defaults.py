@@ -8,11 +8,11 @@ import math
 
 import pytest
 
-from lungseg import draw, inference, losses, nn, predictor
+from lungseg import charts, draw, inference, losses, nn, predictor
 from lungseg.data import augment, ct, elastic, manifest, scans, slices, splits, volumes
 from lungseg.data.phantoms import anatomy, nodules, raster, scene, vessels
 from lungseg.data.pickles import table
-from lungseg.evaluation import baselines, metrics, scores as evaluation
+from lungseg.evaluation import baselines, metrics, scores, strata
 from lungseg.nn import layers, rrc_unet, unetr
 from lungseg.training import optim
 from lungseg.training.early_stopping import EarlyStopping
@@ -101,12 +101,12 @@ TABLE = {
     losses.dice_loss: {"batch": False, "smooth": 1.0},
     losses.dice_bce_loss: {"batch": False, "smooth": 1.0},
     metrics.confusion_counts: {"threshold": 0.5},
-    evaluation.bootstrap: BOOTSTRAP,
-    evaluation.intervals: BOOTSTRAP,
-    evaluation.table_row: BOOTSTRAP,
-    evaluation.rows_of_table: BOOTSTRAP,
-    evaluation.interval: {"of": "dice"},
-    evaluation.score_image: {"label": "", "spacing_mm": math.nan},
+    strata.bootstrap: BOOTSTRAP,
+    strata.intervals: BOOTSTRAP,
+    strata.table_row: BOOTSTRAP,
+    strata.table_rows: BOOTSTRAP,
+    strata.interval: {"of": "dice"},
+    scores.score_image: {"label": "", "spacing_mm": math.nan},
     baselines.at_least: {"highest": 256},
     EarlyStopping: {"min_delta": 0.0, "min_epochs": 0},
     optim.reduce_on_plateau: {"patience": 10, "factor": 0.1, "min_delta": 1e-4, "cooldown": 0, "min_lr": 0.0},
@@ -126,7 +126,7 @@ TABLE = {
     predictor.PredictOptions: {"threshold": 0.5, "overlap": 0.5, "batch_size": 8, "device": "auto"},
     draw.prediction_sheet: {"threshold": 0.5, "scale": 1},
     draw.heatmap: {"low": 0.0, "high": 1.0},
-    draw.line_chart: {"size": (640, 400), "y_range": None},
+    charts.line_chart: {"size": (640, 400), "y_range": None},
 }  # fmt: skip
 ROWS = [(function, name) for function, defaults in TABLE.items() for name in defaults]
 
@@ -139,5 +139,5 @@ def test_a_default_is_the_documented_one(function, name):
 
 def test_constants_that_pages_quote():
     assert (elastic.MAX_STRETCH, splits.CELLS, splits.BLUR_CELLS, inference.SIGMA) == (0.9, 128, 1.0, 1 / 8)
-    assert evaluation.FEWEST_PATIENTS == 5
+    assert strata.FEWEST_PATIENTS == 5
     assert unetr.token_grid(None, 2, 1) == [256, 256] and unetr.token_grid(None, 3, 1) == [96] * 3

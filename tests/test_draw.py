@@ -10,7 +10,6 @@ from lungseg.draw import (
     CONFUSED,
     MISSED,
     PRED,
-    SERIES,
     TARGET,
     class_colour,
     class_picture,
@@ -18,11 +17,8 @@ from lungseg.draw import (
     error_map,
     heatmap,
     label_map,
-    labelled_ticks,
-    line_chart,
     overlay,
     prediction_sheet,
-    ticks,
     to_rgb,
 )
 
@@ -185,58 +181,3 @@ def test_results_can_be_shown_without_the_images():
 
 
 # ---- curves ------------------------------------------------------------------------------------------------
-
-
-def test_each_curve_has_its_colour_and_shows_in_the_legend():
-    chart = line_chart(
-        {"loss": [(0, 1.0), (9, 0.0)], "dice": [(0, 0.0), (9, 1.0)]}, title="t", x_label="x", y_label="y"
-    )
-    assert chart.size == (640, 400)
-    right = chart.crop((560, 0, 640, 400))
-    assert all(has(chart, SERIES[i]) and has(right, SERIES[i]) for i in (0, 1)) and not has(chart, SERIES[2])
-
-
-def test_a_curve_goes_where_its_numbers_say():
-    chart = np.asarray(line_chart({"up": [(0, 0.0), (10, 10.0)]})).astype(int)
-    on_line = np.abs(chart[:, :520] - SERIES[0]).max(-1) < 30
-    ys, xs = np.nonzero(on_line)
-    assert np.corrcoef(xs, ys)[0, 1] < -0.99  # rows count downwards
-
-
-@pytest.mark.parametrize(
-    "points",
-    [
-        [],
-        [(1, float("nan"))],
-        [(1, 0.5)],
-        [(1, 0.5), (2, float("inf")), (3, 0.5)],
-        [(1, 0.0), (2, 0.0)],
-        [(5, -1e-9)],
-    ],
-)
-def test_hard_curves_give_a_picture(points):
-    assert line_chart({"a": points}).size == (640, 400)
-
-
-def test_nan_leaves_a_gap():
-    whole = line_chart({"a": [(i, 0.5) for i in range(11)]})
-    gap = line_chart({"a": [(i, float("nan") if 3 < i < 8 else 0.5) for i in range(11)]})
-    blue = [int((np.abs(np.asarray(p).astype(int) - SERIES[0]).max(-1) < 120).sum()) for p in (whole, gap)]
-    assert blue[1] < 0.9 * blue[0]
-
-
-def test_values_beyond_the_given_range_stay_inside_the_axes():
-    chart = line_chart({"a": [(0, 0.5), (1, 100.0)]}, y_range=(0.0, 1.0))
-    assert not has(chart.crop((0, 0, 640, 30)), SERIES[0])
-
-
-@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6))
-def test_ticks_are_few_and_enclose_the_data(low, span):
-    values = ticks(low, low + span)
-    assert 3 <= len(values) <= 13
-    assert values[0] <= low + 1e-6 * span and values[-1] >= low + span - 1e-6 * span
-
-
-def test_ticks_are_round():
-    assert [words for _, words in labelled_ticks(0.0, 1.0)] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
-    assert [words for _, words in labelled_ticks(0, 99)] == ["0", "20", "40", "60", "80"]

@@ -50,7 +50,13 @@ def test_editors_and_python_see_the_same_names(name):
 
 
 def test_the_door_of_the_library_is_as_documented():
-    from lungseg import UNETR, ResNet50UNet, RRCUNet, SwinUNet, UNet, load_predictor, load_published  # noqa: F401
+    from lungseg.nn.resnet_unet import ResNet50UNet  # noqa: F401
+    from lungseg.nn.rrc_unet import RRCUNet  # noqa: F401
+    from lungseg.nn.swin_unet import SwinUNet  # noqa: F401
+    from lungseg.nn.unet import UNet  # noqa: F401
+    from lungseg.nn.unetr import UNETR  # noqa: F401
+    from lungseg.predictor import load_predictor  # noqa: F401
+    from lungseg.weights.load import load_published  # noqa: F401
 
     assert lungseg.losses.dice_loss.__name__ == "dice_loss"
     assert lungseg.nn.WindowAttention.__module__ == "lungseg.nn.attention"

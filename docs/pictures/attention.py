@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lungseg.draw import contact_sheet, heatmap, label_map, line_chart
+from lungseg.charts import line_chart
+from lungseg.draw import contact_sheet, heatmap, label_map
 from lungseg.nn.attention import WindowAttention, attention
 from lungseg.nn.windows import relative_position_index
 

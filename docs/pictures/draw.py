@@ -3,9 +3,10 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from lungseg.charts import line_chart
 from lungseg.data.ct import hu_to_grey
 from lungseg.data.phantoms.scene import phantom_patient
-from lungseg.draw import contact_sheet, label_map, line_chart, prediction_sheet
+from lungseg.draw import contact_sheet, label_map, prediction_sheet
 
 rows = []
 for seed, shift, words in ((3, 0, "a good one"), (4, 4, "off by four pixels"), (6, 60, "in the wrong place")):

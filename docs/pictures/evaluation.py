@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from lungseg.charts import line_chart
 from lungseg.data.phantoms.scene import phantom_crops
-from lungseg.draw import contact_sheet, line_chart
+from lungseg.draw import contact_sheet
 from lungseg.evaluation.lesions import SIZES_MM
-from lungseg.evaluation.scores import Stratum, interval, score_image, table_row
+from lungseg.evaluation.scores import score_image
+from lungseg.evaluation.strata import Stratum, interval, table_row
 
 PATIENTS, SLICES = 60, 8
 COUNTS = (1, 2, 4, 8)

@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from lungseg.charts import line_chart
 from lungseg.data.ct import hu_to_unit
 from lungseg.data.phantoms.scene import phantom_patient
-from lungseg.draw import contact_sheet, heatmap, line_chart
+from lungseg.draw import contact_sheet, heatmap
 from lungseg.inference import blending_weights, sliding_window, window_starts
 
 side, window = 160, 64

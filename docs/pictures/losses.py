@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from lungseg.draw import contact_sheet, line_chart
+from lungseg.charts import line_chart
+from lungseg.draw import contact_sheet
 from lungseg.losses import bce_loss, dice_loss
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lungseg.draw import line_chart
+from lungseg.charts import line_chart
 from lungseg.training.optim import reduce_on_plateau, warmup_cosine
 
 IMG = Path(__file__).resolve().parents[1] / "img"

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lungseg.charts import line_chart
 from lungseg.data.slices import SliceDataset
-from lungseg.draw import contact_sheet, error_map, heatmap, line_chart
+from lungseg.draw import contact_sheet, error_map, heatmap
 from lungseg.predictor import load_predictor
 
 IMG = Path(__file__).resolve().parents[1] / "img"

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from lungseg.draw import line_chart
+from lungseg.charts import line_chart
 from lungseg.training.early_stopping import EarlyStopping
 from lungseg.training.optim import warmup_cosine
 

@@ -1,7 +1,7 @@
-"""Scores that need no network: a result means something only beside them.
+"""Baselines that need no network: a result means something only in comparison with them.
 
-All are computed from histograms, so that one pass over the slices tries every threshold: on the grey level, or, for
-a map that is the same for every slice, on how often a pixel is lesion. Of lesion classes each is a task of its own.
+They are computed from histograms, so one pass over the slices tries every threshold: on the grey level or, for a map
+that is the same for every slice, on how often a pixel is lesion. Each lesion class is a task of its own.
 """
 
 from collections.abc import Iterable
@@ -92,7 +92,7 @@ def fixed_map(slices: Iterable[tuple[Tensor, Tensor, str]]) -> Tensor:
         often = torch.zeros(lesion.shape, dtype=torch.int32) if often is None else often
         if lesion.shape != often.shape:
             raise ValueError(
-                f"slice {id_} is {size_of(lesion)} pixels, but those before it {size_of(often)}: "
+                f"slice {id_} is {shape_text(lesion)} pixels, but those before it {shape_text(often)}: "
                 f"a map for all slices needs slices of one size."
             )
         often += lesion
@@ -108,15 +108,15 @@ def fixed_map(slices: Iterable[tuple[Tensor, Tensor, str]]) -> Tensor:
     return often >= 1 + int(dice[1:].argmax())  # k = 0 only adds pixels that are never lesion
 
 
-def size_of(target: Tensor) -> str:
+def shape_text(target: Tensor) -> str:
     """(1, 64, 48) -> 64 x 48"""
     return " x ".join(map(str, target.shape[1:]))
 
 
 def lesion_fractions(slices: Slices) -> list[float]:
-    """For each class, the share of all pixels that are its lesions, in (0, 1): what to guess before seeing an image.
+    """For each class, the share of all pixels that are lesion, in (0, 1): what to predict before seeing an image.
 
-    Targets are (K, H, W); in a binary data set K = 1.
+    Targets are (K, H, W); K = 1 in a binary data set.
     """
     lesions, pixels = torch.zeros(1, dtype=torch.float64), 0
     for _, target, _ in slices:

@@ -1,11 +1,11 @@
-"""Counting lesions, where metrics.py counts pixels: which lesions were found, and how many finds are none.
+"""Counting lesions instead of pixels: how many lesions were detected, and how many detections are false positives.
 
-A lesion is a connected piece of the target, a find a connected piece of the prediction. Pixels that touch at an
-edge or a corner are connected: 8 neighbours in a slice, 26 in a volume.
+A lesion is a connected component of the target, a detection one of the prediction. Pixels that touch at an edge or a
+corner are connected: 8 neighbours in a slice, 26 in a volume.
 
-One rule decides: a lesion is found if at least one predicted pixel lies on it; a find is a false positive if it
-lies on no lesion. So one find may cover two lesions (both are found), and a lesion may be found in several pieces
-(it counts once, and none of the pieces is a false positive).
+One rule decides: a lesion is found if at least one predicted pixel is on it; a detection is a false positive if it
+touches no lesion. So one detection may cover two lesions (both are found), and a lesion may be found by several
+detections (it counts once, and none of them is a false positive).
 """
 
 import math
@@ -17,50 +17,50 @@ from scipy import ndimage
 
 SIZES_MM = {"<5 mm": (0.0, 5.0), "5-10 mm": (5.0, 10.0), "10-20 mm": (10.0, 20.0), ">=20 mm": (20.0, math.inf)}
 SIZES_PX = {"<7 px": (0.0, 7.0), "7-14 px": (7.0, 14.0), "14-28 px": (14.0, 28.0), ">=28 px": (28.0, math.inf)}
-# At 0.7 mm a pixel, as in most CT of the chest, the second are nearly the first: 4.9, 9.8 and 19.6 mm.
+# At 0.7 mm per pixel, typical of chest CT, the limits in pixels are 4.9, 9.8 and 19.6 mm.
 
 
 class Lesion(NamedTuple):
-    diameter: float  # of a disc of equal area, or a ball of equal volume, in the unit of the spacing; nan if unknown
+    diameter: float  # of a disc of equal area or a ball of equal volume, in the unit of the spacing; NaN if unknown
     found: bool
 
 
 def match_lesions(
     pred: ArrayLike, target: ArrayLike, spacing: float | tuple[float, ...]
 ) -> tuple[tuple[Lesion, ...], int]:
-    """The lesions of a target, each with the answer whether it was found, and the number of false positives.
+    """The lesions of a target, each with whether it was found, and the number of false positives.
 
     Args:
         pred, target: (H, W) or (D, H, W), bool or values in {0, 1}.
-        spacing: distance between neighbouring pixels in mm, or in any other unit, one number or one per axis.
+        spacing: distance between neighbouring pixels, in mm or any other unit, one number or one per axis.
 
     Returns:
-        The lesions in the order of their first pixels, row by row; and how many finds lie on no lesion.
+        The lesions in the order of their first pixels, row by row; and the number of detections that touch no lesion.
 
     Raises:
-        ValueError: for maps of two shapes.
+        ValueError: if the shapes differ.
     """
     pred, target = np.asarray(pred) != 0, np.asarray(target) != 0
     if pred.shape != target.shape:
         raise ValueError(f"match_lesions: prediction {pred.shape} and target {target.shape} must have one shape")
     both = pred & target
-    lesions, num_lesions = connected_pieces(target)
-    pixels = np.bincount(lesions[target], minlength=num_lesions + 1)[1:]  # (num_lesions,); piece 0 is background
+    lesions, num_lesions = connected_components(target)
+    pixels = np.bincount(lesions[target], minlength=num_lesions + 1)[1:]  # (num_lesions,); component 0 is background
     found = np.isin(np.arange(1, num_lesions + 1), lesions[both])  # (num_lesions,)
     del lesions  # four bytes for each voxel
-    finds, num_finds = connected_pieces(pred)
-    true_finds = len(np.unique(finds[both]))
+    detections, num_detections = connected_components(pred)
+    true_positives = len(np.unique(detections[both]))
     diameters = [equal_diameter(n, spacing, target.ndim) for n in pixels.tolist()]
-    return tuple(map(Lesion, diameters, found.tolist())), num_finds - true_finds
+    return tuple(map(Lesion, diameters, found.tolist())), num_detections - true_positives
 
 
 def called_as(pred: ArrayLike, target: ArrayLike, num_classes: int) -> NDArray[np.int64]:
-    """What the lesions of each class were taken for.
+    """How the lesions of each class were classified.
 
-    A lesion is called as the class that has the most pixels on it (of equals, the lowest).
+    A lesion is called by the class with the most predicted pixels on it (the lowest, if several are equal).
 
     Args:
-        pred, target: label maps 0..K of one shape; a lesion of class k is a connected piece of target == k.
+        pred, target: label maps 0..K of one shape; a lesion of class k is a connected component of target == k.
 
     Returns:
         (K, K + 1): row k - 1 counts the lesions of class k that were missed (column 0) and called 1..K.
@@ -68,22 +68,22 @@ def called_as(pred: ArrayLike, target: ArrayLike, num_classes: int) -> NDArray[n
     pred, target = np.asarray(pred), np.asarray(target)
     table = np.zeros((num_classes, num_classes + 1), np.int64)
     for k in range(1, num_classes + 1):
-        lesions, num = connected_pieces(target == k)
+        lesions, num = connected_components(target == k)
         pixels = np.zeros((num + 1, num_classes + 1), np.int64)  # of each lesion, predicted as each class
         inside = lesions > 0
         np.add.at(pixels, (lesions[inside], pred[inside]), 1)
-        pixels[:, 0] = 0  # what was not predicted has no say: then no class is the largest, and argmax gives 0
+        pixels[:, 0] = 0  # pixels that were not predicted do not count; without others argmax gives 0, missed
         table[k - 1] = np.bincount(pixels[1:].argmax(axis=1), minlength=num_classes + 1)
     return table
 
 
-def connected_pieces(region: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Number the connected pieces 1, 2, ...: an array of the same shape with 0 outside, and how many there are."""
+def connected_components(region: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Number the connected components 1, 2, ...: an array of the same shape with 0 outside, and their number."""
     return ndimage.label(region, structure=np.ones((3,) * region.ndim))
 
 
-def size_of(diameter: float, unit: str) -> str:
-    """The name of the size that a diameter in "mm" or "px" belongs to; 0 is "no lesion"."""
+def size_class(diameter: float, unit: str) -> str:
+    """The name of the size class of a diameter in "mm" or "px"; 0 is "no lesion"."""
     if diameter == 0:
         return "no lesion"
     sizes = {"mm": SIZES_MM, "px": SIZES_PX}[unit]

@@ -1,4 +1,4 @@
-"""The rows of lungseg.evaluation.scores as people read them: Markdown for the eye, CSV for the next program."""
+"""Tables of scores: Markdown for people, CSV for the next program."""
 
 import csv
 import math
@@ -22,7 +22,7 @@ class Column(NamedTuple):
     unit: str = ""  # shown only in tables with rows in this unit
 
 
-MAIN = (  # how well the typical slice is drawn, and how many lesions were found
+MAIN = (  # how well a typical image is segmented, and how many lesions were found
     Column("slices", "slices"),
     Column("patients", "patients"),
     Column("Dice (95 %)", "dice", with_interval=True),
@@ -37,7 +37,7 @@ MAIN = (  # how well the typical slice is drawn, and how many lesions were found
     Column("found", "lesion_recall"),
     Column("FP/slice", "false_positives_per_slice", decimals=2),
 )
-POOLED = (  # all pixels as one large image, and the slices where one side is empty
+POOLED = (  # all pixels as one large image, and the images where target or prediction is empty
     Column("pooled Dice (95 %)", "pooled_dice", with_interval=True),
     Column("pooled IoU", "pooled_iou"),
     Column("pooled precision", "pooled_precision"),
@@ -48,7 +48,7 @@ POOLED = (  # all pixels as one large image, and the slices where one side is em
     Column("false alarms", "false_alarms"),
 )
 
-CLASSES = (  # each lesion class by itself: `slices` are all, with and without it
+CLASSES = (  # each lesion class on its own; `slices` are all, with and without it
     Column("slices", "slices"),
     Column("without it", "empty_targets"),
     Column("false alarms", "false_alarms"),
@@ -59,11 +59,11 @@ CLASSES = (  # each lesion class by itself: `slices` are all, with and without i
 def markdown_table(
     rows: Sequence[Mapping[str, Value]], columns: Sequence[Column] = MAIN, *, names: Sequence[str] = ("stratum",)
 ) -> str:
-    """Rows of `lungseg.evaluation.scores.rows_of_table` as a Markdown table, without a newline at the end.
+    """Rows of `lungseg.evaluation.strata.table_rows` as a Markdown table, without a newline at the end.
 
     Args:
-        columns: what to show of each row, those of another unit than the rows' left out. NaN prints as "–".
-        names: keys of the texts that a row begins with, such as ("network", "stratum").
+        columns: what to show of each row; columns in a unit that no row has are left out. NaN prints as "–".
+        names: keys of the texts at the beginning of each row, such as ("network", "stratum").
     """
     columns = [c for c in columns if any(c.unit in row.get("unit", c.unit) for row in rows) or not rows]
     lines = [[*names, *(column.header for column in columns)], ["---"] * len(names) + ["---:"] * len(columns)]
@@ -85,7 +85,7 @@ def cell(row: Mapping[str, Value], column: Column) -> str:
 
 
 def plain(text: Value) -> str:
-    """On one line and without the bar that ends a cell: labels come from somebody's file."""
+    """Text for a cell: on one line and without the bar that ends a cell, as labels come from users' files."""
     return " ".join(str(text).split()).replace("|", "/")
 
 
@@ -100,14 +100,14 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Value]]) -> None:
 
 
 def shorter(value: Value) -> Value:
-    """Six digits of a number are more than a table of some hundred slices knows."""
+    """Numbers with six digits: more than a table of a few hundred slices can support."""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def rows_of_images(scores: Sequence[ImageScore], classes: Sequence[str] = ()) -> list[dict[str, Value]]:
-    """One row for each slice, to find the bad ones and to compute what no table of ours shows.
+def image_rows(scores: Sequence[ImageScore], classes: Sequence[str] = ()) -> list[dict[str, Value]]:
+    """One row per image, to find the bad ones and to compute what our tables do not show.
 
-    Where each class was scored by itself (`score_all` with by_class), also the counts and the Dice of each.
+    If each class was scored on its own (`score_all` with by_class), also the counts and the Dice of each.
     """
     per_slice = {name: values.tolist() for name, values in scores_per_image(scores).items()}
     rows = []

@@ -1,19 +1,21 @@
-"""What a training tells at its end: the scores beside the baselines, the curves, and three predictions."""
+"""The summary at the end of a run: the scores compared with the baselines, the curves, and three predictions."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset
 
-from lungseg.data.classes import to_labels
-from lungseg.draw import contact_sheet, line_chart, prediction_sheet
+from lungseg.charts import line_chart
+from lungseg.data.samples import Samples
+from lungseg.draw import contact_sheet, prediction_sheet
 from lungseg.evaluation.baselines import baseline_counts
-from lungseg.evaluation.metrics import per_image, worst_median_best
+from lungseg.evaluation.metrics import per_image
+from lungseg.evaluation.pictures import worst_median_best_rows
 from lungseg.files import or_warn
 from lungseg.training.log import RunLog
 from lungseg.training.step import Evaluation
@@ -28,56 +30,56 @@ def epoch_line(epoch: int, epochs: int, train_loss: float, val: dict[str, float]
 
 
 def write_summary(
-    log: RunLog, test: Evaluation, model: nn.Module, train_slices: Dataset, test_slices: Dataset, *, split: str
+    log: RunLog, test: Evaluation, model: nn.Module, train_set: Samples, test_set: Samples, *, split: str
 ) -> str:
     """Write the last line of the log, curves.png and predictions.png; return the last line for the screen.
 
-    A training may have taken days: what fails here, a picture or a baseline, is left out with a warning.
+    The run may have taken days: what fails here, a picture or a baseline, is left out with a warning.
 
     Args:
         log: of the whole run; the pictures go beside it.
-        test: what `evaluate` found for `model` on the test slices.
-        train_slices: un-augmented, for the threshold of the baseline.
-        split: what the test slices really are, "test" or "val".
+        test: the result of `evaluate` for `model` on the test split.
+        train_set: without augmentation, for the threshold of the baseline.
+        split: the real name of the test split, "test" or "val".
     """
     scores = {"best epoch": test.scores}
     with or_warn("The baselines were not computed"):
-        for name, counts in baseline_counts(train_slices, test_slices).items():
-            scores[name] = replace(test, counts=counts).scores  # of the same slices, with the same classes
+        for name, counts in baseline_counts(train_set, test_set).items():
+            scores[name] = replace(test, counts=counts).scores  # of the same images, with the same classes
             del scores[name]["loss"]
     log.write(split=split, **scores)
     with or_warn("curves.png was not drawn"):
         draw_curves(log.lines()).save(log.path.with_name("curves.png"))
     with or_warn("predictions.png was not drawn"):
-        draw_predictions(test_slices, test, model).save(log.path.with_name("predictions.png"))
+        draw_predictions(test_set, test, model).save(log.path.with_name("predictions.png"))
     parts = [
         f"{name}: Dice {s['dice']:.4f}, IoU {s['iou']:.4f}, RMSE {s['rmse']:.4f}, recall {s['recall']:.4f}"
         for name, s in scores.items()
     ]
     if test.counts.ndim == 3:
         parts.insert(1, classes_line(test))
-    noun = "slices" if test_slices[0][0].ndim == 3 else "volumes"  # an image is (1, H, W) or (1, D, H, W)
+    noun = "slices" if test_set[0][0].ndim == 3 else "volumes"  # an image is (1, H, W) or (1, D, H, W)
     return f"{split}, {len(test.ids)} {noun}, " + " | ".join(parts)
 
 
 def classes_line(test: Evaluation) -> str:
-    """The Dice of each class, for the screen; their mean is the Dice of the best epoch."""
+    """The Dice of each class, for the screen; the mean is the Dice of the best epoch."""
     dice = {name: test.scores[f"dice of {name}"] for name in test.class_names}
     parts = [f"{name} (none there)" if math.isnan(d) else f"{name} {d:.4f}" for name, d in dice.items()]
     return "Dice of each class: " + ", ".join(parts)
 
 
 def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
-    """The losses above, the validation scores below, over the epochs found in the lines of a log."""
+    """Curves of the losses (above) and the validation scores (below) over the epochs in a log."""
     epochs = [line for line in lines if "epoch" in line]
 
-    def curve(read: Callable[[dict], float | None]) -> list[tuple[float, float]]:
-        return [(e["epoch"], math.nan if read(e) is None else read(e)) for e in epochs]
-
-    losses = {"training": curve(lambda e: e["train_loss"]), "validation": curve(lambda e: e["val"]["loss"])}
+    losses = {
+        "training": [(e["epoch"], as_number(e["train_loss"])) for e in epochs],
+        "validation": [(e["epoch"], as_number(e["val"]["loss"])) for e in epochs],
+    }
     of_classes = [name for name in (epochs[0]["val"] if epochs else ()) if name.startswith("dice of ")]
     names = ("dice", *of_classes) if of_classes else ("dice", "iou", "recall")
-    scores = {name: curve(lambda e, name=name: e["val"][name]) for name in names}
+    scores = {name: [(e["epoch"], as_number(e["val"][name])) for e in epochs] for name in names}
     return contact_sheet(
         [
             [line_chart(losses, title="loss per image", x_label="epoch", y_label="loss")],
@@ -86,33 +88,33 @@ def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
     )
 
 
-def three_slices(test: Evaluation) -> list[tuple[str, float, str]]:
-    """(name, Dice, id) of the worst, the median and the best slice; slices without a Dice are left out.
+def as_number(value: float | None) -> float:
+    """A number from a log, in which NaN and infinity are null."""
+    return math.nan if value is None else value
 
-    Of several classes, a slice has the mean Dice over those that it has one of.
-    """
+
+def dice_per_image(test: Evaluation) -> list[float]:
+    """The Dice of each image; with several classes the mean over those that the image has. NaN where it has none."""
     counts = test.counts if test.counts.ndim == 3 else test.counts[:, None]  # (n, K, 4)
-    dice = torch.stack([per_image(of_class)["dice"] for of_class in counts.unbind(1)], dim=1).nanmean(1).tolist()
-    return [(name, dice[i], test.ids[i]) for name, i in worst_median_best(dice)]
+    return torch.stack([per_image(of_class)["dice"] for of_class in counts.unbind(1)], dim=1).nanmean(1).tolist()
 
 
 @torch.no_grad()
-def draw_predictions(slices: Dataset, test: Evaluation, model: nn.Module) -> Image.Image:
-    """Image, target, prediction, probability and errors of `three_slices`; of a volume, its slice with most lesion."""
+def draw_predictions(samples: Samples, test: Evaluation, model: nn.Module) -> Image.Image:
+    """Image, target, prediction, probability and errors of the worst, the median and the best image."""
     was_training, device = model.training, next(model.parameters()).device
+    by_id, by_class = dict(zip(test.ids, dice_per_image(test), strict=True)), test.counts.ndim == 3
+    dice = [by_id.get(record.id, math.nan) for record in samples.records]
+
+    def predict(index: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        probs = model(torch.from_numpy(image)[None, None].to(device)).sigmoid().float().cpu()[0].numpy()
+        return probs if by_class else probs[0]  # (K, *spatial), (*spatial)
+
+    def caption(name: str, index: int) -> str:
+        return f"{name}\nDice {dice[index]:.3f}\n{samples.records[index].id}"
+
     model.eval()
-    place = {record.id: i for i, record in enumerate(slices.records)}
-    rows = []
-    for name, dice, id_ in three_slices(test):
-        image, target, _ = slices[place[id_]]
-        probs = model(image[None].to(device)).sigmoid().float().cpu()[0].numpy()  # (K, H, W) or (K, D, H, W)
-        image, target = image[0].numpy(), to_labels(target.numpy())  # (H, W) each, or (D, H, W)
-        caption = f"{name}\nDice {dice:.3f}\n{id_}"
-        if target.ndim == 3:
-            largest = (target > 0).sum(axis=(1, 2)).argmax()
-            caption += f"\nits slice {largest}"
-            parts = image[largest], target[largest], probs[:, largest]
-            image, target, probs = (x.copy() for x in parts)  # a view would keep the whole volume
-        rows.append((caption, image, target, probs if len(probs) > 1 else probs[0]))
+    rows = worst_median_best_rows(samples, dice, predict, caption, by_class=by_class)
     model.train(was_training)
-    return prediction_sheet(rows, scale=max(1, 192 // rows[0][1].shape[0]), classes=test.class_names)
+    classes = test.class_names if by_class else ()
+    return prediction_sheet(rows, scale=max(1, 192 // rows[0][1].shape[0]), classes=classes)

@@ -13,10 +13,10 @@ from lungseg.evaluation.lesions import (
     SIZES_MM,
     SIZES_PX,
     called_as,
-    connected_pieces,
+    connected_components,
     equal_diameter,
     match_lesions,
-    size_of,
+    size_class,
 )
 
 
@@ -100,10 +100,10 @@ def test_a_find_beside_a_lesion_is_a_false_positive():
 
 
 def test_pieces_that_touch_at_a_corner_are_one_in_a_slice_and_in_a_volume():
-    assert connected_pieces(picture("#. .#"))[1] == 1
+    assert connected_components(picture("#. .#"))[1] == 1
     corner = np.zeros((2, 2, 2), bool)
     corner[0, 0, 0] = corner[1, 1, 1] = True
-    assert connected_pieces(corner)[1] == 1
+    assert connected_components(corner)[1] == 1
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -138,7 +138,7 @@ def test_two_shapes_are_refused():
     ],
 )
 def test_a_size_begins_at_its_lower_edge(diameter, mm, px):
-    assert (size_of(diameter, "mm"), size_of(diameter, "px")) == (mm, px)
+    assert (size_class(diameter, "mm"), size_class(diameter, "px")) == (mm, px)
 
 
 def test_the_sizes_in_pixels_are_about_those_in_mm():

@@ -67,7 +67,7 @@ def test_the_evaluation_has_a_row_for_each_class_that_agrees_with_the_training(l
     assert {"slices": "3", "empty_targets": "1"}.items() <= of_network["class cyst"].items()  # slice 12 holds none
     assert not any(row["stratum"].startswith("class") for row in table if row["method"] != "UNet")
     report = (learned / "evaluation_test/evaluation.md").read_text()
-    assert "Each class by itself" in report
+    assert "Each class on its own" in report
     assert "| class solid | 3 | 0 |" in report and "| class cyst | 3 | 1 |" in report
     assert "| class | lesions | missed | called solid | called cyst |" in report
     assert "| solid | 3 | 0 | 3 | 0 |" in report
@@ -92,7 +92,9 @@ def test_where_network_and_data_know_other_classes_lesions_of_any_are_scored_and
         out = tmp_path / f"evaluated_{data.name}"
         assert main["evaluate"]([str(learned / "best.pt"), "--data", str(data), "--out", str(out)]) >= 0
         report = (out / "evaluation.md").read_text()
-        assert f"The network knows solid, cyst, the data {known}: only lesions of any class are scored." in report
+        assert (
+            f"The network predicts solid, cyst, the data hold {known}: only lesions of any class are scored." in report
+        )
         assert "| class " not in report
     same = rows_of(learned / "evaluation_test/evaluation.csv")[0]
     assert rows_of(tmp_path / "evaluated_other/evaluation.csv")[0] == same  # of any class, whatever they are called
@@ -102,7 +104,9 @@ def test_a_binary_network_is_judged_on_lesions_of_any_class(main, two_classes, d
     run = tmp_path / "binary"
     main["train_unet"](["--data", str(discs), "--out", str(run), *UNET[:-4], "--epochs", "1"])
     assert main["evaluate"]([str(run / "best.pt"), "--data", str(two_classes)]) >= 0
-    assert "The network knows lesion, the data solid, cyst" in (run / "evaluation_test/evaluation.md").read_text()
+    assert (
+        "The network predicts lesion, the data hold solid, cyst" in (run / "evaluation_test/evaluation.md").read_text()
+    )
     assert main["predict"]([str(run / "best.pt"), str(two_classes), "--out", str(tmp_path / "out")]) == 0
     assert set(np.unique(mask_of(tmp_path / "out/masks/slice00.png"))) <= {0, 255}
     assert not (tmp_path / "out/classes.txt").exists()

@@ -1,7 +1,8 @@
-"""The comparison, with two tiny networks: equal budgets, all seeds in the table, and the report beside it."""
+"""The comparison, with two tiny networks: equal budgets, all seeds in the table, and that of the original report."""
 
 import csv
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 from PIL import Image
 
 import lungseg
@@ -18,7 +20,6 @@ from lungseg.checkpoint import load_checkpoint
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import FolderWriter
 from lungseg.flags import parse_recipe
-from lungseg.report import REPORT
 from lungseg.training.recipe import RunOptions, TrainingRecipe
 
 FEW = {
@@ -84,16 +85,20 @@ def scores_of(compare, tp):
 def test_differences_are_paired(compare):
     """Two networks that differ a little for every patient are told apart, however much the patients differ."""
     patients = np.random.default_rng(0).integers(2, 18, 60)
-    said = compare.differences({"A": scores_of(compare, patients), "B": scores_of(compare, patients + 1)})
+    said = compare.difference_remark({"A": scores_of(compare, patients), "B": scores_of(compare, patients + 1)})
     low, high = map(float, said.removeprefix("Dice of B, the highest mean here, minus that of the others, 95 %: A ")
                     .removesuffix(".").split(" to "))  # fmt: skip
     assert 0 < low < high < 0.1
-    assert compare.differences({"A": scores_of(compare, patients[:4]), "B": scores_of(compare, patients[:4])}) == ""
+    assert (
+        compare.difference_remark({"A": scores_of(compare, patients[:4]), "B": scores_of(compare, patients[:4])}) == ""
+    )
 
 
 def test_the_spread_is_of_the_trainings(compare, discs, tmp_path):
     options = compare.Comparison(data=discs, out=tmp_path, seeds=(3, 4))
-    assert compare.spread({"A": scores_of(compare, [20, 20, 0, 20])}, options) == "Mean Dice of each: A 1.000, 0.500."
+    assert (
+        compare.seed_remark({"A": scores_of(compare, [20, 20, 0, 20])}, options) == "Mean Dice of each: A 1.000, 0.500."
+    )
 
 
 def test_a_test_split_without_lesion_is_refused_before_any_training(compare, tmp_path, capsys):
@@ -107,7 +112,7 @@ def test_a_test_split_without_lesion_is_refused_before_any_training(compare, tmp
 
 def test_counts_are_those_of_one_training(compare):
     row = {"stratum": "all", "slices": 6, "patients": 3, "false_positives": 5, "dice": 0.5}
-    assert compare.per_training(row, 2) == row | {"slices": 3, "false_positives": 2.5}
+    assert compare.per_run(row, 2) == row | {"slices": 3, "false_positives": 2.5}
 
 
 def test_a_second_start_goes_on_and_says_the_same(done):
@@ -120,7 +125,7 @@ def test_the_files_say_what_was_done(done):
     text = (out / "comparison.md").read_text()
     for words in ("Every network on discs, seeds 0, 1", "| U-Net |", "Swin-UNet 0.", "RRc-UNet 3D (quoted)"):
         assert words in text
-    assert "The data differ" in text
+    assert "averaging differ" in text
     ours = {row["network"]: row for row in rows_of(out) if row["stratum"] == "all"}
     for name, title in (("Swin-UNet", "Swin-UNet"), ("U-Net", "U-Net (quoted)")):
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {title} | 0."))
@@ -170,7 +175,7 @@ def test_data_that_changed_are_not_mixed_in(done, compare, discs, capsys, tmp_pa
 def test_of_two_comparisons_in_one_folder_the_second_is_refused(compare, tmp_path, capsys):
     hold = "import os, sys, time; from lock import locked\nwith locked(sys.argv[1]): os.write(1, b'x'); time.sleep(60)"
     argv = [sys.executable, "-c", hold, str(tmp_path / "run")]
-    folder = {"PYTHONPATH": str(Path(lungseg.__file__).parent)}
+    folder = {"PYTHONPATH": str(Path(lungseg.__file__).parent / "training")}
     first = subprocess.Popen(argv, stdout=subprocess.PIPE, env=os.environ | folder)
     try:
         assert first.stdout.read(1) == b"x"
@@ -186,14 +191,14 @@ def test_a_budget_of_seconds_is_measured_in_epochs(compare, discs, tmp_path, mon
 
     def pretend(name, data, options, epochs, seed, kind):
         assert epochs == 1 and kind == "trial"
-        folder = compare.folder_of(name, options, kind)
+        folder = compare.run_folder(name, options, kind)
         folder.mkdir()
         seconds = {"U-Net": 7.0, "Swin-UNet": 300.0}[name]
         (folder / "log.jsonl").write_text("{}\n" + json.dumps({"epoch": 1, "seconds": seconds}) + "\n")
 
     monkeypatch.setattr(compare, "train", pretend)
-    assert compare.epochs_of("U-Net", discs, options) == 14
-    assert compare.epochs_of("Swin-UNet", discs, options) == 1  # never none
+    assert compare.count_epochs("U-Net", discs, options) == 14
+    assert compare.count_epochs("Swin-UNet", discs, options) == 1  # never none
 
 
 @pytest.mark.parametrize("flags", [["--steps", "0"], ["--seconds", "-1"], ["--seeds", "1", "1"], ["--recipe", "demo"]])
@@ -204,7 +209,7 @@ def test_impossible_settings_are_refused(compare, flags, capsys):
 
 
 def test_each_network_of_the_comparison_stands_beside_the_reports(compare):
-    assert compare.NETWORKS.keys() <= REPORT.keys()
+    assert compare.NETWORKS.keys() <= compare.REPORT.keys()
 
 
 def test_each_network_of_the_comparison_can_be_trained_by_its_script(compare, example):
@@ -226,7 +231,63 @@ def test_with_lesion_classes_lesions_of_any_class_are_compared(compare, two_clas
     sizes = ["--steps", "60", "--img-size", "32", "--batch-size", "4", "--seeds", "0"]
     found = compare.main(["--data", str(two_classes), "--out", str(tmp_path / "out"), *sizes])
     assert 0 < found["U-Net"] <= 1
-    assert "lesions of any class, not which of solid, cyst" in (tmp_path / "out/comparison.md").read_text()
+    assert (
+        "esions of any class are scored, not whether they are solid, cyst"
+        in (tmp_path / "out/comparison.md").read_text()
+    )
     assert load_checkpoint(tmp_path / "out/u_net_seed0/best.pt")["network"]["arguments"]["num_classes"] == 2
     whole = rows_of(tmp_path / "out")[0]
     assert whole["slices"] == "3" and whole["lesions"] == "4"  # where discs and squares touch, they are one lesion
+
+
+# ---- the table of the original report ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dice", "iou", "words"),
+    [
+        (0.8777, 0.7274, "contradicts itself"),  # as quoted: at most 0.8422 goes with that IoU
+        (0.7969, 0.7143, "is possible"),
+        (0.8063, 0.6772, "is possible"),
+        (0.6, 0.7, "contradicts itself"),
+        (0.862, None, "states no IoU"),
+    ],
+)
+def test_a_row_is_held_to_the_bound_between_dice_and_iou(compare, dice, iou, words):
+    assert words in compare.contradiction("It", dice, iou)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=20))
+def test_no_set_of_images_contradicts_itself(compare, counts):
+    tp, fp, fn = np.array([c for c in counts if sum(c)] or [(1, 0, 0)]).T
+    dice, iou = (2 * tp / (2 * tp + fp + fn)).mean(), (tp / (tp + fp + fn)).mean()
+    assert "is possible" in compare.contradiction("It", dice.item() - 1e-12 * (dice > iou), iou.item())
+
+
+def test_the_table_has_a_row_for_each_of_the_reports_and_ours_where_we_have_it(compare):
+    text = compare.report_table({"UNETR": {"dice": 0.5, "iou": 0.4, "rmse": 0.1, "recall": 0.625}})
+    table, _, paragraph = text.partition("\n\n")
+    rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines()}
+    assert len(rows) == 2 + len(compare.REPORT)
+    assert rows["UNETR"] == "| UNETR | 0.8063 | 0.5000 | 0.6772 | 0.4000 | 0.0223 | 0.1000 | 0.7727 | 0.6250 |"
+    assert rows["U-Net (quoted)"] == "| U-Net (quoted) | 0.862 | – | – | – | – | – | – | – |"
+    assert rows["Swin-UNet"].startswith("| Swin-UNet | 0.7969 | – | 0.7143 | – | 0.01193 | – |")  # its own digits
+    assert "RRc-UNet 3D (quoted) contradicts itself" in paragraph and "averaging differ" in paragraph
+
+
+OURS = st.floats(0, 1).map(lambda x: {"dice": x, "iou": x / 2, "rmse": x / 4, "recall": x})
+
+
+@given(
+    st.dictionaries(st.sampled_from(["Swin-UNet", "UNETR", "ResNet50-U-Net", "U-Net", "RRC-U-Net", "Another"]), OURS)
+)
+def test_no_score_of_ours_is_left_out(compare, ours):
+    table = compare.report_table(ours).partition("\n\n")[0].splitlines()[2:]
+    shown = {tuple(line.strip("| ").split(" | ")[2::2]) for line in table}
+    assert len(table) == len(compare.REPORT.keys() | ours.keys())
+    assert shown - {("–",) * 4} == {tuple(f"{scores[n]:.4f}" for n in compare.SCORES) for scores in ours.values()}
+
+
+def test_a_score_that_nobody_has_is_a_dash(compare):
+    nothing = dict.fromkeys(compare.SCORES, math.nan)
+    assert compare.report_table({"U-Net": nothing}) == compare.report_table({})

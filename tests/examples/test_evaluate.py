@@ -176,25 +176,25 @@ def test_volumes_are_judged_whole_by_a_network_for_slices_and_one_for_volumes(br
 
 @pytest.mark.parametrize(
     ("split", "sentence"),
-    [("test", None), ("val", "These slices chose the epoch"), ("train", "The network learned from these slices")],
+    [("test", None), ("val", "These slices chose the epoch"), ("train", "The network was trained on these slices")],
 )
 def test_scores_that_flatter_are_called_so(bright, folder, tmp_path, split, sentence):
     main(["any.pt", "--data", str(folder), "--split", split, "--out", str(tmp_path / "out")])
     text = (tmp_path / "out/evaluation.md").read_text()
-    assert ("so their scores flatter" in text) == (sentence is not None) and (sentence or "") in text
+    assert ("so the scores are too high" in text) == (sentence is not None) and (sentence or "") in text
 
 
 def test_pixels_of_another_size_than_in_the_training_are_resampled_and_remarked(bright, folder, tmp_path):
     bright(spacing_mm=0.5)
     main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
-    sentence = "4 of 4 may have pixels unlike those of the training. slice6: a pixel is 1 x 1 mm, and was 0.5 x 0.5 mm"
+    sentence = "4 of 4 may differ in pixel size from the training. slice6: a pixel is 1 x 1 mm, and was 0.5 x 0.5 mm"
     assert f"{sentence} in the training: resampled" in (tmp_path / "out/evaluation.md").read_text()
 
 
 def test_pixels_of_an_unknown_scale_are_remarked(bright, folder, tmp_path):
     bright(size=[12, 12], spacing_mm=None)
     main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
-    sentence = "4 of 4 may have pixels unlike those of the training. slice6: its 24 x 24 pixels are shown as if they"
+    sentence = "4 of 4 may differ in pixel size from the training. slice6: its 24 x 24 pixels are shown as if they"
     assert sentence in (tmp_path / "out/evaluation.md").read_text()
 
 
@@ -264,7 +264,7 @@ def test_slices_of_several_sizes_have_no_fixed_map(bright, folder, tmp_path):
         Image.open(path).crop((0, 0, 20, 24)).save(path)
     main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     text = (tmp_path / "out/evaluation.md").read_text()
-    assert "No best fixed map, which wants images of one size: slice slice1 is 24 x 20 pixels" in text
+    assert "No best fixed map, which needs images of one size: slice slice1 is 24 x 20 pixels" in text
     assert "| best grey threshold |" in text and "| best fixed map |" not in text
 
 

@@ -12,10 +12,17 @@ from torch import nn
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import FolderWriter, SliceDataset
 from lungseg.draw import class_colour
+from lungseg.evaluation.metrics import worst_median_best
 from lungseg.losses import bce_loss
 from lungseg.training.log import RunLog
 from lungseg.training.step import Evaluation, evaluate
-from lungseg.training.summary import draw_curves, epoch_line, three_slices, write_summary
+from lungseg.training.summary import dice_per_image, draw_curves, epoch_line, write_summary
+
+
+def three_slices(test):
+    """(name, Dice, id) of the worst, the median and the best image."""
+    dice = dice_per_image(test)
+    return [(name, dice[i], test.ids[i]) for name, i in worst_median_best(dice)]
 
 
 def test_worst_median_and_best_leave_out_slices_without_a_dice():
