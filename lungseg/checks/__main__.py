@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from lungseg.checks import CHECKS, run_checks
+from lungseg.checks import CHECKS
+from lungseg.checks.running import run_checks
 
 
 def import_file(path: Path) -> ModuleType:
