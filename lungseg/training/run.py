@@ -44,7 +44,7 @@ from lungseg.training.resume import (
 from lungseg.training.step import Evaluation, freeze, keep_freed_memory
 from lungseg.training.summary import epoch_line, write_summary
 from lungseg.typed import form
-from lungseg.weights.checkpoint_layouts import encoder_of
+from lungseg.weights.checkpoint_layouts import encoder_names
 from lungseg.weights.load import load_published
 
 
@@ -247,7 +247,7 @@ class Run:
         """Let the encoder stand still in the first `freeze_encoder` epochs, and learn after them (`freeze`)."""
         if not self.recipe.freeze_encoder:
             return []
-        return freeze(model, encoder_of(model), epoch < self.recipe.freeze_encoder)
+        return freeze(model, encoder_names(model), epoch < self.recipe.freeze_encoder)
 
     def scaler(self) -> GradScaler:
         """For float16, whose smallest gradients are 0; else it does nothing."""
