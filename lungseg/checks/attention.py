@@ -5,8 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from lungseg.checks.running import learner_settings
