@@ -1,10 +1,10 @@
-"""What training makes small: cross entropy per pixel, Dice per lesion map, and their sum.
+"""Training losses: cross entropy per pixel, Dice per lesion map, and their sum.
 
-All three take logits, and a target of exactly the same shape (B, K, *spatial) with 0 for background and 1 for
-lesion. K = 1 is lesion or not; more channels are lesion classes, or any maps, and may overlap. Each channel has a loss
-of its own, and the mean over the channels is taken: a rare class weighs as much as a common one. Slices and volumes
-alike.
-The target's values are not tested here: that would make a GPU wait for the answer at every step.
+All three take logits and a target of exactly the same shape (B, K, *spatial), for slices and volumes alike, with 0 for
+background and 1 for lesion. K = 1 is lesion or not; more channels are lesion classes, or any maps, and may overlap. The
+loss is the mean over the channels, so a rare class weighs as much as a common one.
+
+The values of the target are not tested here: that would make a GPU wait for the answer at every step.
 """
 
 import torch
@@ -16,7 +16,7 @@ def bce_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross entropy, averaged over all pixels: a scalar >= 0.
 
     This is `F.binary_cross_entropy_with_logits`, which never takes the logarithm of a probability that was
-    rounded to 0: it writes -log(sigmoid(x)) as log(1 + exp(-x)).
+    rounded to 0: it computes -log(sigmoid(x)) as log(1 + exp(-x)).
 
     Args:
         logits: (B, K, *spatial), any floating dtype.
@@ -30,21 +30,22 @@ def bce_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def dice_loss(logits: Tensor, target: Tensor, *, batch: bool = False, smooth: float = 1.0) -> Tensor:
-    """One minus the soft Dice coefficient: 0 for a perfect map, towards 1 for a useless one.
+    """One minus the soft Dice coefficient: 0 for a perfect map, close to 1 for a useless one.
 
-    V-Net (Milletari et al. 2016, arXiv 1606.04797), section 3, with plain sums in the denominator where V-Net
-    has squares, and with a smoothing term. For one map of probabilities p and one target g:
+    V-Net (Milletari et al. 2016, arXiv 1606.04797), section 3, but with plain sums in the denominator where
+    V-Net has squares, and with a smoothing term. For one map of probabilities p and one target g:
 
         loss = 1 - (2 * sum(p * g) + smooth) / (sum(p) + sum(g) + smooth)
 
     Args:
         logits: (B, K, *spatial), any floating dtype.
         target: same shape, values in {0, 1}, any dtype.
-        batch: False takes the Dice of each image and channel, then their mean; so the loss of a batch is the
+        batch: False computes the Dice of each image and channel, then their mean; so the loss of a batch is the
             mean over its images, and gradient accumulation or several processes change nothing. True pools
-            the pixels of all images into one Dice per channel; empty ones then lean on the others.
+            the pixels of all images into one Dice per channel, so that images without a lesion share the Dice of
+            the others.
         smooth: in pixels, > 0. An image without a lesion has loss sum(p) / (sum(p) + smooth). With a tiny
-            `smooth` that is 1, and flat until almost nothing is predicted; with 1 pixel it has a slope.
+            `smooth` this is 1 with no gradient until almost nothing is predicted; 1 pixel gives it a gradient.
 
     Returns:
         Scalar in [0, 1]; float32, or float64 for float64 logits.
@@ -53,7 +54,7 @@ def dice_loss(logits: Tensor, target: Tensor, *, batch: bool = False, smooth: fl
         ValueError: if the shapes differ or lack the channel axis, or smooth is not positive.
     """
     if not smooth > 0:
-        raise ValueError(f"dice_loss: smooth={smooth} leaves 0/0 on an empty image; give some pixels > 0")
+        raise ValueError(f"dice_loss: smooth={smooth} would give 0/0 on an empty image; give a number of pixels > 0")
     logits, target = _same_shape_in_float32("dice_loss", logits, target)
     probs, target = logits.sigmoid().flatten(2), target.flatten(2)  # (B, K, pixels)
     summed = (0, 2) if batch else 2
@@ -63,16 +64,16 @@ def dice_loss(logits: Tensor, target: Tensor, *, batch: bool = False, smooth: fl
 
 
 def dice_bce_loss(logits: Tensor, target: Tensor, *, batch: bool = False, smooth: float = 1.0) -> Tensor:
-    """`dice_loss` + `bce_loss`: small lesions weigh as much as large ones, and every pixel has a slope.
+    """`dice_loss` + `bce_loss`: small lesions weigh as much as large ones, and every pixel has a gradient.
 
-    Arguments and errors are those of the two. nnU-Net (Isensee et al. 2021) adds cross entropy and a Dice
-    that is pooled over the batch.
+    Arguments and errors are those of the two. nnU-Net (Isensee et al. 2021) also adds the two, with a Dice that is
+    pooled over the batch.
     """
     return dice_loss(logits, target, batch=batch, smooth=smooth) + bce_loss(logits, target)
 
 
 def _same_shape_in_float32(name: str, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Refuse shapes that would broadcast silently; lift half precision to float32 for the sums over pixels.
+    """Refuse shapes that would broadcast silently; convert half precision to float32 for the sums over pixels.
 
     float16 ends at 65504, less than the 65536 pixels of a 256 x 256 slice; bfloat16 counts by ones up to 256.
     """

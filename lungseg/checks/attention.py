@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from hypothesis import given, strategies as st
@@ -11,7 +12,7 @@ from lungseg.checks.running import learner_settings
 
 
 def attention_by_loops(q: list, k: list, v: list, bias: list) -> tuple[list, list]:
-    """(values, weights) of one head for lists of N vectors: exp(q.k/sqrt(d) + bias), normalised per query."""
+    """The (values, weights) of one head, from lists of N vectors: exp(q.k/sqrt(d) + bias), normalised per query."""
     values, all_weights = [], []
     for i, query in enumerate(q):
         logits = [sum(a * b for a, b in zip(query, key, strict=True)) / math.sqrt(len(query)) for key in k]
@@ -49,10 +50,10 @@ def check_attention(attention: Callable, *, max_examples: int = 30) -> None:
 
 
 def check_window_attention(build: Callable[[int, int, int], nn.Module], *, max_examples: int = 15) -> None:
-    """Fail unless a window attention is the paper's equation 4, token by token, and honours its mask.
+    """Fail unless a window attention computes equation 4 of Swin Transformer, token by token, and honours its mask.
 
     Args:
-        build: (dim, window_size, num_heads) -> a module with the field's names `qkv`, `proj` and
+        build: (dim, window_size, num_heads) -> a module with the usual names `qkv`, `proj` and
             `relative_position_bias_table` ((2 ws - 1)^2, num_heads), called as
             module(x (B*nW, N, C), attn_mask (nW, N, N) bool or None) -> (B*nW, N, C).
     """
@@ -86,12 +87,11 @@ def check_window_attention(build: Callable[[int, int, int], nn.Module], *, max_e
     property_holds()
 
 
-def window_by_loops(module: nn.Module, x: Tensor, mask: Tensor, ws: int, heads: int) -> Tensor:
-    """Equation 4 for one window (N, C), head by head, with the module's weights."""
+def window_by_loops(module: Any, x: Tensor, mask: Tensor, ws: int, heads: int) -> Tensor:
+    """Equation 4 for one window (N, C), head by head, with the weights of the module, which has the usual names."""
     N, C = x.shape
-    qkv = x @ module.qkv.weight.T + (
-        module.qkv.bias if module.qkv.bias is not None else 0
-    )  # (N, 3C): all q, all k, all v
+    qkv_bias = 0 if module.qkv.bias is None else module.qkv.bias
+    qkv = x @ module.qkv.weight.T + qkv_bias  # (N, 3C): all q, all k, all v
     d, outputs = C // heads, []
     table = module.relative_position_bias_table.tolist()
     for h in range(heads):
@@ -117,5 +117,5 @@ def assert_equal(what: str, got: Tensor, expected: Tensor | list) -> None:
     wrong = ((got - expected).abs() > 1e-9).nonzero().tolist()
     assert not wrong, (
         f"{what}: at [token, channel] = {wrong[0]} the result is {got[tuple(wrong[0])].item():.6g}, "
-        f"the sum written out gives {expected[tuple(wrong[0])].item():.6g}"
+        f"the written-out sum gives {expected[tuple(wrong[0])].item():.6g}"
     )

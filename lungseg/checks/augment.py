@@ -1,4 +1,4 @@
-"""What any augmentation of an image with its target must satisfy, and any elastic displacement field."""
+"""Checks of any augmentation of an image with its target, and of any elastic displacement field."""
 
 import random
 from collections.abc import Callable
@@ -19,8 +19,9 @@ def check_augmentation(
 ) -> None:
     """Fail unless `augment(image, target, rng)` returns a new pair in which the target still fits the image.
 
-    The image is (H, W) float32 in [0, 1], the target (H, W) uint8 in {0, 1}. Any geometry is welcome, also a
-    crop (raise `min_side` to its side), and any change of grey that leaves bright things brighter.
+    The image is (H, W) float32 in [0, 1], the target (H, W) uint8 in {0, 1}. The augmentation may move, warp or crop
+    the two in any way (for a crop, raise `min_side` to its side), and may change the grey values as long as what was
+    brighter stays brighter.
     """
     _check_contract(augment, min_side, max_examples)
     _check_landmark(augment, min_side, max_examples)
@@ -28,6 +29,7 @@ def check_augmentation(
 
 
 def _check_contract(augment, min_side, max_examples):
+    """The new pair has the right shape, type and values, and depends on the seed alone."""
     sides = st.integers(min_side, min_side + 24)
 
     @learner_settings(max_examples)
@@ -38,13 +40,13 @@ def _check_contract(augment, min_side, max_examples):
         image_before, target_before, chance_before = image.copy(), target.copy(), global_chance()
         new_image, new_target = augment(image, target, np.random.default_rng(seed))
         assert global_chance() == chance_before, (
-            "a global random generator was used; draw from the rng that is handed in, and from nothing else"
+            "a global random generator was used; draw from the rng argument, and from nothing else"
         )
         for name, now, before in (("image", image, image_before), ("target", target, target_before)):
-            assert np.array_equal(now, before), f"the {name} handed in was changed; work on a copy"
+            assert np.array_equal(now, before), f"the original {name} was changed; work on a copy"
         for name, new, old in (("image", new_image, image), ("target", new_target, target)):
-            assert new.dtype == old.dtype, f"the {name} came in as {old.dtype} and went out as {new.dtype}"
-            assert not np.shares_memory(new, old), f"the new {name} is a view of the old: return a copy"
+            assert new.dtype == old.dtype, f"the {name} was {old.dtype} and became {new.dtype}"
+            assert not np.shares_memory(new, old), f"the new {name} shares memory with the old one; return a copy"
         assert new_image.ndim == 2 and new_image.shape == new_target.shape, (
             f"the new image is {new_image.shape}, its target {new_target.shape}; both should be one (H, W)"
         )
@@ -54,7 +56,7 @@ def _check_contract(augment, min_side, max_examples):
         assert lesion_share > 0 or values == [0], "there was no lesion, but the new target shows one"
         again_image, again_target = augment(image, target, np.random.default_rng(seed))
         assert np.array_equal(new_image, again_image) and np.array_equal(new_target, again_target), (
-            f"two calls with default_rng({seed}) gave two different pairs: something is kept between calls"
+            f"two calls with default_rng({seed}) gave two different pairs; keep nothing between calls"
         )
 
     a_new_pair_of_the_same_kind_that_depends_only_on_the_seed()
@@ -70,6 +72,8 @@ def discs(draw, min_side):
 
 
 def _check_landmark(augment, min_side, max_examples):
+    """Image and target undergo the same geometry: a bright disc stays where its target is."""
+
     @learner_settings(max_examples)
     @given(disc=discs(min_side), seed=st.integers(0, 999))
     def a_bright_disc_stays_under_its_target(disc, seed):
@@ -80,11 +84,11 @@ def _check_landmark(augment, min_side, max_examples):
         low, high = float(image.min()), float(image.max())
         if high - low > 0.3:
             bright = image > (low + high) / 2
-        else:  # one grey everywhere: the picture is all background or all lesion, and so should the target be
+        else:  # a single grey value: the image is all background or all lesion, and so must the target be
             bright = np.full(image.shape, target.mean() > 0.5)
         wrong = int((bright != target).sum())
         # Bilinear image and nearest target may differ along the outline, and the image fades at a border.
-        allowed = 8 + outline(target) / 5
+        allowed = 8 + outline_length(target) / 5
         assert wrong <= allowed, (
             f"a disc of radius {radius} at ({row}, {col}) in a {height} x {width} image, seed {seed}: "
             f"the image shows it on {int(bright.sum())} pixels, the target on {int(target.sum())}, and they "
@@ -95,30 +99,39 @@ def _check_landmark(augment, min_side, max_examples):
 
 
 def _check_chance(augment, min_side):
+    """Different seeds give different images."""
     side = min_side + 24  # room for a crop to move
     image = np.random.default_rng(0).random((side, side), dtype=np.float32)
     target = (image > 0.5).astype(np.uint8)
     pictures = {augment(image, target, np.random.default_rng(seed))[0].tobytes() for seed in range(16)}
-    assert len(pictures) > 1, "sixteen seeds gave sixteen times the same image: rng is not used"
+    assert len(pictures) > 1, "sixteen seeds gave the same image sixteen times: rng is not used"
 
 
 def global_chance() -> tuple:
-    """The states of all generators that a function could use behind our back."""
-    name, keys, *rest = np.random.get_state()
-    return name, keys.tobytes(), *rest, random.getstate(), torch.get_rng_state().numpy().tobytes()
+    """The states of the global generators of NumPy, Python and torch."""
+    numpys = np.random.get_state(legacy=False)
+    keys, position = numpys["state"]["key"].tobytes(), numpys["state"]["pos"]
+    return (
+        keys,
+        position,
+        numpys["has_gauss"],
+        numpys["gauss"],
+        random.getstate(),
+        torch.get_rng_state().numpy().tobytes(),
+    )
 
 
-def outline(target: NDArray) -> int:
-    """Number of neighbouring pixel pairs, one lesion, one not."""
+def outline_length(target: NDArray) -> int:
+    """The number of pairs of neighbouring pixels of which exactly one is lesion."""
     return int((target[1:] != target[:-1]).sum() + (target[:, 1:] != target[:, :-1]).sum())
 
 
 def check_elastic_displacement(elastic_displacement: Callable[..., NDArray], *, max_examples: int = 40) -> None:
-    """Fail unless `elastic_displacement(shape, alpha=, sigma=, rng=)` is a smooth field of that strength.
+    """Fail unless `elastic_displacement(shape, alpha=, sigma=, rng=)` is a smooth field of the given strength.
 
-    (2, H, W) in pixels: root-mean-square `alpha` along each axis, as smooth as white noise after a Gaussian
-    of `sigma`, two independent axes, no fold, all chance from `rng`. Tried where folds cannot be wanted:
-    alpha <= sigma / 8, on images of at least 12 sigma.
+    The field is (2, H, W) in pixels. Its root mean square is `alpha` along each axis, it is as smooth as white noise
+    after a Gaussian of `sigma`, its two axes are independent, it never folds, and all its randomness comes from `rng`.
+    The check tries only weak fields, which have no reason to fold: alpha <= sigma / 8, on images of at least 12 sigma.
     """
 
     @learner_settings(max_examples)
@@ -148,12 +161,9 @@ def check_elastic_displacement(elastic_displacement: Callable[..., NDArray], *, 
             about + f"neighbours differ by {roughness:.4f} pixels (RMS), expected about {expected:.4f}: "
             f"the smoothing is not a Gaussian of sigma pixels"
         )
-        likeness = np.corrcoef(field.reshape(2, -1))[0, 1]
-        assert abs(likeness) < 0.95, about + f"rows and columns move alike (correlation {likeness:.2f})"
-        (rr, cr), (rc, cc) = (
-            down[:, :, :-1],
-            along[:, :-1],
-        )  # change of row and column, per step down and along
+        correlation = np.corrcoef(field.reshape(2, -1))[0, 1]
+        assert abs(correlation) < 0.95, about + f"rows and columns move alike (correlation {correlation:.2f})"
+        (rr, cr), (rc, cc) = down[:, :, :-1], along[:, :-1]  # change of row and column, per step down and along
         jacobian = (1 + rr) * (1 + cc) - cr * rc
         assert jacobian.min() > 0, about + f"the field folds: the Jacobian falls to {jacobian.min():.3f}"
 

@@ -1,4 +1,4 @@
-"""What any count of pixels, and any score made from it, must satisfy: slow loops in Python are the oracle."""
+"""Checks of any count of pixels, and of any score computed from it, against slow loops in Python."""
 
 import math
 from collections.abc import Callable
@@ -10,13 +10,14 @@ from hypothesis import given, strategies as st
 from lungseg.checks.running import learner_settings
 
 SCORES = ("dice", "iou", "precision", "recall", "rmse")
-# Not near the thresholds' own logits (-0.85, 0, 2.2), so that rounding decides nothing; 0.3 lies in (0, 0.5).
+# Far enough from the logits of the thresholds (-0.85, 0, 2.2) that rounding decides nothing; 0.3 is in (0, 0.5), where
+# a threshold on the logit and one on the probability differ.
 LOGITS = st.sampled_from([-50.0, -2.0, -0.5, 0.3, 1.0, 3.0, 50.0])
 
 
 @st.composite
 def maps(draw):
-    """(logits, target), each a nested list: images x pixels; and the spatial shape the pixels fold into."""
+    """Triples (logits, target, shape): nested lists, images x pixels, and the spatial shape of the pixels."""
     shape = tuple(draw(st.lists(st.integers(1, 4), min_size=2, max_size=3)))
     images, pixels = draw(st.integers(1, 3)), math.prod(shape)
 
@@ -25,27 +26,27 @@ def maps(draw):
 
     logits = draw(exactly(images, exactly(pixels, LOGITS)))
     any_target = exactly(pixels, st.integers(0, 1))
-    target = st.one_of(st.just([0] * pixels), st.just([1] * pixels), any_target)  # empty and full ones often
+    target = st.one_of(st.just([0] * pixels), st.just([1] * pixels), any_target)  # often empty or full
     return logits, draw(exactly(images, target)), shape
 
 
-def counted(logits: list[float], target: list[int], threshold: float) -> list[int]:
-    """tp, fp, fn, tn of one image, pixel by pixel."""
+def count_by_loop(logits: list[float], target: list[int], threshold: float) -> list[int]:
+    """Count tp, fp, fn and tn of one image, pixel by pixel."""
     tp = fp = fn = tn = 0
     for x, lesion in zip(logits, target, strict=True):
-        said = 1 / (1 + math.exp(-x)) > threshold
-        tp += said and lesion == 1
-        fp += said and lesion == 0
-        fn += not said and lesion == 1
-        tn += not said and lesion == 0
+        predicted = 1 / (1 + math.exp(-x)) > threshold
+        tp += predicted and lesion == 1
+        fp += predicted and lesion == 0
+        fn += not predicted and lesion == 1
+        tn += not predicted and lesion == 0
     return [int(tp), int(fp), int(fn), int(tn)]
 
 
 def check_confusion_counts(confusion_counts: Callable, *, max_examples: int = 100) -> None:
     """Fail unless `confusion_counts(logits, target, threshold=p)` counts each image exactly.
 
-    logits and target are (B, 1, *spatial), the result (B, 4) int64: tp, fp, fn, tn. p bounds the probability,
-    not the logit.
+    logits and target are (B, 1, *spatial), the result (B, 4) int64: tp, fp, fn, tn. The threshold p is a
+    probability, not a logit.
     """
 
     @learner_settings(max_examples)
@@ -57,14 +58,14 @@ def check_confusion_counts(confusion_counts: Callable, *, max_examples: int = 10
             torch.tensor(target).reshape(-1, 1, *shape).float(),
             threshold=threshold,
         )
-        assert counts.dtype == torch.int64, f"counts are {counts.dtype}; int64 alone is exact for any volume"
+        assert counts.dtype == torch.int64, f"counts are {counts.dtype}, expected int64, which is exact for any volume"
         B, found = len(logits), tuple(counts.shape)
         assert found == (B, 4), f"the shape for {B} images is {found}, not (B, 4) = ({B}, 4)"
         for x, t, got in zip(logits, target, counts.tolist(), strict=True):
-            want = counted(x, t, threshold)
-            assert got == want, (
+            expected = count_by_loop(x, t, threshold)
+            assert got == expected, (
                 f"logits {x} with target {t} at probability {threshold}: (tp, fp, fn, tn) is {got}, "
-                f"a loop over the pixels counts {want}"
+                f"a loop over the pixels counts {expected}"
             )
 
     counts_are_those_of_a_loop()
@@ -74,7 +75,7 @@ def check_confusion_counts(confusion_counts: Callable, *, max_examples: int = 10
 
 
 def scores(tp: int, fp: int, fn: int, tn: int) -> dict[str, float]:
-    """The five scores of one image, by their formulas; 0/0 is NaN."""
+    """The five scores of one image by their formulas; 0/0 is NaN."""
 
     def ratio(top, bottom):
         return top / bottom if bottom else math.nan
@@ -88,22 +89,23 @@ def scores(tp: int, fp: int, fn: int, tn: int) -> dict[str, float]:
     }
 
 
-def same(got: float, want: float) -> bool:
-    return math.isnan(got) if math.isnan(want) else math.isclose(got, want, rel_tol=1e-9, abs_tol=1e-12)
+def same(got: float, expected: float) -> bool:
+    """Whether two numbers agree, both NaN included."""
+    return math.isnan(got) if math.isnan(expected) else math.isclose(got, expected, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def count_tables():
-    """Rows of (tp, fp, fn, tn), most of them small, many with zeros, none all zero."""
+    """Lists of rows (tp, fp, fn, tn), most of them small, many with zeros, none all zero."""
     number = st.sampled_from([0, 1, 2, 5, 10**10])
     row = st.tuples(number, number, number, number).filter(any)
     return st.lists(row, min_size=1, max_size=4)
 
 
 def check_per_image(per_image: Callable, *, max_examples: int = 200) -> None:
-    """Fail unless `per_image(counts)` scores each image by itself, with NaN exactly where the formula is 0/0.
+    """Fail unless `per_image(counts)` scores each image separately, with NaN exactly where the formula is 0/0.
 
-    counts is (n, 4) int64: tp, fp, fn, tn. The result maps "dice", "iou", "precision", "recall", "rmse" to
-    (n,).
+    counts is (n, 4) int64: tp, fp, fn, tn. The result maps "dice", "iou", "precision", "recall" and "rmse" to
+    tensors of shape (n,).
     """
 
     @learner_settings(max_examples)
@@ -114,9 +116,9 @@ def check_per_image(per_image: Callable, *, max_examples: int = 200) -> None:
             shape = tuple(got[name].shape)
             assert shape == (len(rows),), f"{name} has shape {shape}, not ({len(rows)},)"
         for i, row in enumerate(rows):
-            for name, want in scores(*row).items():
+            for name, expected in scores(*row).items():
                 value = got[name][i].item()
-                assert same(value, want), f"(tp, fp, fn, tn) = {row}: {name} is {value}, not {want}"
+                assert same(value, expected), f"(tp, fp, fn, tn) = {row}: {name} is {value}, not {expected}"
 
     each_image_has_the_scores_of_its_formula()
 
@@ -130,22 +132,22 @@ def check_summarise(summarise: Callable, *, max_examples: int = 200) -> None:
         got = summarise(torch.tensor(rows))
         each = [scores(*row) for row in rows]
         whole = scores(*(sum(column) for column in zip(*rows, strict=True)))
-        want = {f"pooled_{name}": whole[name] for name in SCORES}
+        expected = {f"pooled_{name}": whole[name] for name in SCORES}
         for name in SCORES:
             defined = [s[name] for s in each if not math.isnan(s[name])]
-            want[name] = sum(defined) / len(defined) if defined else math.nan
-        want["images"] = len(rows)
-        want["empty_targets"] = sum(tp + fn == 0 for tp, _, fn, _ in rows)
-        want["empty_predictions"] = sum(tp + fp == 0 for tp, fp, _, _ in rows)
-        want["false_alarms"] = sum(tp + fn == 0 and fp > 0 for tp, fp, fn, _ in rows)
-        for name, value in want.items():
+            expected[name] = sum(defined) / len(defined) if defined else math.nan
+        expected["images"] = len(rows)
+        expected["empty_targets"] = sum(tp + fn == 0 for tp, _, fn, _ in rows)
+        expected["empty_predictions"] = sum(tp + fp == 0 for tp, fp, _, _ in rows)
+        expected["false_alarms"] = sum(tp + fn == 0 and fp > 0 for tp, fp, fn, _ in rows)
+        for name, value in expected.items():
             assert name in got, f"the summary lacks {name!r}"
             assert same(got[name], value), f"(tp, fp, fn, tn) = {rows}: {name} is {got[name]}, not {value}"
 
     the_summary_is_that_of_a_loop()
 
 
-def outline(lesion: np.ndarray) -> list[tuple[int, ...]]:
+def outline_pixels(lesion: np.ndarray) -> list[tuple[int, ...]]:
     """The lesion pixels that have a background pixel, or the outside, as a direct neighbour."""
     inside = {tuple(int(i) for i in p) for p in np.argwhere(lesion)}
 
@@ -158,7 +160,7 @@ def outline(lesion: np.ndarray) -> list[tuple[int, ...]]:
 
 
 def check_hausdorff95(hausdorff95: Callable, *, max_examples: int = 100) -> None:
-    """Fail unless `hausdorff95(pred, target, spacing_mm)` is the larger directed 95th percentile."""
+    """Fail unless `hausdorff95(pred, target, spacing_mm)` is the larger of the two directed 95th percentiles, in mm."""
 
     @learner_settings(max_examples)
     @given(case=maps(), spacing=st.lists(st.sampled_from([0.5, 1.0, 2.5]), min_size=3, max_size=3))
@@ -167,14 +169,14 @@ def check_hausdorff95(hausdorff95: Callable, *, max_examples: int = 100) -> None
         a, b = np.array(logits[0]).reshape(shape) > 0, np.array(target[0]).reshape(shape) == 1
         spacing = tuple(spacing[: len(shape)])
         got = hausdorff95(a, b, spacing)
-        want = math.nan
+        expected = math.nan
         if a.any() and b.any():
-            mm = [np.array(outline(x)) * spacing for x in (a, b)]  # (pixels, axes) each
+            mm = [np.array(outline_pixels(x)) * spacing for x in (a, b)]  # (pixels, axes) each
             pairs = np.linalg.norm(mm[0][:, None] - mm[1][None], axis=-1)  # (pixels of a, pixels of b)
-            want = max(np.percentile(pairs.min(1), 95), np.percentile(pairs.min(0), 95))
-        assert same(got, float(want)), (
+            expected = max(np.percentile(pairs.min(1), 95), np.percentile(pairs.min(0), 95))
+        assert same(got, float(expected)), (
             f"prediction {a.astype(int).tolist()}, target {b.astype(int).tolist()}, spacing {spacing} mm: "
-            f"distance is {got} mm, all pairs of outline pixels give {want} mm"
+            f"distance is {got} mm, all pairs of outline pixels give {expected} mm"
         )
 
     distance_is_that_between_all_pairs_of_outline_pixels()

@@ -1,4 +1,4 @@
-"""Checks that any segmentation network passes, whatever it is made of."""
+"""Checks of any segmentation network, whatever it is made of."""
 
 from collections.abc import Callable
 
@@ -17,13 +17,13 @@ def check_segmentation_network(
     max_side: int = 40,
     max_examples: int = 10,
 ) -> None:
-    """Fail unless a network keeps sizes, images and calls apart, and uses all of its parameters.
+    """Fail unless a network keeps the image size, treats images and calls independently, and uses all its parameters.
 
     Args:
-        build: (in_channels, num_classes) -> network: (B, in_channels, *size) -> logits (B, num_classes, *size),
-            for any size.
-        full_size: an image large enough that every parameter takes part.
-        max_side: the largest side tried otherwise.
+        build: (in_channels, num_classes) -> a network that maps (B, in_channels, *size) to logits
+            (B, num_classes, *size), for any size.
+        full_size: the size of an image large enough to reach every parameter.
+        max_side: the largest side in the tests of other sizes.
     """
     torch.manual_seed(0)
     check_sizes(build, len(full_size), max_side, max_examples)
@@ -35,7 +35,7 @@ def check_segmentation_network(
 
 
 def check_sizes(build: Callable[[int, int], nn.Module], spatial_dims: int, max_side: int, max_examples: int) -> None:
-    """Any size from 1 up, any channels: logits are finite and as large as the image."""
+    """Fail unless logits are finite and as large as the image, for any size from 1 up and any number of channels."""
     sizes = st.tuples(*[st.integers(1, max_side)] * spatial_dims)
 
     @learner_settings(max_examples)
@@ -53,20 +53,20 @@ def check_sizes(build: Callable[[int, int], nn.Module], spatial_dims: int, max_s
 
 
 def check_every_parameter_gets_a_gradient(network: nn.Module, size: tuple[int, ...]) -> None:
-    """One backward pass in train mode must reach every parameter, by name."""
+    """Fail unless one backward pass in train mode reaches every parameter."""
     network.train()
     logits = network(torch.randn(2, 2, *size))
     (logits * torch.randn_like(logits)).sum().backward()
-    lazy = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not lazy, f"these parameters get no gradient, so nothing ever trains them: {', '.join(lazy)}"
+    unreached = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not unreached, f"these parameters get no gradient and so never learn: {', '.join(unreached)}"
 
 
 def check_calls_are_independent(network: nn.Module, size: tuple[int, ...]) -> None:
-    """In eval mode: twice the same; a small image leaves no trace; images of a batch do not see each other."""
+    """Fail unless, in eval mode, neither earlier calls nor other images of the batch change the logits of an image."""
     a, b, small = torch.randn(1, 2, *size), torch.randn(1, 2, *size), torch.randn(1, 2, *(n // 4 + 1 for n in size))
     with torch.no_grad():
         first = network(a)
-        assert torch.equal(network(a), first), "two calls in eval mode differ: is some drop-out still active?"
+        assert torch.equal(network(a), first), "two calls in eval mode differ: is dropout still active?"
         network(small)
         assert torch.equal(network(a), first), "an image of another size changed what the network does afterwards"
         together = network(torch.cat([a, b]))
@@ -75,21 +75,21 @@ def check_calls_are_independent(network: nn.Module, size: tuple[int, ...]) -> No
 
 
 def check_wrong_channels_are_refused(network: nn.Module, size: tuple[int, ...]) -> None:
-    """A wrong number of channels is a ValueError that names both numbers."""
+    """Fail unless a wrong number of channels is a ValueError that names both numbers."""
     try:
         network(torch.randn(1, 5, *size))
     except ValueError as error:
-        assert "5" in str(error) and "2" in str(error), f"the message names not both numbers, 5 and 2: {error}"
+        assert "5" in str(error) and "2" in str(error), f"the message should name both numbers, 5 and 2: {error}"
     except Exception as error:
         raise AssertionError(
-            f"wrong channels should be a ValueError in words, not {type(error).__name__}: {error}"
+            f"a wrong number of channels should be a ValueError in words, not {type(error).__name__}: {error}"
         ) from None
     else:
         raise AssertionError("an image with 5 channels was accepted by a network built for 2")
 
 
 def check_overfits_one_batch(network: nn.Module, *, lr: float, steps: int) -> None:
-    """Fail unless a network of 1 -> 1 channels learns four noisy rectangles by heart: Dice above 0.99.
+    """Fail unless a network of 1 -> 1 channels can memorise four noisy rectangles: Dice above 0.99.
 
     A network that cannot do this is broken somewhere, and more data will not help it.
     """

@@ -1,4 +1,4 @@
-"""Checks of patch merging and expanding: what goes where, seen through gradients."""
+"""Checks of patch merging and expanding, which follow through gradients what goes where."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from lungseg.checks.running import learner_settings
 def check_patch_merging(build: Callable[[int], nn.Module], *, max_examples: int = 15) -> None:
     """Fail unless each token feeds exactly the merged token of its own 2 x 2 neighbourhood, in every channel.
 
-    A well-known library read two of the eight neighbours of a volume twice and two never, for years; every
-    shape was right. This check would have seen it.
+    A well-known library for years read two of the eight neighbours in a volume twice and two never, and all its
+    shapes were right. This check finds such a mistake.
 
     Args:
         build: dim -> a module with (B, H, W, dim) -> (B, ceil(H/2), ceil(W/2), 2*dim).
@@ -30,7 +30,7 @@ def check_patch_merging(build: Callable[[int], nn.Module], *, max_examples: int 
         assert merged.shape == expected_shape, f"shape is {tuple(merged.shape)}, not {expected_shape}"
         for r in range(merged.shape[1]):
             for c in range(merged.shape[2]):
-                weight = torch.randn(2 * C, dtype=torch.double)  # a plain sum could cancel after a LayerNorm
+                weight = torch.randn(2 * C, dtype=torch.double)  # a plain sum could cancel out after a LayerNorm
                 grad = torch.autograd.grad((merged[0, r, c] * weight).sum(), x, retain_graph=True)[0][0]
                 inside = torch.zeros(H, W, C, dtype=torch.bool)
                 inside[2 * r : 2 * r + 2, 2 * c : 2 * c + 2] = True
@@ -45,7 +45,7 @@ def check_patch_merging(build: Callable[[int], nn.Module], *, max_examples: int 
 
 
 def check_patch_expanding(build: Callable[[int, int, int], nn.Module], *, max_examples: int = 15) -> None:
-    """Fail unless each token feeds exactly its own scale x scale square, and its parts are all different.
+    """Fail unless each token feeds exactly its own scale x scale square, and the finer tokens all differ.
 
     Args:
         build: (dim, out_dim, scale) -> a module with (B, H, W, dim) -> (B, scale*H, scale*W, out_dim).
@@ -73,6 +73,6 @@ def check_patch_expanding(build: Callable[[int, int, int], nn.Module], *, max_ex
                 )
         square = fine[0, :scale, :scale].flatten(0, 1)  # what token (0, 0) became
         same = torch.cdist(square, square) + torch.eye(len(square), dtype=torch.double) < 1e-12
-        assert out == 2 or not same.any(), "two fine tokens of one square are equal: the parts were not dealt out"
+        assert out == 2 or not same.any(), "two fine tokens of one square are equal: each must get channels of its own"
 
     property_holds()

@@ -1,10 +1,16 @@
-"""How a check runs: the settings all share, and which check belongs to which function of a student's file."""
+"""How a check runs: the settings that all share, and which check belongs to which function of a student's file."""
 
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 
 from hypothesis import HealthCheck, settings
+from hypothesis.configuration import set_hypothesis_home_dir
+
+# hypothesis keeps a small cache next to the code that calls it; a student's folder should stay clean.
+set_hypothesis_home_dir(str(Path(tempfile.gettempdir()) / "lungseg-hypothesis"))
 
 
 def learner_settings(max_examples: int) -> settings:
@@ -22,15 +28,15 @@ def learner_settings(max_examples: int) -> settings:
     )
 
 
-def run_checks(module: ModuleType, checks: dict[tuple[str, ...], Callable]) -> dict[str, str]:
+def run_checks(module: ModuleType, checks: Mapping[tuple[str, ...], Callable[..., None]]) -> dict[str, str]:
     """Apply to a module every check whose functions it defines.
 
     Args:
         module: a student's file, imported.
-        checks: names of functions or classes -> the check that takes them, in that order.
+        checks: names of functions or classes -> the check that takes them, in that order (`lungseg.checks.CHECKS`).
 
     Returns:
-        check's name -> "" if it passed, else what was wrong, with the counterexample where there is one.
+        name of each check -> "" if it passed, else what was wrong, with the counterexample if there is one.
     """
     results = {}
     for names, check in checks.items():
@@ -42,13 +48,13 @@ def run_checks(module: ModuleType, checks: dict[tuple[str, ...], Callable]) -> d
             try:
                 check(*(getattr(module, name) for name in names))
                 results[check.__name__] = ""
-            except Exception as error:  # a student's function may raise anything
+            except (Exception, SystemExit) as error:  # a student's function may raise anything, or call sys.exit
                 results[check.__name__] = explain(error)
     return results
 
 
-def explain(error: Exception) -> str:
-    """One error in words: its message, hypothesis' counterexample, and the line that raised it."""
+def explain(error: BaseException) -> str:
+    """An error in words: its message, the counterexample that hypothesis found, and the line that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     notes = [note for note in getattr(error, "__notes__", []) if note.startswith(("Falsifying", "Failing"))]
     where = f"  raised in {last.filename}, line {last.lineno}: {last.line}"

@@ -1,4 +1,4 @@
-"""Checks of windows, the shifted-window mask and the relative position index. Swin Transformer, section 3.2.
+"""Checks of the windows, the shifted-window mask and the relative position index of Swin Transformer, section 3.2.
 
 The oracles use plain integers and the grid of the un-rolled image; they share no code with `lungseg.nn`.
 """
@@ -14,15 +14,15 @@ from lungseg.checks.running import learner_settings
 
 @st.composite
 def window_cases(draw) -> tuple[int, int, int, int]:
-    """(height, width, window_size, shift_size) in tokens; window_size need not divide the sides."""
+    """Tuples (height, width, window_size, shift_size) in tokens; window_size need not divide the sides."""
     ws = draw(st.integers(1, 5))
     return draw(st.integers(1, 12)), draw(st.integers(1, 12)), ws, draw(st.integers(0, ws - 1))
 
 
 def shifted_grid_cells(height: int, width: int, ws: int, shift: int | tuple[int, int]) -> list[list[tuple]]:
-    """For each window of the rolled map, where each token came from: (cell row, cell column, is padding).
+    """Find where each token in each window of the rolled map came from: (cell row, cell column, is padding).
 
-    The grid lies on the padded map and its lines pass through (shift, shift). Rolling moves row `shift` to
+    The grid covers the padded map, and its lines pass through (shift, shift). Rolling moves row `shift` to
     row 0, so row r of the rolled map was row (r + shift) mod H' before. A pair shifts rows and columns differently.
     """
     down, across = shift if isinstance(shift, tuple) else (shift, shift)
@@ -42,12 +42,12 @@ def shifted_grid_cells(height: int, width: int, ws: int, shift: int | tuple[int,
 def check_shifted_window_mask(make_mask: Callable[..., Tensor], *, max_examples: int = 100) -> None:
     """Fail unless two tokens may attend exactly when one cell of the shifted grid holds both.
 
-    That is Figure 2 of the Swin paper, said of the image before any roll. So it also checks that
-    "pad, roll, cut, mask" gives the same attention as really moving the windows.
+    This is Figure 2 of the Swin paper, which shows the map before any roll. So the check also establishes that
+    "pad, roll, cut, mask" gives the same attention as moving the windows themselves.
 
     Args:
-        make_mask: (height, width, window_size, shift_size) -> bool (nW, N, N), as
-            `lungseg.nn.windows.shifted_window_mask`.
+        make_mask: (height, width, window_size, shift_size) -> bool (nW, N, N), like
+            `lungseg.nn.shifted_window_mask`.
     """
 
     @learner_settings(max_examples)
@@ -103,7 +103,7 @@ def check_window_round_trip(partition: Callable, reverse: Callable, *, max_examp
 def check_relative_position_index(make_index: Callable[[int], Tensor], *, max_examples: int = 8) -> None:
     """Fail unless pairs with the same offset, and only those, share a row of the bias table.
 
-    The row is also the published one, (dr + ws - 1)(2 ws - 1) + dc + ws - 1, so that weights can be exchanged.
+    The row is also the published one, (dr + ws - 1)(2 ws - 1) + dc + ws - 1, so that published weights fit.
 
     Args:
         make_index: window_size -> int64 (N, N) with N = window_size**2.
@@ -120,7 +120,7 @@ def check_relative_position_index(make_index: Callable[[int], Tensor], *, max_ex
                 dr, dc = i // ws - j // ws, i % ws - j % ws
                 expected = (dr + ws - 1) * (2 * ws - 1) + dc + ws - 1
                 assert value == expected, (
-                    f"window_size {ws}: token {i} lies {dr} rows and {dc} columns from token {j}, "
+                    f"window_size {ws}: token {i} is {dr} rows and {dc} columns from token {j}, "
                     f"which is row {expected} of the table, but the index says {value}"
                 )
 

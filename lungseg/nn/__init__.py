@@ -1,13 +1,35 @@
-"""The networks and the layers they are made of: tensors in, tensors out."""
+"""The networks and the layers they are made of: tensors in, tensors out.
 
-from lungseg.nn.attention import SelfAttention, WindowAttention, attention
-from lungseg.nn.layers import MLP, DropPath
-from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging
-from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
-from lungseg.nn.rrc_unet import RRCUNet
+Every class and function of the files next to this one can be imported from here: `from lungseg.nn import SwinUNet`.
+"""
+
+from lungseg.nn.arguments import (
+    check_batch_norm,
+    check_counts,
+    check_image,
+    check_mlp_ratio,
+    check_rates,
+    check_stages,
+    is_count,
+)
+from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fused_attention
+from lungseg.nn.layers import MLP, DropPath, InstanceNorm, conv_norm_relu, double_conv, trunc_normal_init
+from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
+from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
+from lungseg.nn.rrc_unet import RecurrentConv, RecurrentResidualBlock, RRCUNet
 from lungseg.nn.swin_unet import SwinBlock, SwinUNet
-from lungseg.nn.unet import UNet
-from lungseg.nn.unetr import UNETR
+from lungseg.nn.unet import UNet, crop
+from lungseg.nn.unetr import (
+    UNETR,
+    ResidualBlock,
+    TransformerBlock,
+    UpBlock,
+    deconvolution,
+    resize_positions,
+    skip_path,
+    token_grid,
+    tokens_to_map,
+)
 from lungseg.nn.windows import (
     cyclic_shift,
     pad_to_multiple,
@@ -18,25 +40,51 @@ from lungseg.nn.windows import (
 )
 
 __all__ = [
-    "MLP",
-    "UNETR",
+    "Bottleneck",
     "DropPath",
+    "InstanceNorm",
+    "MLP",
     "PatchEmbed",
     "PatchExpanding",
     "PatchMerging",
     "RRCUNet",
+    "RecurrentConv",
+    "RecurrentResidualBlock",
     "ResNet50Encoder",
     "ResNet50UNet",
+    "ResidualBlock",
     "SelfAttention",
     "SwinBlock",
     "SwinUNet",
+    "TransformerBlock",
+    "UNETR",
     "UNet",
+    "UpBlock",
     "WindowAttention",
     "attention",
+    "check_batch_norm",
+    "check_counts",
+    "check_image",
+    "check_mlp_ratio",
+    "check_rates",
+    "check_stages",
+    "complete_patches",
+    "conv_norm_relu",
+    "crop",
     "cyclic_shift",
+    "deconvolution",
+    "double_conv",
+    "fused_attention",
+    "imagenet_input",
+    "is_count",
     "pad_to_multiple",
     "relative_position_index",
+    "resize_positions",
     "shifted_window_mask",
+    "skip_path",
+    "token_grid",
+    "tokens_to_map",
+    "trunc_normal_init",
     "window_partition",
     "window_reverse",
 ]

@@ -1,9 +1,9 @@
 """Attention: the formula as it is written, and the self-attention of ViT and of Swin's windows built on it.
 
 `attention` is equation 1 of "Attention Is All You Need" (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)
-with an additive bias. It can return its weights, to be looked at. `fused_attention` hands the same sum to
-torch's `F.scaled_dot_product_attention`, whose GPU kernels never store the (N, N) weights; a test holds the two
-equal in value and gradient.
+with an additive bias. It also returns its weights, so that one can look at them. `fused_attention` computes the same
+values with torch's `F.scaled_dot_product_attention`, whose GPU kernels never store the (N, N) weights; a test asserts
+that values and gradients of the two agree.
 """
 
 from math import isqrt
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungseg.nn.layers import check_counts
+from lungseg.nn.arguments import check_counts
 from lungseg.nn.windows import relative_position_index
 
 
@@ -40,7 +40,7 @@ def attention(
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, drop: float = 0.0) -> Tensor:
     """The values of `attention` (with its default scale) by torch's own function; q, k, v: (B, heads, N, head_dim)."""
-    q = q * q.shape[-1] ** -0.5  # scaled here as in the formula: torch would scale q and k by the fourth root
+    q = q * q.shape[-1] ** -0.5  # scaled here as in the formula: torch would scale q and k each by the root of this
     bias = None if bias is None else bias.to(q.dtype)  # under autocast q is half precision, the bias table is not
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop, scale=1.0)
 
@@ -58,7 +58,7 @@ class SelfAttention(nn.Module):
         scale: what the logits q k^T are multiplied by; 1/sqrt(head_dim) if None.
         attn_drop: probability of dropping an attention weight, in training.
         proj_drop: probability of dropping an output channel, in training.
-        fused: use torch's fused attention, which never stores the (N, N) weights. Off, the formula runs.
+        fused: use torch's fused attention, which never stores the (N, N) weights. If False, the formula runs.
 
     Raises:
         ValueError: if num_heads does not divide dim.
@@ -106,14 +106,14 @@ class WindowAttention(nn.Module):
 
     Args:
         dim: channels C of a token.
-        window_size: side of a window in tokens; smaller windows are taken too (see `forward`).
+        window_size: side of a window in tokens; smaller windows are accepted too (see `forward`).
         num_heads: attention heads; must divide dim.
         qkv_bias: learn a bias for queries, keys and values.
         attn_drop: probability of dropping an attention weight, in training.
         proj_drop: probability of dropping an output channel, in training.
-        fused: use torch's fused attention where it has a kernel for this, which is on a GPU. Off, the formula
-            runs. On a CPU it runs in any case: while the bias is learned torch has no fused kernel there and
-            would take 1.2 to 1.7 times as long; docs/nn/attention.md has the measurement.
+        fused: use torch's fused attention on a GPU. If False, or on a CPU, the formula runs: on a CPU torch has no
+            fused kernel for a learned bias, and would take 1.2 to 1.7 times as long (docs/nn/attention.md in the
+            repository has the measurement).
 
     Raises:
         ValueError: if num_heads does not divide dim.
@@ -150,8 +150,8 @@ class WindowAttention(nn.Module):
         A smaller window is a corner of the full one, and the same offsets have the same bias.
         """
         ws, table = self.window_size, self.relative_position_bias_table
-        # Not kept as a buffer: one outside the checkpoint would hold garbage after `to_empty` or
-        # `load_state_dict(assign=True)` of a network built on the meta device. To compute it costs microseconds.
+        # Computed here, in microseconds, and not kept as a buffer: a buffer outside the checkpoint would hold garbage
+        # after `to_empty` or `load_state_dict(assign=True)` of a network that was built on the meta device.
         index = relative_position_index(ws, device=table.device).view(ws, ws, ws, ws)[:side, :side, :side, :side]
         index = index.reshape(side * side, side * side)  # (N, N)
         return table[index].permute(2, 0, 1)  # (num_heads, N, N)
@@ -162,8 +162,8 @@ class WindowAttention(nn.Module):
         """Let the tokens of each window attend to each other.
 
         Args:
-            x: windows, (B*nW, N, C), the nW windows of an image together. N is the square of a side of at
-                most window_size.
+            x: windows, (B*nW, N, C), the nW windows of each image one after the other. N is the square of a
+                side of at most window_size.
             attn_mask: bool, (nW, N, N), True = may attend (`shifted_window_mask`). None: all may.
             return_weights: also return the weights, (B*nW, num_heads, N, N).
 
@@ -174,7 +174,7 @@ class WindowAttention(nn.Module):
         side = isqrt(N)
         if side * side != N or side > self.window_size:
             raise ValueError(
-                f"WindowAttention: {N} tokens are no square window of a side up to window_size="
+                f"WindowAttention: {N} tokens are not a square window with a side of at most window_size="
                 f"{self.window_size}. Cut the map with window_partition and flatten each window."
             )
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B*nW, heads, N, d)

@@ -1,8 +1,8 @@
 """From pixels to tokens and between resolutions: embed, merge, expand.
 
-Swin Transformer (Liu et al. 2021, https://arxiv.org/abs/2103.14030), section 3.1, goes down; Swin-Unet (Cao
-et al. 2021, https://arxiv.org/abs/2105.05537), section 3.4, goes up. All maps of tokens are (B, H, W, C) here, so
-no layer needs to know, or remember, the size of an image.
+Embedding and merging are those of Swin Transformer (Liu et al. 2021, https://arxiv.org/abs/2103.14030), section 3.1;
+expanding is that of Swin-Unet (Cao et al. 2021, https://arxiv.org/abs/2105.05537), section 3.4. All maps of tokens are
+(B, H, W, C) here, so no layer needs to know, or remember, the size of an image.
 """
 
 import torch.nn.functional as F
@@ -13,17 +13,17 @@ from lungseg.nn.windows import pad_to_multiple
 
 
 def complete_patches(image: Tensor, patch_size: int) -> Tensor:
-    """Append zeros at the bottom and right, until patches of `patch_size` pixels fill the image.
+    """Pad with zeros at the bottom and right until the image consists of whole patches of `patch_size` pixels.
 
-    (B, C, H, W[, D]) -> (B, C, H', W'[, D']). The twin of this is a crop to the old sizes.
+    (B, C, H, W[, D]) -> (B, C, H', W'[, D']). Cropping to the old size undoes it.
     """
-    # Whole patches times their side, not -side % patch_size: torch.compile can then follow the sizes symbolically.
+    # Whole patches times their side, not -side % patch_size, so that torch.compile can follow the sizes symbolically.
     missing = [-(-side // patch_size) * patch_size - side for side in image.shape[2:]]
     return F.pad(image, [n for m in reversed(missing) for n in (0, m)])  # F.pad counts from the last axis
 
 
 class PatchEmbed(nn.Module):
-    """Cut the image or volume into patches and map each to a token by one linear map.
+    """Cut the image or volume into patches and map each to a token with one linear map.
 
     A convolution whose stride is its kernel size is that linear map. Swin Transformer, section 3.1, normalises the
     tokens after it; ViT (Dosovitskiy et al. 2021, equation 1) and UNETR do not.
@@ -47,8 +47,8 @@ class PatchEmbed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) pixels -> (B, ceil(H/patch_size), ceil(W/patch_size), embed_dim) tokens.
 
-        A volume gives (B, H', W', D', embed_dim). What does not divide is completed with zeros at the bottom and
-        right.
+        A volume gives (B, H', W', D', embed_dim). Sides that patch_size does not divide are padded with zeros at the
+        bottom and right.
         """
         x = self.proj(complete_patches(image, self.patch_size))  # (B, embed_dim, H/p, W/p)
         return self.norm(x.movedim(1, -1))  # (B, H/p, W/p, embed_dim)
@@ -78,16 +78,16 @@ class PatchMerging(nn.Module):
 
 
 class PatchExpanding(nn.Module):
-    """Spread each token over a scale x scale square of finer tokens: the inverse shape of merging.
+    """Expand each token into a scale x scale square of finer tokens: merging in reverse.
 
-    Swin-Unet, section 3.4: one linear map to scale^2 * out_dim channels, which are then dealt out to the
+    Swin-Unet, section 3.4: one linear map to scale^2 * out_dim channels, which are distributed over the
     square row by row (a "pixel shuffle" with the channels last), then LayerNorm.
 
     Args:
         dim: channels of the incoming tokens.
-        out_dim: channels of the finer tokens; the paper halves them at each x2 step (out_dim = dim / 2),
-            and keeps them at the last expansion to pixels.
-        scale: how many finer tokens per side.
+        out_dim: channels of the finer tokens; the paper halves the channels at each x2 step (out_dim = dim / 2),
+            and keeps them in the last expansion to pixels.
+        scale: finer tokens per side of the square.
     """
 
     def __init__(self, dim: int, out_dim: int, scale: int = 2):

@@ -1,7 +1,7 @@
-"""ResNet50-U-Net: a ResNet-50 that goes down, a plain convolutional decoder that comes up again.
+"""ResNet50-U-Net: a ResNet-50 as the encoder, and a plain convolutional decoder.
 
-Down: "Deep Residual Learning for Image Recognition" (He et al. 2015, https://arxiv.org/abs/1512.03385), Table 1,
-column "50-layer". Up: "U-Net" (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597), Figure 1, in the widely
+Encoder: "Deep Residual Learning for Image Recognition" (He et al. 2015, https://arxiv.org/abs/1512.03385), Table 1,
+column "50-layer". Decoder: "U-Net" (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597), Figure 1, in the widely
 used form of the library segmentation_models_pytorch: with equal weights the output equals that library's.
 
 The encoder's layers carry torchvision's names, so that its ImageNet weights fit without renaming.
@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungseg.nn.layers import check_batch_norm, check_counts, check_image, check_stages, double_conv
+from lungseg.nn.arguments import check_batch_norm, check_counts, check_image, check_stages
+from lungseg.nn.layers import double_conv
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue, of values in [0, 1]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green, blue in [0, 1]
 
 
 def imagenet_input(grey: Tensor, in_channels: int) -> Tensor:
@@ -23,11 +24,11 @@ def imagenet_input(grey: Tensor, in_channels: int) -> Tensor:
 
     Args:
         grey: (B, 1, H, W) in [0, 1].
-        in_channels: 3 gives each colour its own mean and standard deviation; any other number the average of the
-            three, 0.449 and 0.226, as suits a first convolution whose colours were summed.
+        in_channels: 3 uses the mean and standard deviation of each colour; any other number uses the average of the
+            three, 0.449 and 0.226, which suits a first convolution whose input channels were summed.
 
     Returns:
-        (B, in_channels, H, W), about 0 in the mean and 1 in the spread over photographs.
+        (B, in_channels, H, W); photographs would have a mean of about 0 and a standard deviation of about 1.
     """
     mean, std = grey.new_tensor(IMAGENET_MEAN), grey.new_tensor(IMAGENET_STD)  # (3,)
     if in_channels != 3:
@@ -36,10 +37,10 @@ def imagenet_input(grey: Tensor, in_channels: int) -> Tensor:
 
 
 class Bottleneck(nn.Module):
-    """relu(x + f(x)), where f narrows by 1 x 1, works by 3 x 3 and widens by 1 x 1. He et al. 2015, Figure 5 right.
+    """relu(x + f(x)), where f is three convolutions: 1 x 1 narrows, 3 x 3, 1 x 1 widens. He et al. 2015, Figure 5.
 
-    The stride is in the 3 x 3 ("v1.5", as all published torch weights have it); the paper has it in the first
-    1 x 1, which skips three of four pixels unseen.
+    The stride is in the 3 x 3 convolution ("v1.5", as in all published torch weights); the paper has it in the first
+    1 x 1, which never looks at three of every four pixels.
 
     Args:
         in_channels: channels in.
@@ -90,7 +91,7 @@ class ResNet50Encoder(nn.Module):
         out_channels: channels of the five maps that forward returns.
 
     Raises:
-        ValueError: for other than four stages or counts below 1; in forward, for an image that is not
+        ValueError: unless there are four stages, or for counts below 1; in forward, for an image that is not
             (B, in_channels, H, W), whose dtype is not that of the weights, or whose deepest map has a single pixel in
             all while training.
     """
@@ -118,14 +119,14 @@ class ResNet50Encoder(nn.Module):
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
         def stage(i: int) -> nn.Sequential:
-            stride = 1 if i == 0 else 2  # conv2_x follows the max-pool, which has halved the sides already
+            stride = 1 if i == 0 else 2  # the max-pool before conv2_x has already halved the sides
             first = Bottleneck(self.out_channels[i], widths[i], stride)
             rest = [Bottleneck(self.out_channels[i + 1], widths[i]) for _ in range(depths[i] - 1)]
             return nn.Sequential(first, *rest)
 
         self.layer1, self.layer2, self.layer3, self.layer4 = (stage(i) for i in range(4))
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # keeps the variance of gradients on the way down (He et al. 2015b)
+            if isinstance(module, nn.Conv2d):  # keeps the variance of gradients from layer to layer (He et al. 2015b)
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -142,7 +143,7 @@ class ResNet50Encoder(nn.Module):
 
 
 class ResNet50UNet(nn.Module):
-    """`ResNet50Encoder` with a U-Net decoder: upsample, join the skip, convolve twice, five times over.
+    """`ResNet50Encoder` with a U-Net decoder: five times upsample, concatenate the skip, convolve twice.
 
     The defaults are the published ones: 32,521,105 parameters for 3 -> 1 channels, 32,514,833 for 1 -> 1.
 
@@ -152,12 +153,12 @@ class ResNet50UNet(nn.Module):
         stem, widths, depths: of the encoder (`ResNet50Encoder`).
         decoder_channels: channels after each of the five decoder stages, at strides 16, 8, 4, 2 and 1.
         grey_input: the image is (B, 1, H, W), grey in [0, 1]; it is repeated for each of in_channels and normalised as
-            the ImageNet weights expect (`imagenet_input`). Published: no, the caller does so.
+            the ImageNet weights expect (`imagenet_input`). Published: no, the caller does this.
 
     Raises:
-        ValueError: for other than four encoder and five decoder stages or counts below 1; in forward, for an image that
-            is not (B, in_channels, H, W), whose dtype is not that of the weights, or whose deepest map has a single
-            pixel in all while training.
+        ValueError: unless there are four encoder and five decoder stages, or for counts below 1; in forward, for an
+            image that is not (B, in_channels, H, W), whose dtype is not that of the weights, or whose deepest map has
+            a single pixel in all while training.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ class ResNet50UNet(nn.Module):
         self.encoder = ResNet50Encoder(in_channels, stem=stem, widths=widths, depths=depths)
         *skips, deepest = self.encoder.out_channels
         below = (deepest, *decoder_channels[:-1])
-        beside = (*reversed(skips), 0)  # the last stage has no skip: nothing of the encoder has stride 1
+        beside = (*reversed(skips), 0)  # the last stage has no skip: no map of the encoder has stride 1
         self.decoder = nn.ModuleList(
             double_conv(b + s, out) for b, s, out in zip(below, beside, decoder_channels, strict=True)
         )
@@ -196,6 +197,7 @@ class ResNet50UNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, mode="fan_in", nonlinearity="relu")
         nn.init.xavier_uniform_(self.head.weight)  # no ReLU follows
+        assert self.head.bias is not None  # built with one
         nn.init.zeros_(self.head.bias)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """RRC-U-Net: a U-Net of recurrent residual convolutions, for volumes.
 
 "RRc-UNet 3D for lung tumor segmentation from CT scans of Non-Small Cell Lung Cancer patients" (Le and Saut, ICCV
-Workshops 2023). Its code was never published. This is our reading of it, built from the unit of the family it
-belongs to: R2U-Net (Alom et al. 2018, https://arxiv.org/abs/1802.06955) and R2U3D in three dimensions (Kadia et
-al. 2021, https://arxiv.org/abs/2105.02290). We claim no equality with the paper's network or results.
+Workshops 2023). Its code was never published. This is our reading of it, built from the recurrent residual unit of its
+predecessors, R2U-Net (Alom et al. 2018, https://arxiv.org/abs/1802.06955) and, in three dimensions, R2U3D (Kadia et
+al. 2021, https://arxiv.org/abs/2105.02290). We do not claim that it equals the paper's network or its results.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,17 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungseg.nn.layers import CONV, NORM, is_count
+from lungseg.nn.arguments import is_count
+from lungseg.nn.layers import CONV, NORM
 from lungseg.nn.unet import UNet
 
 
 class RecurrentConv(nn.Module):
-    """Look at x several times, each time together with what was seen before. Alom et al. 2018, equations 1 and 2.
+    """A convolution of x that is refined several times by its own last output. Alom et al. 2018, equations 1 and 2.
 
-    h(0) = Wf * x and h(t) = relu(norm_t(Wf * x + Wr * h(t-1))), with t = 1 ... steps. The two convolutions are
-    shared by all steps: more steps see further (one pixel each) with the same kernels. The normalisations are
-    not shared, since maps of different steps have different means, which batch norm has to remember.
+    h(0) = Wf * x and h(t) = relu(norm_t(Wf * x + Wr * h(t-1))), with t = 1 ... steps. All steps share the two
+    convolutions: each step widens the receptive field by a pixel on every side, without new kernels. They do not share
+    the normalisations: maps of different steps have different means, and batch norm keeps a running mean.
 
     Args:
         channels: channels in and out.
@@ -44,7 +45,7 @@ class RecurrentConv(nn.Module):
 
 
 class RecurrentResidualBlock(nn.Module):
-    """x + two recurrent convolutions of x, after a 1 x 1 convolution to the right number of channels.
+    """x + two recurrent convolutions of x, where x first passes a 1 x 1 convolution to the right number of channels.
 
     Alom et al. 2018, Figure 4 (d).
 
@@ -57,9 +58,9 @@ class RecurrentResidualBlock(nn.Module):
         self, in_channels: int, out_channels: int, *, steps: int = 2, spatial_dims: int = 3, norm: str = "instance"
     ):
         super().__init__()
-        options = {"steps": steps, "spatial_dims": spatial_dims, "norm": norm}
+        unit = partial(RecurrentConv, out_channels, steps=steps, spatial_dims=spatial_dims, norm=norm)
         self.project = CONV[spatial_dims](in_channels, out_channels, kernel_size=1)
-        self.units = nn.Sequential(RecurrentConv(out_channels, **options), RecurrentConv(out_channels, **options))
+        self.units = nn.Sequential(unit(), unit())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, *spatial) -> (B, out_channels, *spatial)."""
@@ -90,7 +91,7 @@ class RRCUNet(UNet):
     ):
         if not is_count(steps):
             raise ValueError(
-                f"RRCUNet: steps must be an integer of at least 1, got {steps!r}. Without recurrence, take UNet."
+                f"RRCUNet: steps must be an integer of at least 1, got {steps!r}. Without recurrence, use UNet."
             )
         block = partial(RecurrentResidualBlock, steps=steps, spatial_dims=spatial_dims, norm=norm)
         super().__init__(in_channels, num_classes, spatial_dims=spatial_dims, channels=channels, norm=norm, block=block)

@@ -6,9 +6,9 @@ https://arxiv.org/abs/2103.14030), Figure 3. With equal weights the output equal
 
 Where their code departs from their figure we follow the code, because published weights were trained with it:
 each skip leaves *before* a stage's blocks (so the finest skip is the patch embedding itself), and a map that
-fits into one window is attended to as a whole, without a shift. One case differs from it: a map with only one side
-that fits into a window (an image much longer than wide). Their window shrinks to the shorter side and stays where it
-is, so that nothing travels along the longer; ours pads the shorter side and is shifted along the longer.
+fits into one window is attended to as a whole, without a shift. We differ from their code in one case: a map of which
+only one side fits into a window (an image much longer than wide). Their window shrinks to the shorter side and is not
+shifted, so no information crosses windows along the longer side; we pad the shorter side and shift along the longer.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lungseg.nn.arguments import check_counts, check_image, check_mlp_ratio, check_rates, check_stages
 from lungseg.nn.attention import WindowAttention
-from lungseg.nn.layers import (
-    MLP,
-    DropPath,
-    check_counts,
-    check_image,
-    check_mlp_ratio,
-    check_rates,
-    check_stages,
-    trunc_normal_init,
-)
+from lungseg.nn.layers import MLP, DropPath, trunc_normal_init
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging
 from lungseg.nn.windows import cyclic_shift, pad_to_multiple, shifted_window_mask, window_partition, window_reverse
 
@@ -42,7 +34,7 @@ class SwinBlock(nn.Module):
             which the map fits into one window is not shifted.
         mlp_ratio: hidden channels of the MLP, as a multiple of dim.
         qkv_bias, attn_drop, drop: of the attention (`WindowAttention`) and the MLP.
-        drop_path: probability of leaving out each of the two branches, per image, in training.
+        drop_path: probability of dropping each of the two branches, per image, in training.
     """
 
     def __init__(
@@ -74,9 +66,9 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def window_attention(self, x: Tensor) -> Tensor:
-        """Attention inside windows that lie `shift_size` tokens off the regular grid, where a side has several."""
+        """Attention inside windows that are shifted by `shift_size` tokens along each side that has several windows."""
         _, H, W, _ = x.shape
-        # Shift only along an axis that has windows to exchange with: one window that holds it all sees it all.
+        # Shift only along an axis with several windows: where there is one, all tokens see each other already.
         down, across = (self.shift_size if side > self.window_size else 0 for side in (H, W))
         ws = min(self.window_size, max(H, W))  # no need for a window larger than the map
         x = pad_to_multiple(x, ws)  # (B, H', W', C); pad first, roll after
@@ -87,7 +79,7 @@ class SwinBlock(nn.Module):
         windows = window_partition(cyclic_shift(x, (down, across)), ws).flatten(1, 2)  # (B*nW, N, C)
         windows = self.attn(windows, attn_mask).unflatten(1, (ws, ws))  # (B*nW, ws, ws, C)
         x = cyclic_shift(window_reverse(windows, padded_height, padded_width), (-down, -across))  # (B, H', W', C)
-        return x[:, :H, :W]  # drop what pad_to_multiple added
+        return x[:, :H, :W]  # crop what pad_to_multiple added
 
 
 class SwinUNet(nn.Module):
@@ -99,17 +91,17 @@ class SwinUNet(nn.Module):
         in_channels: channels of the image.
         num_classes: channels of the logits; 1 for lesion against background.
         embed_dim: channels C after patch embedding; stage i has 2^i C.
-        depths: blocks per stage, the last is the bottleneck. The decoder mirrors the others.
+        depths: blocks per stage. The last stage is the bottleneck; the decoder mirrors the others.
         num_heads: attention heads per stage.
         window_size: side of a window in tokens.
         patch_size: side of a patch in pixels. Smaller patches see smaller lesions, at a higher cost.
         mlp_ratio, qkv_bias: of each block.
-        drop_rate: drop-out after the patch embedding, the projections and in the MLPs.
-        attn_drop_rate: drop-out of attention weights.
+        drop_rate: dropout after the patch embedding, after the projections and in the MLPs.
+        attn_drop_rate: dropout of attention weights.
         drop_path_rate: stochastic depth of the deepest block; it grows linearly from 0 at the first. The
             decoder re-uses the rates of the mirrored stage, as published.
-        head_bias: give the last convolution a bias. Published: no. With one, a training can start from the
-            logit of the lesion's prevalence instead of from 50 %.
+        head_bias: give the last convolution a bias. Published: no. With one, training can start from the
+            prevalence of lesion pixels instead of from 50 %.
 
     Raises:
         ValueError: for counts below 1, rates outside [0, 1), depths and num_heads of different lengths, heads that
@@ -200,8 +192,8 @@ class SwinUNet(nn.Module):
         x = self.norm(self.bottleneck(x))  # (B, H/32, W/32, 8C)
         for expand, fuse, stage in zip(self.expanding, self.fuse, self.decoder, strict=True):
             skip = skips.pop()
-            x = expand(x)[:, : skip.shape[1], : skip.shape[2]]  # twice the side, less what merging padded
+            x = expand(x)[:, : skip.shape[1], : skip.shape[2]]  # twice the side, minus what PatchMerging padded
             x = stage(fuse(torch.cat([x, skip], dim=-1)))
         x = self.final_expanding(self.norm_up(x))  # (B, H, W, C) or a little larger
         logits = self.head(x.permute(0, 3, 1, 2))  # (B, num_classes, H, W): a linear map of each pixel
-        return logits[..., :H, :W]  # drop what patch_embed padded
+        return logits[..., :H, :W]  # crop what patch_embed padded

@@ -4,8 +4,8 @@
 https://arxiv.org/abs/1505.04597), Figure 1; in 3-D "3D U-Net" (Cicek et al. 2016, https://arxiv.org/abs/1606.06650).
 
 As in the paper: two 3 x 3 convolutions per stage, max-pooling down, 2 x 2 transposed convolutions up, skips by
-concatenation. Otherwise than in the paper, and as everybody does since: convolutions are padded, so that the
-logits are as large as the image; they are normalised; and there are half as many channels.
+concatenation. Unlike the paper, but like most implementations since: convolutions are padded, so that the logits are
+as large as the image; they are normalised; and there are half as many channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,34 +15,25 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lungseg.nn.layers import (
-    CONV,
-    CONV_TRANSPOSE,
-    MAX_POOL,
-    NORM,
-    check_batch_norm,
-    check_counts,
-    check_image,
-    check_stages,
-    double_conv,
-)
+from lungseg.nn.arguments import check_batch_norm, check_counts, check_image, check_stages
+from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MAX_POOL, NORM, double_conv
 
 
 class UNet(nn.Module):
-    """Blocks on the way down, blocks on the way up, and a skip between the two at each size.
+    """An encoder of blocks, a decoder of blocks, and a skip between the two at each size.
 
     Args:
         in_channels: channels of the image.
         num_classes: channels of the logits; 1 for lesion against background.
         spatial_dims: 2 for slices, 3 for volumes.
         channels: channels of each stage, from the full size down; each stage halves the sides.
-        norm: "batch" or "instance". Batch norm is a fixed scale per channel once trained: it keeps absolute grey
-            values, which CT has, and a crop gives what the whole slice gives. Instance norm takes its scale from
-            the image at hand and so also trains on batches of one or two, the usual case for volumes.
+        norm: "batch" or "instance". Once trained, batch norm is a fixed scale per channel: it keeps the absolute grey
+            values of CT, and scales a crop like the whole slice. Instance norm takes the scale from each image, and so
+            also trains on batches of one or two, the usual case for volumes.
         block: (in_channels, out_channels) -> module that keeps the size; `double_conv` if None.
 
     Raises:
-        ValueError: for other spatial_dims or norm than these, no channels, or counts below 1; in forward, for an image
+        ValueError: for any other spatial_dims or norm, no channels, or counts below 1; in forward, for an image
             that is not (B, in_channels, H, W[, D]), whose dtype is not that of the weights, or whose deepest map has
             a single pixel in all while batch norm trains.
     """
@@ -70,7 +61,7 @@ class UNet(nn.Module):
         self.batch_norm, self.stride = norm == "batch", 2 ** (len(channels) - 1)
         *outer, deepest = channels
         self.encoder = nn.ModuleList(block(a, b) for a, b in pairwise([in_channels, *outer]))
-        # ceil_mode: of an odd side the last pixel is pooled alone, so nothing is lost and nothing is padded.
+        # ceil_mode: the last pixel of an odd side is pooled alone, so nothing is lost and nothing is padded.
         self.pool = MAX_POOL[spatial_dims](kernel_size=2, ceil_mode=True)
         self.bottleneck = block([in_channels, *outer][-1], deepest)
         upward = pairwise(reversed(channels))  # (512, 256), (256, 128), (128, 64), (64, 32)
@@ -98,7 +89,7 @@ class UNet(nn.Module):
 
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Cut (B, C, *spatial) to `size` at the far ends: twice ceil(n / 2) is one too many where n is odd."""
+    """Crop (B, C, *spatial) to `size` at the bottom and right: 2 * ceil(n / 2) is one too many where n is odd."""
     for dim, n in enumerate(size, start=2):
         x = x.narrow(dim, 0, n)
     return x

@@ -1,36 +1,27 @@
 """UNETR: a ViT encoder whose hidden states feed a convolutional decoder, for images and volumes.
 
 "UNETR: Transformers for 3D Medical Image Segmentation" (Hatamizadeh et al. 2021, https://arxiv.org/abs/2103.10504),
-Figure 2 and equations 1-4. With equal weights the output equals that of MONAI's UNETR, which carries on the authors'
-code. Where that code departs from the paper we follow the code in how a block is built (residual blocks with instance
-norm and leaky ReLU where the figure shows plain ones with batch norm and ReLU), and the paper in where a skip leaves:
-after blocks 3, 6 and 9. The code reads blocks 4, 7 and 10, so published weights want `skip_layers=(4, 7, 10)`.
+Figure 2 and equations 1-4. With equal weights the output equals that of MONAI's UNETR, which continues the authors'
+code. Where that code departs from the paper, we follow the code in how a block is built (residual blocks with instance
+norm and leaky ReLU, where the figure shows plain ones with batch norm and ReLU), and the paper in where a skip leaves:
+after blocks 3, 6 and 9. The code reads blocks 4, 7 and 10, so published weights need `skip_layers=(4, 7, 10)`.
 
-The paper says K for the channels of a token and L for the number of blocks; here they are embed_dim and depth.
+The paper writes K for the channels of a token and L for the number of blocks; here they are embed_dim and depth.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lungseg.nn.arguments import check_counts, check_image, check_mlp_ratio, check_rates, is_count
 from lungseg.nn.attention import SelfAttention
-from lungseg.nn.layers import (
-    CONV,
-    CONV_TRANSPOSE,
-    MLP,
-    InstanceNorm,
-    check_counts,
-    check_image,
-    check_mlp_ratio,
-    check_rates,
-    is_count,
-    trunc_normal_init,
-)
+from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MLP, InstanceNorm, trunc_normal_init
 from lungseg.nn.patches import PatchEmbed, complete_patches
 
-# Smaller networks: UNETR(**PRESETS["tiny"]). Those of patch 8 see smaller lesions, with four times the tokens.
+# Smaller networks: UNETR(**PRESETS["tiny"]). Patches of 8 resolve smaller lesions, with four times the tokens.
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"embed_dim": 192, "depth": 4, "num_heads": 3, "feature_size": 8},
     "tiny_patch8": {"embed_dim": 192, "depth": 6, "num_heads": 3, "feature_size": 8, "patch_size": 8},
@@ -46,7 +37,7 @@ class TransformerBlock(nn.Module):
         num_heads: attention heads; must divide dim.
         mlp_ratio: hidden channels of the MLP, as a multiple of dim.
         qkv_bias, scale, attn_drop: of the attention (`SelfAttention`).
-        drop: drop-out after the attention and in the MLP.
+        drop: dropout after the attention and in the MLP.
     """
 
     def __init__(
@@ -75,8 +66,8 @@ class TransformerBlock(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions with instance norm, added to the input; leaky ReLU.
 
-    If the channels change, the input passes a 1 x 1 convolution with instance norm. Each map needs at least two pixels:
-    the norm of one pixel is 0, whatever it was.
+    If the number of channels changes, the input passes a 1 x 1 convolution with instance norm before it is added. A map
+    needs at least two pixels: the instance norm of a single pixel is 0, whatever its value.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int = 2, norm_affine: bool = False):
@@ -86,7 +77,8 @@ class ResidualBlock(nn.Module):
         self.norm1 = InstanceNorm(out_channels, affine=norm_affine)
         self.conv2 = conv(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
         self.norm2 = InstanceNorm(out_channels, affine=norm_affine)
-        self.conv3 = self.norm3 = nn.Identity()
+        self.conv3: nn.Module = nn.Identity()
+        self.norm3: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.conv3 = conv(in_channels, out_channels, kernel_size=1, bias=False)
             self.norm3 = InstanceNorm(out_channels, affine=norm_affine)
@@ -100,7 +92,7 @@ class ResidualBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double the sides by a deconvolution, put the skip beside it, and join both by a residual block."""
+    """Double the sides with a deconvolution, concatenate the skip, and merge both in a residual block."""
 
     def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int = 2, norm_affine: bool = False):
         super().__init__()
@@ -113,13 +105,13 @@ class UpBlock(nn.Module):
 
 
 def deconvolution(in_channels: int, out_channels: int, spatial_dims: int) -> nn.Module:
-    """Spread each pixel over a square of 2 x 2 (a cube of 2 x 2 x 2) by one linear map."""
+    """Expand each pixel into a square of 2 x 2 (a cube of 2 x 2 x 2) with one linear map."""
     return CONV_TRANSPOSE[spatial_dims](in_channels, out_channels, kernel_size=2, stride=2, bias=False)
 
 
 def skip_path(embed_dim: int, channels: int, doublings: int, *, spatial_dims: int, norm_affine: bool) -> nn.Sequential:
     """Bring a hidden state to the size of its place in the decoder, one doubling at a time. Figure 2, middle."""
-    layers = [deconvolution(embed_dim, channels, spatial_dims)]
+    layers: list[nn.Module] = [deconvolution(embed_dim, channels, spatial_dims)]
     for _ in range(doublings - 1):
         layers.append(deconvolution(channels, channels, spatial_dims))
         layers.append(ResidualBlock(channels, channels, spatial_dims=spatial_dims, norm_affine=norm_affine))
@@ -127,10 +119,10 @@ def skip_path(embed_dim: int, channels: int, doublings: int, *, spatial_dims: in
 
 
 def resize_positions(table: Tensor, grid: Sequence[int]) -> Tensor:
-    """Interpolate a table of positions to another grid of tokens: (*old_grid, K) -> (*grid, K).
+    """Interpolate a position table to another grid of tokens: (*old_grid, K) -> (*grid, K).
 
-    Bicubic on images, trilinear on volumes, between the centres of the patches (ViT, section 3.2, last paragraph).
-    In float32 at least: torch has no bicubic interpolation of half precision on a CPU, and sums would be rounded.
+    Bicubic for images, trilinear for volumes, between the centres of the patches (ViT, section 3.2, last paragraph).
+    At least in float32: torch has no bicubic interpolation in half precision on a CPU, and sums would be rounded.
     """
     if tuple(table.shape[:-1]) == tuple(grid):
         return table
@@ -147,7 +139,7 @@ def tokens_to_map(z: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def token_grid(img_size: int | Sequence[int] | None, spatial_dims: int, patch_size: int) -> list[int]:
-    """Patches along each axis of an image of `img_size` pixels (one number, or one per axis)."""
+    """Count the patches along each axis of an image of `img_size` pixels (one number, or one per axis)."""
     if img_size is None:
         img_size = {2: 256, 3: 96}[spatial_dims]
     sides = [img_size] * spatial_dims if is_count(img_size) else img_size
@@ -156,14 +148,13 @@ def token_grid(img_size: int | Sequence[int] | None, spatial_dims: int, patch_si
     return [-(-side // patch_size) for side in sides]  # rounded up
 
 
-def check_skip_layers(skip_layers: Sequence[int] | None, depth: int, doublings: int) -> tuple[int, ...]:
-    """The blocks whose hidden states the decoder reads: those given if they fit, evenly spread ones if None."""
+def _choose_skip_layers(skip_layers: Sequence[int] | None, depth: int, doublings: int) -> tuple[int, ...]:
+    """Number the blocks whose hidden states the decoder reads: those given if they fit, evenly spread ones if None."""
     even = tuple(max(1, depth * i // doublings) for i in range(1, doublings))
     if skip_layers is None:
         return even
-    layers = skip_layers if isinstance(skip_layers, Sequence) else [None]
-    fits = len(layers) == len(even) and all(is_count(i) and i <= depth for i in layers)
-    if not fits or list(layers) != sorted(layers):
+    fits = isinstance(skip_layers, Sequence) and len(skip_layers) == len(even)
+    if not fits or not all(is_count(i) and i <= depth for i in skip_layers) or list(skip_layers) != sorted(skip_layers):
         raise ValueError(
             f"UNETR: patch_size={2**doublings} and depth={depth} need {len(even)} skip_layers, ascending from 1 to "
             f"{depth}, got {skip_layers!r}. Evenly spread: {even}."
@@ -175,33 +166,34 @@ class UNETR(nn.Module):
     """Patch embedding, transformer blocks, and a decoder that reads their hidden states. UNETR, Figure 2.
 
     The defaults are the published size: 87,315,377 parameters in 2-D (256 x 256, 1 -> 1 channels), 92,784,046 in 3-D
-    (96^3, 1 -> 14). MONAI's network has 18,432 more, which no forward pass of it uses; ours has not.
+    (96^3, 1 -> 14). MONAI's network has 18,432 more, which its forward pass never uses.
 
     Args:
         in_channels: channels of the image.
         num_classes: channels of the logits; 1 for lesion against background.
-        img_size: sides in pixels, one number or one per axis, that the position table is made for; 256 for images and
-            96 for volumes if None. Any other size works: the table is interpolated.
+        img_size: sides in pixels, one number or one per axis, for which the position table is made; 256 for images and
+            96 for volumes if None. Any other size works too: the table is interpolated.
         spatial_dims: 2 for images, 3 for volumes.
         embed_dim: channels of a token, K in the paper ("hidden_size" in MONAI).
         depth: transformer blocks, L in the paper.
         num_heads: attention heads; must divide embed_dim.
         mlp_ratio: hidden channels of each MLP, as a multiple of embed_dim.
         feature_size: channels of the decoder at full resolution; each halving of the sides doubles them.
-        patch_size: side of a patch in pixels, a power of two 2^k; the decoder has k steps. Smaller patches see smaller
-            lesions, at a higher cost.
+        patch_size: side of a patch in pixels, a power of two 2^k; the decoder has k steps. Smaller patches
+            resolve smaller lesions, at a higher cost.
         skip_layers: the k - 1 blocks, counted from 1, whose output feeds the decoder, finest first. None spreads them
-            evenly: (3, 6, 9) for the published size, as in the paper. Weights of MONAI want (4, 7, 10).
+            evenly: (3, 6, 9) for the published size, as in the paper. Weights of MONAI need (4, 7, 10).
         qkv_bias: learn a bias for queries, keys and values. Published: no; ViT has it.
         attn_scale: "sqrt" divides q k^T by sqrt(head_dim), as the paper does (equation 4). "head_dim" divides by
-            head_dim itself, as one report prints it, which leaves attention uniform (docs/nn/unetr.md).
-        drop_rate: drop-out after the position embedding, the attention and in the MLPs.
-        attn_drop_rate: drop-out of attention weights.
+            head_dim itself, as one report prints it, which leaves attention almost uniform (docs/nn/unetr.md in the
+            repository).
+        drop_rate: dropout after the position embedding, after the attention and in the MLPs.
+        attn_drop_rate: dropout of attention weights.
         norm_affine: learn a scale and a shift in each instance norm. Published: no.
 
     Raises:
-        ValueError: for counts below 1, rates outside [0, 1), a patch_size that is no power of two, skip_layers that do
-            not fit patch_size and depth, other spatial_dims than 2 and 3, an unknown attn_scale, heads that do not
+        ValueError: for counts below 1, rates outside [0, 1), a patch_size that is not a power of two, skip_layers that
+            do not fit patch_size and depth, spatial_dims other than 2 and 3, an unknown attn_scale, heads that do not
             divide embed_dim, or (in forward) an image that is not (B, in_channels, H, W[, D]) or whose dtype is not
             that of the weights.
     """
@@ -241,15 +233,15 @@ class UNETR(nn.Module):
         if spatial_dims not in (2, 3):
             raise ValueError(f"UNETR: spatial_dims must be 2 (images) or 3 (volumes), got {spatial_dims}.")
         if patch_size < 2 or patch_size != 2**doublings:
-            raise ValueError(f"UNETR: patch_size must be a power of two from 2 on, got {patch_size}. Take 8 or 16.")
+            raise ValueError(f"UNETR: patch_size must be a power of two, at least 2, got {patch_size}. Use 8 or 16.")
         if attn_scale not in ("sqrt", "head_dim"):
             raise ValueError(f'UNETR: attn_scale must be "sqrt" or "head_dim", got {attn_scale!r}.')
         self.in_channels, self.spatial_dims, self.patch_size = in_channels, spatial_dims, patch_size
-        self.skip_layers = check_skip_layers(skip_layers, depth, doublings)
+        self.skip_layers = _choose_skip_layers(skip_layers, depth, doublings)
         scale = None if attn_scale == "sqrt" else num_heads / embed_dim
-        block_options = {"mlp_ratio": mlp_ratio, "qkv_bias": qkv_bias, "scale": scale}
-        dropping = {"drop": drop_rate, "attn_drop": attn_drop_rate}
-        conv_options = {"spatial_dims": spatial_dims, "norm_affine": norm_affine}
+        block = partial(TransformerBlock, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, scale=scale)
+        path = partial(skip_path, spatial_dims=spatial_dims, norm_affine=norm_affine)
+        up = partial(UpBlock, spatial_dims=spatial_dims, norm_affine=norm_affine)
         widths = [feature_size * 2**j for j in range(doublings)]  # of the decoder, at 1, 1/2, 1/4, 1/8 of the sides
 
         self.patch_embed = PatchEmbed(in_channels, embed_dim, patch_size, spatial_dims=spatial_dims, norm=False)
@@ -257,17 +249,16 @@ class UNETR(nn.Module):
         self.position_embedding = nn.Parameter(torch.zeros(*grid, embed_dim))
         nn.init.trunc_normal_(self.position_embedding, std=0.02)
         self.pos_drop = nn.Dropout(drop_rate)
-        blocks = [TransformerBlock(embed_dim, num_heads, **block_options, **dropping) for _ in range(depth)]
+        blocks = [block(embed_dim, num_heads, drop=drop_rate, attn_drop=attn_drop_rate) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
         self.blocks.apply(trunc_normal_init)
         self.norm = nn.LayerNorm(embed_dim)
 
         coarse_to_fine = range(doublings - 1, 0, -1)
-        paths = [skip_path(embed_dim, widths[j], doublings - j, **conv_options) for j in coarse_to_fine]
-        self.skips = nn.ModuleList(paths)
-        self.image_block = ResidualBlock(in_channels, feature_size, **conv_options)
+        self.skips = nn.ModuleList(path(embed_dim, widths[j], doublings - j) for j in coarse_to_fine)
+        self.image_block = ResidualBlock(in_channels, feature_size, spatial_dims=spatial_dims, norm_affine=norm_affine)
         pairs = zip([embed_dim, *reversed(widths)], reversed(widths), strict=False)
-        self.decoder = nn.ModuleList(UpBlock(wide, narrow, **conv_options) for wide, narrow in pairs)
+        self.decoder = nn.ModuleList(up(wide, narrow) for wide, narrow in pairs)
         self.head = CONV[spatial_dims](feature_size, num_classes, kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -284,7 +275,7 @@ class UNETR(nn.Module):
         for up, skip in zip(self.decoder, [*skips, self.image_block(image)], strict=True):
             x = up(x, skip)  # sides H/8, H/4, H/2, H with 8, 4, 2, 1 times feature_size channels
         logits = self.head(x)  # (B, num_classes, H, W): a linear map of each pixel
-        return logits[(..., *(slice(side) for side in size))]  # drop what complete_patches added
+        return logits[(..., *(slice(side) for side in size))]  # crop what complete_patches added
 
     def hidden_states(self, image: Tensor) -> list[Tensor]:
         """The tokens after each block, z_0 (before the first) to z_L: each (B, N, K). Equations 1-3."""

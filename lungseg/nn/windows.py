@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Append rows at the bottom and columns at the right, of zeros, until both sides are multiples.
+    """Pad with zeros at the bottom and right until both sides are multiples of `multiple`.
 
-    (B, H, W, C) -> (B, H', W', C) with H' = ceil(H / multiple) * multiple, W' likewise. The twin of
-    this is a crop, `x[:, :H, :W]`. A map that already fits is returned as it is.
+    (B, H, W, C) -> (B, H', W', C) with H' = ceil(H / multiple) * multiple, W' likewise. Cropping undoes it,
+    `x[:, :H, :W]`. A map that already fits is returned unchanged.
     """
     _, H, W, _ = x.shape
     bottom, right = -H % multiple, -W % multiple
@@ -71,8 +71,8 @@ def window_reverse(windows: Tensor, height: int, width: int) -> Tensor:
     return x.reshape(-1, height, width, C)
 
 
-def rows_and_columns(shift_size: int | tuple[int, int]) -> tuple[int, int]:
-    """A shift of both axes alike, or of rows and columns, as (rows, columns)."""
+def _rows_and_columns(shift_size: int | tuple[int, int]) -> tuple[int, int]:
+    """The shift as (rows, columns): one number shifts both axes alike."""
     return shift_size if isinstance(shift_size, tuple) else (shift_size, shift_size)
 
 
@@ -82,7 +82,7 @@ def cyclic_shift(x: Tensor, shift_size: int | tuple[int, int]) -> Tensor:
     The first rows and columns wrap around to the far side (Figure 4 of the Swin paper). A pair shifts rows and
     columns differently.
     """
-    down, across = rows_and_columns(shift_size)
+    down, across = _rows_and_columns(shift_size)
     return x.roll((-down, -across), dims=(1, 2))
 
 
@@ -109,13 +109,13 @@ def shifted_window_mask(
 
     Returns:
         bool, (nW, N, N) with N = window_size**2 and nW counted on the padded map. `mask[w, i, j]` is
-        True where token i of window w may attend to token j: both lie in one cell of the shifted grid,
+        True where token i of window w may attend to token j: both are in one cell of the shifted grid,
         and both are image or both are padding. Every token may attend to itself, so no row is all False.
 
     Raises:
         ValueError: if shift_size is not in [0, window_size), or a side is below 1.
     """
-    down, across = rows_and_columns(shift_size)
+    down, across = _rows_and_columns(shift_size)
     if not (0 <= down < window_size and 0 <= across < window_size):
         raise ValueError(
             f"shifted_window_mask: shift_size must be in [0, window_size={window_size}), got {shift_size}."
@@ -137,7 +137,7 @@ def shifted_window_mask(
 def relative_position_index(window_size: int, *, device: torch.device | None = None) -> Tensor:
     """Number every offset between two tokens of a window, for the relative position bias.
 
-    Two tokens of one window lie dr rows and dc columns apart, each between -(ws-1) and ws-1, so there are
+    Two tokens of one window are dr rows and dc columns apart, each between -(ws-1) and ws-1, so there are
     (2 ws - 1)^2 offsets; each has one row in the learned bias table. Swin Transformer, section 3.2,
     "Relative position bias", equation 4.
 

@@ -42,7 +42,7 @@ from lungseg.training.resume import UNFIT, as_started, check_same_run, load_best
 from lungseg.training.step import Evaluation, freeze
 from lungseg.training.summary import epoch_line, write_summary
 from lungseg.typed import form
-from lungseg.weights.checkpoint_layouts import encoder_of
+from lungseg.weights.checkpoint_layouts import encoder_names
 from lungseg.weights.load import load_published
 
 
@@ -176,7 +176,7 @@ class Run:
         """Freeze the encoder in the first `freeze_encoder` epochs, train it after them (`freeze`)."""
         if not self.recipe.freeze_encoder:
             return []
-        return freeze(model, encoder_of(model), epoch < self.recipe.freeze_encoder)
+        return freeze(model, encoder_names(model), epoch < self.recipe.freeze_encoder)
 
     def scaler(self) -> GradScaler:
         """Scales the loss for float16, in which small gradients would become 0; otherwise it does nothing."""

@@ -1,16 +1,14 @@
-"""The layouts that `load_published` knows: how each names its tensors, and where our networks keep them.
+"""The layouts of checkpoints that `load_published` knows, in one table.
 
 A layout is a pattern that recognises it, a rule that renames one key, and, where a published tensor holds the same
-numbers in another arrangement, a function that rearranges them first. Reading, fitting and reporting are in
-lungseg/weights/load.py, and the same for all layouts.
+numbers in another arrangement, a function that rearranges them first. The rules are in lungseg/weights/renaming.py;
+reading, fitting and reporting, which are the same for all layouts, are in lungseg/weights/load.py.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isqrt, prod
+from typing import Generic, TypeVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
@@ -18,221 +16,40 @@ from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
+from lungseg.weights.renaming import (
+    note_unetr,
+    rearrange_swin,
+    rearrange_unetr,
+    rearrange_vit,
+    rename_ours,
+    rename_resnet,
+    rename_resnet_in_unet,
+    rename_resnet_unet,
+    rename_swin,
+    rename_swin_unet,
+    rename_timm_swin,
+    rename_unetr,
+    rename_vit,
+    unchanged,
+)
 
-
-def unchanged(published: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The rearrangement of a layout whose tensors are arranged as ours."""
-    return published
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A published way to name the tensors of a network."""
+class Layout(Generic[Network]):
+    """One way to name the tensors of a network: our own, or a published one."""
 
     name: str
-    network: type[nn.Module]
-    recognised_by: str  # a pattern that some key of this layout matches, and no key of the layouts above it
-    rename: Callable[[str, nn.Module], list[str]]  # published key -> our names; [] where we have no such tensor
+    network: type[Network]
+    recognised_by: str  # a pattern: a table of tensors may have this layout if one of its keys matches
+    rename: Callable[[str, Network], list[str]]  # published key -> our names; [] where we have no such tensor
     encoder: tuple[str, ...]  # prefixes of our names that make up the encoder
     first_convolutions: tuple[str, ...]  # our kernels that read the image: their input channels can be adapted
-    rearrange: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = unchanged  # same keys, ours in shape
+    rearrange: Callable[[dict[str, Tensor], Network], dict[str, Tensor]] = unchanged  # same keys, in the shape of ours
     why_unused: Mapping[str, str] = field(default_factory=dict)  # pattern of keys without a place here -> the reason
-    note: Callable[[nn.Module], str] = lambda model: ""  # what tensors cannot show: how the network has to be wired
+    note: Callable[[Network], str] = lambda model: ""  # what tensors cannot show: how the network must be wired
     ours: bool = False  # the names of lungseg itself: everything has to fit, except for the head
-
-
-def rename_by(rules: list[tuple[str, str | Callable[[re.Match], str]]], key: str) -> list[str]:
-    """`key` with its beginning replaced by the first rule (pattern, replacement) that matches; [] if none does."""
-    for pattern, ours in rules:
-        if re.match(pattern, key):
-            return [re.sub(pattern, ours, key, count=1)]
-    return []
-
-
-# Swin-Unet and Swin
-
-
-def rename_swin_unet(key: str, model: SwinUNet) -> list[str]:
-    """Swin-Unet's own checkpoints (Cao et al. 2021): every tensor has one place here."""
-    last = len(model.encoder)  # the bottleneck is their last stage
-    rules = [
-        (rf"layers\.{last}\.blocks\.", "bottleneck."),
-        (r"layers\.(\d+)\.blocks\.", r"encoder.\1."),
-        (r"layers\.(\d+)\.downsample\.", r"merging.\1."),
-        (r"layers_up\.0\.(expand|norm)\.", r"expanding.0.\1."),
-        (r"layers_up\.(\d+)\.upsample\.", r"expanding.\1."),
-        (r"layers_up\.(\d+)\.blocks\.", lambda m: f"decoder.{int(m[1]) - 1}."),
-        (r"concat_back_dim\.(\d+)\.", lambda m: f"fuse.{int(m[1]) - 1}."),
-        (r"up\.", "final_expanding."),
-        (r"output\.", "head."),
-        (r"(patch_embed\.|norm\.|norm_up\.)", r"\1"),
-    ]
-    return rename_by(rules, key)
-
-
-def rename_swin(key: str, model: SwinUNet, *, downsample_offset: int = 0) -> list[str]:
-    """ImageNet Swin: encoder stage i fills our encoder *and* the mirrored stage of our decoder.
-
-    Cao et al. 2021, section 4.2, initialise both so. The decoder's expanding and fusing layers stay fresh.
-    """
-    last = len(model.encoder)
-    if match := re.match(r"layers\.(\d+)\.blocks\.(.*)", key):
-        stage, rest = int(match[1]), match[2]
-        if stage == last:
-            return [f"bottleneck.{rest}"]
-        return [f"encoder.{stage}.{rest}", f"decoder.{last - 1 - stage}.{rest}"]
-    if match := re.match(r"layers\.(\d+)\.downsample\.(.*)", key):
-        return [f"merging.{int(match[1]) - downsample_offset}.{match[2]}"]
-    return [key] if re.match(r"(patch_embed|norm)\.", key) else []
-
-
-def rename_timm_swin(key: str, model: SwinUNet) -> list[str]:
-    """As `rename_swin`; timm puts a merging at the start of the next stage, not at the end of its own."""
-    return rename_swin(key, model, downsample_offset=1)
-
-
-def rearrange_swin(published: dict[str, Tensor], model: SwinUNet) -> dict[str, Tensor]:
-    """Leave out what follows from the window size (we compute it), and complete clipped bias tables."""
-    computed = ("relative_position_index", "attn_mask")
-    return {key: undo_window_clipping(key, published) for key in published if not key.endswith(computed)}
-
-
-def undo_window_clipping(key: str, published: Mapping[str, Tensor]) -> Tensor:
-    """Complete the bias table of a stage whose whole map was smaller than the checkpoint's window.
-
-    The published code clips the window to such a map, and its table with it. Those offsets are the centre
-    of the full table; the rest, which that stage never saw, repeats the border.
-    """
-    table = published[key]
-    tables = {k: t for k, t in published.items() if k.endswith("relative_position_bias_table") and t.dim() == 2}
-    if key not in tables:
-        return table
-    full = max(len(t) for t in tables.values())
-    old, new = isqrt(len(table)), isqrt(full)  # 2a-1 and 2b-1
-    grid = table.T.reshape(1, -1, old, old)  # (1, heads, 2a-1, 2a-1)
-    grid = F.pad(grid, [(new - old) // 2] * 4, mode="replicate")  # (1, heads, 2b-1, 2b-1)
-    return grid[0].flatten(1).T  # ((2b-1)^2, heads)
-
-
-# UNETR and ViT
-
-
-def rename_unetr(key: str, model: UNETR) -> list[str]:
-    """UNETR's own checkpoints (Hatamizadeh et al. 2021), in the layout of their code and of MONAI."""
-    skip = r"encoder([234])\."  # their encoder4, 3, 2 are our skips 0, 1, 2: coarsest first
-    rules = [
-        (r"vit\.patch_embedding\.position_embeddings", "position_embedding"),
-        (r"vit\.patch_embedding\.patch_embeddings\.(1\.)?", "patch_embed.proj."),
-        (r"vit\.(blocks\.\d+\.mlp)\.linear", r"\1.fc"),
-        (r"vit\.(blocks\.\d+\.attn)\.out_proj\.", r"\1.proj."),
-        (r"vit\.(blocks\.\d+\.(norm[12]|attn\.qkv)\.|norm\.)", r"\1"),
-        (r"encoder1\.layer\.", "image_block."),
-        (skip + r"transp_conv_init\.conv\.", lambda m: f"skips.{4 - int(m[1])}.0."),
-        (skip + r"blocks\.(\d)\.0\.conv\.", lambda m: f"skips.{4 - int(m[1])}.{2 * int(m[2]) + 1}."),
-        (skip + r"blocks\.(\d)\.1\.", lambda m: f"skips.{4 - int(m[1])}.{2 * int(m[2]) + 2}."),
-        (r"decoder(\d)\.transp_conv\.conv\.", lambda m: f"decoder.{5 - int(m[1])}.up."),
-        (r"decoder(\d)\.conv_block\.", lambda m: f"decoder.{5 - int(m[1])}.block."),
-        (r"out\.conv\.conv\.", "head."),
-    ]
-    return [re.sub(r"(conv\d)\.conv\.", r"\1.", name) for name in rename_by(rules, key)]
-
-
-def rearrange_unetr(published: dict[str, Tensor], model: UNETR) -> dict[str, Tensor]:
-    """Give the positions their grid, and a linear patch embedding the shape of a convolution's kernel."""
-    published = dict(published)
-    positions, linear = "vit.patch_embedding.position_embeddings", "vit.patch_embedding.patch_embeddings.1.weight"
-    if positions in published:
-        published[positions] = positions_on_a_grid(published[positions][0], model.position_embedding.shape[:-1])
-    if linear in published:
-        image_kernel = published.get("encoder1.layer.conv1.conv.weight")
-        in_channels = model.in_channels if image_kernel is None else image_kernel.shape[1]
-        published[linear] = kernel_of_linear(published[linear], in_channels, model.spatial_dims)
-    return published
-
-
-def note_unetr(model: UNETR) -> str:
-    """The published code takes its skips one block later than the paper, and its weights were trained so."""
-    if model.skip_layers == (4, 7, 10):
-        return ""
-    return f"these weights were trained with skip_layers=(4, 7, 10), this network has {model.skip_layers}"
-
-
-def rename_vit(key: str, model: UNETR) -> list[str]:
-    """ViT (Dosovitskiy et al. 2021) as timm names it: its blocks are our encoder's."""
-    return rename_by([("pos_embed", "position_embedding"), (r"(patch_embed\.|blocks\.|norm\.)", r"\1")], key)
-
-
-def rearrange_vit(published: dict[str, Tensor], model: UNETR) -> dict[str, Tensor]:
-    """Take the class token's position off, and give the others their grid: ViT images are square."""
-    published = dict(published)
-    if "pos_embed" in published:
-        first = 1 if "cls_token" in published else 0
-        positions = published["pos_embed"][0, first:]  # (N, K)
-        side = isqrt(len(positions))
-        published["pos_embed"] = positions_on_a_grid(positions, (side, side))
-    return published
-
-
-def positions_on_a_grid(positions: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """(N, K) -> (*grid, K) where N tokens fill `grid`, else a square or cube of N tokens, else (N, K) as it is.
-
-    The published table does not say which grid it was: tokens are in reading order, the last axis fastest.
-    """
-    if len(positions) != prod(grid):
-        side = round(len(positions) ** (1 / len(grid)))
-        grid = (side,) * len(grid)
-    return positions.unflatten(0, grid) if len(positions) == prod(grid) else positions
-
-
-def kernel_of_linear(weight: Tensor, in_channels: int, spatial_dims: int) -> Tensor:
-    """(K, p*p*C) -> (K, C, p, p), or with three p: the linear map's inputs run over the channels fastest."""
-    patch_size = round((weight.shape[1] / in_channels) ** (1 / spatial_dims))
-    kernel = weight.unflatten(1, (*[patch_size] * spatial_dims, in_channels))  # (K, p, p, C)
-    return kernel.movedim(-1, 1)  # (K, C, p, p)
-
-
-# ResNet-50
-
-
-def rename_resnet(key: str, model: ResNet50Encoder) -> list[str]:
-    """A ResNet classifier of torchvision (He et al. 2015): we keep its names, and have no classifier."""
-    return rename_by([(r"(conv1\.|bn1\.|layer\d\.)", r"\1")], key)
-
-
-def rename_resnet_in_unet(key: str, model: ResNet50UNet) -> list[str]:
-    """As `rename_resnet`, into the encoder of the U-Net."""
-    return [f"encoder.{name}" for name in rename_resnet(key, model.encoder)]
-
-
-def rename_resnet_unet(key: str, model: ResNet50UNet) -> list[str]:
-    """The ResNet50-U-Net of segmentation_models_pytorch: every tensor has one place here."""
-    rules = [
-        (r"encoder\.", "encoder."),
-        (r"decoder\.blocks\.(\d)\.conv([12])\.", lambda m: f"decoder.{m[1]}.{int(m[2]) - 1}."),
-        (r"segmentation_head\.0\.", "head."),
-    ]
-    return rename_by(rules, key)
-
-
-# The networks' own names
-
-
-def rename_ours(key: str, model: nn.Module) -> list[str]:
-    """A checkpoint of lungseg: its names are the network's."""
-    return [key]
-
-
-def encoder_of(model: nn.Module) -> list[str]:
-    """The names of the network's children that make up its encoder, modules and parameters.
-
-    Raises:
-        ValueError: if it is none of our networks.
-    """
-    for layout in LAYOUTS:
-        if layout.ours and isinstance(model, layout.network):
-            names = [name.removesuffix(".") for name in layout.encoder]
-            return [name for name in names if hasattr(model, name)]
-    raise ValueError(f"{type(model).__name__} has no encoder that lungseg knows of.")
 
 
 SWIN_ENCODER = ("patch_embed.", "pos_drop.", "encoder.", "merging.", "bottleneck.", "norm.")
@@ -240,10 +57,13 @@ UNETR_ENCODER = ("patch_embed.", "position_embedding", "pos_drop.", "blocks.", "
 UNET_ENCODER = ("encoder.", "bottleneck.")
 PATCH_EMBED = ("patch_embed.proj.weight",)
 UNETR_FIRST = (*PATCH_EMBED, "image_block.conv1.weight", "image_block.conv3.weight")
-UNET_FIRST = ("encoder.0.0.0.weight", "bottleneck.0.0.weight")  # the latter, if there is no other stage
+UNET_FIRST = ("encoder.0.0.0.weight", "bottleneck.0.0.weight")  # the latter if the bottleneck is the only stage
 RRC_FIRST = ("encoder.0.project.weight", "bottleneck.project.weight")
 RESNET_FIRST = ("encoder.conv1.weight",)
-LAYOUTS = (  # that which fills most of a network is taken, the first of equals
+CLASSIFIER = "the head of a classifier"
+NO_QKV_BIAS = "this network was built with qkv_bias=False"
+
+LAYOUTS: tuple[Layout, ...] = (  # the one that fills most of a network is used, and of equals the first
     Layout("lungseg", SwinUNet, r"final_expanding\.", rename_ours, SWIN_ENCODER, PATCH_EMBED, ours=True),
     Layout("lungseg", UNETR, r"image_block\.", rename_ours, UNETR_ENCODER, UNETR_FIRST, ours=True),
     Layout("lungseg", ResNet50UNet, r"decoder\.0\.0\.", rename_ours, ("encoder.",), RESNET_FIRST, ours=True),
@@ -266,7 +86,7 @@ LAYOUTS = (  # that which fills most of a network is taken, the first of equals
         rearrange_unetr,
         {
             r".*norm_cross_attn\.": "made by the published code, but no forward pass uses it",
-            r".*attn\.qkv\.bias": "this network was built with qkv_bias=False",
+            r".*attn\.qkv\.bias": NO_QKV_BIAS,
         },
         note_unetr,
     ),
@@ -278,20 +98,9 @@ LAYOUTS = (  # that which fills most of a network is taken, the first of equals
         UNETR_ENCODER,
         PATCH_EMBED,
         rearrange_vit,
-        {
-            r"cls_token": "UNETR has no class token",
-            r"head\.": "the head of a classifier",
-            r".*attn\.qkv\.bias": "this network was built with qkv_bias=False",
-        },
+        {r"cls_token": "UNETR has no class token", r"head\.": CLASSIFIER, r".*attn\.qkv\.bias": NO_QKV_BIAS},
     ),
-    Layout(
-        "ResNet50-U-Net (smp)",
-        ResNet50UNet,
-        r"encoder\.layer1\.",
-        rename_resnet_unet,
-        ("encoder.",),
-        RESNET_FIRST,
-    ),
+    Layout("ResNet50-U-Net (smp)", ResNet50UNet, r"encoder\.layer1\.", rename_resnet_unet, ("encoder.",), RESNET_FIRST),
     Layout(
         "ResNet-50 (torchvision)",
         ResNet50UNet,
@@ -299,7 +108,7 @@ LAYOUTS = (  # that which fills most of a network is taken, the first of equals
         rename_resnet_in_unet,
         ("encoder.",),
         RESNET_FIRST,
-        why_unused={r"fc\.": "the head of a classifier"},
+        why_unused={r"fc\.": CLASSIFIER},
     ),
     Layout(
         "ResNet-50 (torchvision)",
@@ -308,6 +117,19 @@ LAYOUTS = (  # that which fills most of a network is taken, the first of equals
         rename_resnet,
         ("conv1.", "bn1.", "layer"),
         ("conv1.weight",),
-        why_unused={r"fc\.": "the head of a classifier"},
+        why_unused={r"fc\.": CLASSIFIER},
     ),
 )
+
+
+def encoder_names(model: nn.Module) -> list[str]:
+    """Name the network's direct children, modules and parameters, that make up its encoder.
+
+    Raises:
+        ValueError: if it is not one of our networks.
+    """
+    for layout in LAYOUTS:
+        if layout.ours and isinstance(model, layout.network):
+            names = [name.removesuffix(".") for name in layout.encoder]
+            return [name for name in names if hasattr(model, name)]
+    raise ValueError(f"{type(model).__name__} is not a network of lungseg, so its encoder is unknown.")

@@ -1,8 +1,8 @@
-"""Weights -> our networks: one's own checkpoint or a published one, with a report of what became of each tensor.
+"""Load weights into our networks, from a checkpoint of ours or a published one, and report what became of each tensor.
 
-Nothing is guessed in silence: the layout is recognised from its keys, each tensor that changes shape is named
-with what was done to it, and a checkpoint that does not fill at least half of the encoder is an error. The
-layouts themselves are in checkpoint_layouts.py, beside this file; what a file may wrap round them is in state_dicts.py.
+Nothing is guessed silently: the layout is recognised from its keys, the report names each tensor that changes shape
+and what was done to it, and a checkpoint that does not fill at least half of the encoder is an error. The layouts are
+in checkpoint_layouts.py and the wrappers around a state dict in state_dicts.py, in the same folder as this file.
 """
 
 import inspect
@@ -23,42 +23,43 @@ from lungseg.nn.unetr import resize_positions
 from lungseg.weights.checkpoint_layouts import LAYOUTS, Layout
 from lungseg.weights.state_dicts import Table, candidates, contents, read_file
 
-# Arguments of a network in which a checkpoint of ours may differ: their tensors are adapted, or there are none.
+# Arguments of a network in which a checkpoint of ours may differ: the tensors are adapted, or there are none.
 ADAPTABLE = frozenset(
     ("in_channels", "num_classes", "head_bias", "img_size", "window_size")
     + ("drop_rate", "attn_drop_rate", "drop_path_rate")
 )
-MOST_LARGER = 10_000  # times: a tensor that is adapted to ours is no larger
+MOST_LARGER = 10_000  # a tensor to be adapted has at most this many times the numbers of ours
 OUTSIDE = "outside the part of the file that is this network"
 
 
 @dataclass
 class LoadReport:
-    """What `load_published` did, by tensor. Print it: it has a line for each reason."""
+    """What `load_published` did with each tensor. Printed, it has a line for each reason."""
 
     layout: str
     loaded: dict[str, str] = field(default_factory=dict)  # our name -> its published key, values unchanged
     adapted: dict[str, str] = field(default_factory=dict)  # our name -> what was done to fit it
     skipped: dict[str, str] = field(default_factory=dict)  # published key -> why it was not used
     fresh: list[str] = field(default_factory=list)  # our names that keep their initial values
-    note: str = ""  # what the tensors cannot show
-    where: str = ""  # the table was found in the file: "state_dict, under module."
+    note: str = ""  # what tensors cannot show
+    where: str = ""  # where in the file the table of tensors was: "state_dict, under module."
 
     def __str__(self) -> str:
+        """The report for people: counts, then what was adapted, skipped and left fresh."""
         lines = [
             f"{self.layout}: {len(self.loaded)} tensors loaded, {len(self.adapted)} adapted, "
             f"{len(self.skipped)} skipped, {len(self.fresh)} left at their initial values"
         ]
         lines += [f"  found in {self.where}"] * bool(self.where)
-        lines += [f"  adapted {what}" for what in by_reason(self.adapted)]
-        lines += [f"  skipped {what}" for what in by_reason(self.skipped)]
+        lines += [f"  adapted {what}" for what in group_by_reason(self.adapted)]
+        lines += [f"  skipped {what}" for what in group_by_reason(self.skipped)]
         if self.fresh:
             modules = Counter(name.split(".")[0] for name in self.fresh)
             lines.append(f"  fresh {', '.join(f'{module} ({count})' for module, count in modules.items())}")
         return "\n".join(lines + [f"  note: {self.note}"] * bool(self.note))
 
 
-def by_reason(names: Mapping[str, str]) -> list[str]:
+def group_by_reason(names: Mapping[str, str]) -> list[str]:
     """{name: reason} -> a line for each reason: "head.weight: ..." or "24 tensors (blocks.0.norm.weight, ...): ..."."""
     groups: dict[str, list[str]] = {}
     for name, reason in names.items():
@@ -74,26 +75,26 @@ def load_published(
 ) -> LoadReport:
     """Fill `model` with the weights of a checkpoint, ours or a published one, adapting what differs in a known way.
 
-    Adapted are: another number of input channels (each of ours gets the sum of theirs over our number, so
-    that a grey image gives what its copies in all channels gave); another window size (the bias table is
-    resized by bicubic interpolation); another number of heads (each takes the bias of the nearest); another image
-    size (the position table is interpolated); another number type. A head for other classes is left fresh: there is
-    no honest way to translate it. A head without a bias gets a bias of 0, which computes the same.
+    The two may differ in the number of input channels (each of ours gets the sum of theirs divided by the number of
+    ours, so that a grey image gives what its copies in all channels gave), the window size (bicubic interpolation of
+    the bias table), the number of attention heads (each takes the bias of the nearest), the image size (interpolation
+    of the position table) and the number type. A head for other classes keeps its initial values, because it cannot
+    be translated. If only our head has a bias, it becomes 0, which computes the same.
 
-    A checkpoint of ours must be of a network of the same kind and sizes. In a published one, tensors without a
-    place here are skipped.
+    A checkpoint of ours must be of a network of the same kind and sizes. Tensors of a published one that have no
+    place in ours are skipped.
 
     Args:
         model: one of our networks, changed in place; untouched if an error is raised.
-        source: a state dict, or a file that holds one: alone, wrapped, or with prefixes (state_dicts.py).
-        arguments: what `model` was built from, for a message that names the sizes that differ.
+        source: a state dict, or a file that holds one, alone, wrapped, or with prefixes (state_dicts.py).
+        arguments: the arguments `model` was built with, for a message that names those that differ.
 
     Returns:
         A `LoadReport`; `print` it.
 
     Raises:
-        ValueError: if the file is no checkpoint, the layout is not known for this network, a checkpoint of ours is of
-            another network, less than half of the encoder's numbers were found, or a number is NaN or infinite.
+        ValueError: if the file is not a checkpoint, its layout is not known for this network, a checkpoint of ours is
+            of another network, less than half of the encoder's numbers were found, or a number is NaN or infinite.
     """
     name, content = "load_published", source
     if isinstance(source, str | Path):
@@ -102,10 +103,10 @@ def load_published(
         raise ValueError(f"{name}: holds no tensors by name. Give a state_dict, or a file with one.")
     try:
         check_network(model, content, arguments)
-        layout, table, beside = find_reading(model, content)
+        layout, table, others = find_reading(model, content)
         try:
-            report, new = fit(model, layout, table)
-        except (ArithmeticError, LookupError, RuntimeError, TypeError):  # a rearrangement met another shape
+            report, new = fit_tensors(model, layout, table)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError):  # a rearrangement met an unexpected shape
             raise ValueError(f"its tensors do not have the shapes of {layout.name}. Use another checkpoint.") from None
         ours = model.state_dict()
         (check_complete if layout.ours else check_encoder)(layout, ours, new, report)
@@ -113,13 +114,13 @@ def load_published(
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     report.where = table.where
-    report.note = "; ".join(filter(None, (report.note, beside)))
+    report.note = "; ".join(filter(None, (report.note, others)))
     model.load_state_dict(new, strict=False)
     return report
 
 
-def fit(model: nn.Module, layout: Layout, table: Table) -> tuple[LoadReport, dict[str, Tensor]]:
-    """What was made of each tensor of a table, and those that go into the network, by our names."""
+def fit_tensors(model: nn.Module, layout: Layout, table: Table) -> tuple[LoadReport, dict[str, Tensor]]:
+    """Fit each tensor of a table to the network: a report, and the tensors that go into it, by our names."""
     report, ours, new = LoadReport(layout.name, note=layout.note(model)), model.state_dict(), {}
     for key, theirs in layout.rearrange(table.tensors, model).items():
         names = layout.rename(key, model)
@@ -143,7 +144,7 @@ def fit(model: nn.Module, layout: Layout, table: Table) -> tuple[LoadReport, dic
 
 
 def keep_head_whole(ours: Mapping[str, Tensor], new: dict[str, Tensor], report: LoadReport) -> None:
-    """The last layer comes as a whole or not at all: a missing bias is 0, a bias without its weight is useless."""
+    """Load the last layer as a whole or not at all: a missing bias is 0, a bias without its weight is useless."""
     if "head.weight" in new and "head.bias" in ours and "head.bias" not in new:
         new["head.bias"] = torch.zeros_like(ours["head.bias"])
         report.adapted["head.bias"] = "the checkpoint's last layer has none, which is 0"
@@ -154,7 +155,7 @@ def keep_head_whole(ours: Mapping[str, Tensor], new: dict[str, Tensor], report: 
 
 
 def check_network(model: nn.Module, content: Mapping[str, Any], arguments: Mapping[str, Any] | None) -> None:
-    """Raise unless a checkpoint of ours says that it is of a network like `model`; others say nothing about it."""
+    """Raise unless a checkpoint of ours states a network like `model`; published checkpoints state none."""
     saved, kind = content.get("network"), type(model)
     if not isinstance(saved, Mapping) or not isinstance(saved.get("name"), str):
         return
@@ -177,14 +178,14 @@ def check_network(model: nn.Module, content: Mapping[str, Any], arguments: Mappi
 
 
 def complete_arguments(network: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a network with their values, defaults included; lists as tuples, so that they compare."""
+    """Complete the arguments of a network with its defaults; lists become tuples, so that they can be compared."""
     bound = inspect.signature(network).bind(**arguments)
     bound.apply_defaults()
     return {name: tuple(value) if isinstance(value, list) else value for name, value in bound.arguments.items()}
 
 
 def find_reading(model: nn.Module, content: Mapping[str, Any]) -> tuple[Layout, Table, str]:
-    """The layout and the table of a file that fill most of this network, and a note about a second table of the kind.
+    """Find the layout and the table of a file that fill most of this network, and note other tables that do so too.
 
     On a tie the first wins: our own layout before published ones, averaged weights before others.
     """
@@ -207,7 +208,7 @@ def find_reading(model: nn.Module, content: Mapping[str, Any]) -> tuple[Layout, 
 
 
 def why_unused(layout: Layout, key: str, names: list[str]) -> str:
-    """Why a tensor of the checkpoint has no place in this network."""
+    """Explain why a tensor of the checkpoint has no place in this network."""
     for pattern, reason in layout.why_unused.items():
         if re.match(pattern, key):
             return reason
@@ -216,7 +217,7 @@ def why_unused(layout: Layout, key: str, names: list[str]) -> str:
 
 
 def adapt(name: str, theirs: Tensor, ours: Tensor, layout: Layout) -> tuple[Tensor | None, str]:
-    """Bring a tensor to the shape and type of ours: (tensor, what was done), or (None, why it cannot be done)."""
+    """Adapt a tensor to the shape and type of ours: (tensor, what was done), or (None, why it cannot be done)."""
     shape = ours.shape
     if theirs.layout != torch.strided or theirs.is_quantized or theirs.is_complex() or theirs.is_meta:
         return None, "not plain real numbers"
@@ -241,17 +242,17 @@ def adapt(name: str, theirs: Tensor, ours: Tensor, layout: Layout) -> tuple[Tens
 def resize_bias_table(table: Tensor, shape: torch.Size) -> Tensor:
     """((2a - 1)^2, heads) -> ((2b - 1)^2, heads'): bicubic over offsets, nearest over heads.
 
-    The outermost offsets stay outermost: a larger window stretches the learned map (Liu et al. 2021, 3.2).
+    The outermost offsets stay outermost: a larger window stretches the learned map (Liu et al. 2021, section 3.2).
     """
     old, new = isqrt(len(table)), isqrt(shape[0])
     grid = table.T.reshape(1, -1, old, old)  # (1, heads, 2a-1, 2a-1)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=True)
-    heads = (torch.arange(shape[1]) * len(grid[0])) // shape[1]  # the nearest head of theirs for each of ours
+    heads = (torch.arange(shape[1]) * len(grid[0])) // shape[1]  # for each of our heads, the nearest of theirs
     return grid[0, heads].flatten(1).T.contiguous()
 
 
 def check_complete(layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport) -> None:
-    """Raise unless a checkpoint of ours fills all of the network but its head, and has nothing else."""
+    """Raise unless a checkpoint of ours fills the whole network except its head, and holds nothing else."""
     missing = [name for name in ours if name not in new and not name.startswith("head.")]
     unused = {key: why for key, why in report.skipped.items() if why != OUTSIDE and not key.startswith("head.")}
     if missing or unused:
@@ -264,8 +265,8 @@ def check_complete(layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str,
 
 def check_encoder(layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport) -> None:
     """Raise unless at least half of the encoder's numbers come from the checkpoint."""
-    wanted = {k: v.numel() for k, v in ours.items() if k.startswith(layout.encoder)}
-    found, total = sum(n for k, n in wanted.items() if k in new), sum(wanted.values())
+    encoder = {k: v.numel() for k, v in ours.items() if k.startswith(layout.encoder)}
+    found, total = sum(n for k, n in encoder.items() if k in new), sum(encoder.values())
     if 2 * found < total:
         raise ValueError(
             f"only {found:,} of the encoder's {total:,} numbers were found in this {layout.name} "
@@ -274,7 +275,7 @@ def check_encoder(layout: Layout, ours: Mapping[str, Tensor], new: Mapping[str, 
 
 
 def check_finite(new: Mapping[str, Tensor]) -> None:
-    """Raise at the first tensor that holds a NaN or an infinite number: a training from it is lost."""
+    """Raise at the first tensor that holds a NaN or an infinite number: no training can recover from it."""
     for name, tensor in new.items():
         if not tensor.isfinite().all():
             raise ValueError(f"its {name} holds numbers that are NaN or infinite. Use another checkpoint.")

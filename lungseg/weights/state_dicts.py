@@ -1,8 +1,8 @@
-"""What a file of weights holds: its tables of tensors, without the wrappers and prefixes that others put round them.
+"""What a file of weights holds: its tables of tensors, without the wrappers and prefixes that libraries add.
 
-A published file may hold its tensors as they are, or under "state_dict", or twice ("model" and "model_ema"), and each
-name may begin with "module." or "module.backbone.". Every such table is a candidate here; which of them is the network
-is decided in lungseg/weights/load.py, by how much of the network each one fills.
+A published file may hold its tensors directly, or under "state_dict", or twice ("model" and "model_ema"), and each
+name may begin with "module." or "module.backbone.". Every such table is a candidate here; lungseg/weights/load.py
+decides which of them is the network, by how much of the network each one fills.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from lungseg.checkpoint import is_sealed, load_checkpoint
 
 PREFIXES = frozenset(
     ("module", "model", "net", "network", "backbone", "encoder", "swin_unet", "student", "teacher", "ema", "base_model")
-)  # of names: DataParallel, Lightning, mmseg, the class around Swin-Unet, DINO, ...
+)  # of names, from DataParallel, Lightning, mmseg, the class around Swin-Unet, DINO, ...
 INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # by torch, anywhere
-AVERAGED = re.compile(r"ema|teacher")  # the mean over the last steps: it is what was published to be used
+AVERAGED = re.compile(r"ema|teacher")  # the mean over the last steps: the weights that are meant to be used
 SAFETENSORS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -34,12 +34,12 @@ MOST_NESTED = 4  # mappings inside mappings
 
 @dataclass(frozen=True)
 class Table:
-    """Tensors by name, as they may have been meant.
+    """One reading of a file: tensors by name, perhaps without a prefix.
 
     Attributes:
-        where: the way to them, for people: "", "state_dict", "state_dict, under backbone.".
-        tensors: their names without that prefix.
-        outside: full names of the tensors beside them that do not begin with it.
+        where: the place in the file, for people: "", "state_dict", "state_dict, under backbone.".
+        tensors: the tensors, by their names without that prefix.
+        outside: full names of the tensors in the same place that do not begin with the prefix.
     """
 
     where: str
@@ -48,7 +48,7 @@ class Table:
 
 
 def read_file(path: str | Path) -> Any:
-    """What a file of `save_checkpoint`, `torch.save` or safetensors holds, all on the CPU. Nothing in it is executed.
+    """Read a file of `save_checkpoint`, `torch.save` or safetensors onto the CPU. Nothing in it is executed.
 
     Raises:
         ValueError: in one sentence, if it cannot be read, is damaged, or holds more than tensors and plain values.
@@ -57,19 +57,19 @@ def read_file(path: str | Path) -> Any:
     if path.is_dir():
         raise ValueError(f"{path} is a folder. Give a file of weights, such as {path / 'best.pt'}.")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no regular file. Give the path of a checkpoint.")
+        raise ValueError(f"{path} is not a regular file. Give the path of a checkpoint.")
     try:
         if is_sealed(path):
             return load_checkpoint(path)  # one of ours: its checksum is verified
         if path.suffix == ".safetensors":
             return read_safetensors(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # plain values: the flags of whoever trained it
+        with torch.serialization.safe_globals([argparse.Namespace]):  # plain values: the flags of a training script
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). Give the path of a checkpoint.") from None
     except ValueError:
         raise
-    except Exception as error:  # torch raises many kinds here; none of them tells a user what to do
+    except Exception as error:  # torch raises many kinds here; none says what to do
         more = re.search(r"GLOBAL ([\w.]+)", str(error))
         holds = f" (it also holds {more[1]})" if more else ""
         raise ValueError(
@@ -78,13 +78,13 @@ def read_file(path: str | Path) -> Any:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file in the format of Hugging Face, in which timm offers its weights.
+    """Read the tensors of a safetensors file, the format of Hugging Face in which timm offers its weights.
 
     Eight bytes with the length of the header (little-endian); the header, JSON: {name: {"dtype": "F32",
     "shape": [2, 3], "data_offsets": [0, 24]}}; then the numbers, from whose beginning the offsets count.
 
     Raises:
-        ValueError: in one sentence, if any of that is not so.
+        ValueError: in one sentence, if the file does not follow this format.
     """
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -93,9 +93,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         for name, entry in json.loads(data[8 : 8 + length]).items():
             if name != "__metadata__":
                 dtype, shape, (start, end) = SAFETENSORS[entry["dtype"]], entry["shape"], entry["data_offsets"]
-                raw = bytearray(numbers[start:end])  # a copy that may be written to, as torch asks for
+                raw = bytearray(numbers[start:end])  # a writable copy, which torch requires
                 if min([start, *shape]) < 0 or not len(raw) == end - start == math.prod(shape) * dtype.itemsize:
-                    raise ValueError(f"{name} has not the length of its shape")
+                    raise ValueError(f"the length of {name} does not fit its shape")
                 flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
                 tensors[name] = flat.reshape(shape)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, RecursionError, OverflowError):
@@ -104,7 +104,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def candidates(content: Mapping[str, Any]) -> Iterator[Table]:
-    """Every table of tensors in a file, as it stands and without each known prefix; averaged weights come first."""
+    """Yield every table of tensors in a file, with full names and without each known prefix, averaged ones first."""
     tables = sorted(nested(content), key=lambda table: not AVERAGED.search(table[0]))
     for where, tensors in tables:
         tensors = {INSERTED.sub("", key): tensor for key, tensor in tensors.items()}
@@ -115,7 +115,7 @@ def candidates(content: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def nested(content: Mapping[Any, Any], where: str = "", depth: int = MOST_NESTED) -> Iterator[tuple[str, dict]]:
-    """("", tensors), ("state_dict", tensors), ("ema.model", tensors): each mapping that holds tensors by name."""
+    """Yield each mapping with tensors by name: ("", tensors), ("state_dict", tensors), ("ema.model", tensors)."""
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if tensors:
         yield where, tensors
@@ -125,7 +125,7 @@ def nested(content: Mapping[Any, Any], where: str = "", depth: int = MOST_NESTED
 
 
 def prefixes(names: Mapping[str, Tensor]) -> list[str]:
-    """Each way in which names begin with known prefixes: "", "module.", "module.backbone."."""
+    """List the ways in which names begin with known prefixes: "", "module.", "module.backbone."."""
     found = {"": None}
     for name in names:
         prefix = ""
@@ -138,7 +138,7 @@ def prefixes(names: Mapping[str, Tensor]) -> list[str]:
 
 
 def contents(content: Mapping[str, Any], most: int = 6) -> str:
-    """What is there, in short: "state_dict: backbone.layers (173 tensors), decode_head.conv_seg (2)"."""
+    """Summarise the largest tables: "state_dict: backbone.layers (173), decode_head.conv_seg (2)"."""
     parts = []
     for where, tensors in sorted(nested(content), key=lambda table: -len(table[1]))[:2]:
         counts = Counter(".".join(name.split(".")[:2]) for name in tensors).most_common()

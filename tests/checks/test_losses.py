@@ -87,7 +87,7 @@ def counts_an_empty_target_as_solved(logits, target):
 
 
 def test_the_check_rejects_scoring_a_false_alarm_1():
-    with pytest.raises(AssertionError, match=" 0 pixels hit, .* too many, 0 missed"):
+    with pytest.raises(AssertionError, match=" 0 lesion pixels found, .* too many, 0 missed"):
         check_dice_loss(counts_an_empty_target_as_solved)
 
 

@@ -46,7 +46,7 @@ def counts_in_int32(logits, target, *, threshold):
         (sums_over_the_batch, "not \\(B, 4\\)"),
         (swaps_fp_and_fn, "a loop over the pixels"),
         (counts_in_uint8, "300 x 300"),
-        (counts_in_int32, "int64 alone"),
+        (counts_in_int32, "expected int64"),
     ],
 )
 def test_the_check_of_counts_rejects(broken, message):

@@ -1,9 +1,10 @@
-"""Pointing the checks at a file: what a student, and a teacher, sees."""
+"""What a student, or a teacher, sees when the checks are run on a file."""
 
 import inspect
 
 import pytest
 
+from lungseg import checks
 from lungseg.checks.__main__ import main
 from lungseg.nn import windows
 
@@ -33,11 +34,16 @@ def test_a_wrong_mask_fails_with_the_smallest_counterexample(student, capsys):
     assert main([student(wrong)]) == 1
     out = capsys.readouterr().out
     assert "FAILED check_shifted_window_mask" in out
-    assert "case=(1, 1, 2, 0)" in out  # one token beside three of padding: fits on a blackboard
+    assert "case=(1, 1, 2, 0)" in out  # one token and three of padding: fits on a blackboard
     assert "may_attend=True" in out
 
 
-def test_an_error_inside_the_students_code_is_told_with_its_line(student, capsys):
+def test_a_function_that_ends_the_program_has_not_passed(student, capsys):
+    assert main([student("import sys\ndef relative_position_index(window_size):\n    sys.exit(0)\n")]) == 1
+    assert "SystemExit" in capsys.readouterr().out
+
+
+def test_an_error_inside_the_students_code_is_reported_with_its_line(student, capsys):
     assert main([student("def relative_position_index(window_size):\n    return 1 / 0\n")]) == 1
     out = capsys.readouterr().out
     assert "ZeroDivisionError" in out and "student.py, line 2" in out
@@ -47,14 +53,14 @@ def test_an_error_inside_the_students_code_is_told_with_its_line(student, capsys
     ("text", "message"),
     [("x = 1\n", "defines none of the functions"), ("import nothing_of_that_name\n", "cannot be imported")],
 )
-def test_a_file_without_anything_to_check_is_said_in_a_sentence(student, capsys, text, message):
+def test_a_file_without_anything_to_check_is_refused_in_a_sentence(student, capsys, text, message):
     assert main([student(text)]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_file_is_said_in_a_sentence(capsys):
+def test_a_missing_file_is_refused_in_a_sentence(capsys):
     assert main(["nowhere.py"]) == 2
-    assert "is no Python file" in capsys.readouterr().err
+    assert "is not a Python file" in capsys.readouterr().err
 
 
 def test_what_a_file_imports_is_not_its_own_work(student, capsys):
@@ -62,7 +68,7 @@ def test_what_a_file_imports_is_not_its_own_work(student, capsys):
     assert "defines none of the functions" in capsys.readouterr().err
 
 
-def test_half_of_a_pair_is_told_what_is_missing(student, capsys):
+def test_half_of_a_pair_is_reported_with_what_is_missing(student, capsys):
     assert main([student("def window_partition(x, window_size):\n    return x\n")]) == 1
     assert "window_partition is checked together with window_reverse" in capsys.readouterr().out
 
@@ -79,3 +85,10 @@ def test_a_file_may_hold_dataclasses_and_import_its_neighbours(student, tmp_path
 def test_a_file_that_ends_the_program_has_not_passed(student, capsys):
     assert main([student("import sys\nsys.exit()\n")]) == 2
     assert "cannot be imported: SystemExit" in capsys.readouterr().err
+
+
+def test_the_package_offers_its_checks_by_name():
+    assert all(callable(getattr(checks, name)) for name in checks.__all__ if name != "CHECKS")
+    defined = {name for name in vars(checks) if name.startswith("check_") and name != "check_requirements"}
+    assert defined == {name for name in checks.__all__ if name.startswith("check_")}
+    assert {check.__name__ for check in checks.CHECKS.values()} <= defined

@@ -151,7 +151,7 @@ def test_sizes_below_one_are_an_error(build, option):
 
 @pytest.mark.parametrize("tokens", [3, 25])
 def test_tokens_that_are_no_window_are_an_error(tokens):
-    with pytest.raises(ValueError, match=f"{tokens} tokens are no square window"):
+    with pytest.raises(ValueError, match=f"{tokens} tokens are not a square window"):
         WindowAttention(8, 4, 2)(torch.zeros(1, tokens, 8))
 
 

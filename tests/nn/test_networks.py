@@ -1,16 +1,20 @@
 """What all networks owe their user alike: the same numbers however they were built, filled, copied or cast."""
 
+import ast
 import copy
 import inspect
 import math
 import re
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from lungseg import nn as front_door
 from lungseg.nn.attention import SelfAttention, WindowAttention
 from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MLP, NORM, InstanceNorm
 from lungseg.nn.resnet_unet import ResNet50UNet
@@ -331,3 +335,18 @@ def test_the_checks_let_autocast_be_compiled(build):
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(compiled(image), network(image))
+
+
+# Names
+
+
+def test_everything_public_can_be_imported_from_lungseg_nn():
+    public = {}
+    for file in sorted(Path(front_door.__file__).parent.glob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                assert node.name not in public, f"{node.name} is defined in {public[node.name]} and in {file.stem}"
+                public[node.name] = file.stem
+    assert front_door.__all__ == sorted(public)
+    for name, file in public.items():
+        assert getattr(front_door, name) is getattr(import_module(f"lungseg.nn.{file}"), name)

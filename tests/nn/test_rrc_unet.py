@@ -117,7 +117,7 @@ def test_it_overfits_one_batch_of_volumes():
 
 
 def test_wrong_options_and_images_are_refused_in_its_own_name():
-    with pytest.raises(ValueError, match="RRCUNet: steps must be an integer .*, got 0. Without recurrence, take UNet"):
+    with pytest.raises(ValueError, match="RRCUNet: steps must be an integer .*, got 0. Without recurrence, use UNet"):
         RRCUNet(steps=0)
     with pytest.raises(ValueError, match="RRCUNet: spatial_dims must be 2 for slices or 3 for volumes, got 4"):
         RRCUNet(spatial_dims=4)

@@ -12,8 +12,8 @@ from hypothesis import given, settings, strategies as st
 from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
 from lungseg.nn.swin_unet import SwinBlock, SwinUNet
 from lungseg.nn.windows import shifted_window_mask, window_partition, window_reverse
-from lungseg.weights.checkpoint_layouts import rename_swin_unet
 from lungseg.weights.load import load_published
+from lungseg.weights.renaming import rename_swin_unet
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/swin_unet"
 

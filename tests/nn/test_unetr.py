@@ -343,8 +343,8 @@ def test_it_overfits_one_batch():
     ("options", "message"),
     [
         ({"spatial_dims": 4}, r"spatial_dims must be 2 \(images\) or 3 \(volumes\), got 4"),
-        ({"patch_size": 12}, "patch_size must be a power of two from 2 on, got 12. Take 8 or 16"),
-        ({"patch_size": 1}, "power of two from 2 on, got 1"),
+        ({"patch_size": 12}, "patch_size must be a power of two, at least 2, got 12. Use 8 or 16"),
+        ({"patch_size": 1}, "power of two, at least 2, got 1"),
         ({"attn_scale": "log"}, 'attn_scale must be "sqrt" or "head_dim", got \'log\''),
         ({"img_size": (32, 32, 32)}, r"img_size must be one integer or 2, each at least 1, got \(32, 32, 32\)"),
         ({"img_size": 0}, "each at least 1, got 0"),

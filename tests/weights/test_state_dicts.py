@@ -143,7 +143,7 @@ def test_what_is_no_file_of_weights_is_refused_in_one_sentence_and_nothing_in_it
     cases += [("empty.pth", "not a checkpoint"), ("missing.pth", "No such file"), ("folder", "folder/best.pt")]
     if hasattr(os, "mkfifo"):
         os.mkfifo("pipe")
-        cases.append(("pipe", "no regular file"))
+        cases.append(("pipe", "not a regular file"))
     for name, words in cases:
         with pytest.raises(ValueError, match=words) as error:
             read_file(name)
