@@ -96,8 +96,8 @@ def resize_target(target: NDArray, size: tuple[int, int]) -> NDArray[np.uint8]:
 
     Two small matrices hold how much of each input row (column) each output row (column) covers. Their product with the
     map is the exact lesion area of each output pixel, also where the ratio is not a whole number. A lesion smaller than
-    half an output pixel can vanish, so count the lesions before and after. An output pixel with several classes gets the
-    one with the largest area (the lowest label in a tie). So the lesion outline does not depend on the classes.
+    half an output pixel can vanish, so count the lesions before and after. An output pixel with several classes gets
+    the one with the largest area (the lowest label in a tie). So the lesion outline does not depend on the classes.
     """
     rows = overlap(target.shape[0], size[0])  # (height, H)
     columns = overlap(target.shape[1], size[1])  # (width, W)

@@ -27,9 +27,9 @@ from lungseg.data.classes import (
     HINT,
     check_labels,
     checked_classes,
+    format_values,
     one_hot,
     read_classes,
-    some_of,
     unused_classes,
     write_classes,
 )
@@ -86,7 +86,7 @@ def read_slice(
         return image, target
     if not (set(values) <= {0, 1} or set(values) <= {0, 255}):
         raise ValueError(
-            f"{target_path} holds the values {some_of(values)}. A mask holds 0 and 255 (or 0 and 1) only: "
+            f"{target_path} holds the values {format_values(values)}. A mask holds 0 and 255 (or 0 and 1) only: "
             f"binarise it, and resize masks without interpolation. {HINT}"
         )
     return image, (target > 0).astype(np.uint8)
