@@ -75,7 +75,7 @@ TABLE = {
     ct.grey_to_hu: {"hu_window": LUNG, "bits": 8},
     manifest.ImageRecord: {"label": "", "spacing_mm": math.nan, "hu_low": -1000.0, "hu_high": 400.0, "bits": 8},
     splits.near_duplicate_groups: {"threshold": 0.4},
-    splits.like_pairs: {"grid": None, "threshold": 0.4},
+    splits.link_similar_slices: {"grid": None, "threshold": 0.4},
     table.read_table: {"required": ("label1", "mask")},
     scans.read_scans: {"column": "hu_array_old"},
     slices.write_phantom_folder: {

@@ -52,7 +52,7 @@ def classes_file(folder: Path) -> Path | None:
 
 
 def checked_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names as a tuple; raise a ValueError, with the line counted from 1, for names that no class can have."""
+    """Return the names as a tuple; raise a ValueError, which counts lines from 1, for names that no class can have."""
     names = tuple(names)
     if not 1 <= len(names) <= MOST_CLASSES:
         raise ValueError(
@@ -83,7 +83,7 @@ def write_classes(folder: str | Path, classes: Sequence[str]) -> None:
 
 
 def check_labels(values: Iterable[float], classes: Sequence[str]) -> None:
-    """Raise a ValueError unless all values of a mask are 0 or those of the classes; its text follows the mask's name."""
+    """Raise a ValueError, to be put after the mask's name, unless all values of the mask are 0 or those of classes."""
     values = sorted(values)
     if not all(v in range(len(classes) + 1) for v in values):
         raise ValueError(

@@ -262,7 +262,7 @@ class FolderWriter:
         if any("\ud800" <= c <= "\udfff" for c in record.id):  # what Python makes of bytes that are no text
             raise ValueError(f"id {record.id!r} is no text in UTF-8, so no manifest can hold it. Rename the file.")
         if len(self._ids) == before:
-            raise ValueError(f"id {record.id!r} stands twice. Give every slice its own id.")
+            raise ValueError(f"id {record.id!r} appears twice. Give every slice its own id.")
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         try:
