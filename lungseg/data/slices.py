@@ -46,7 +46,7 @@ from lungseg.data.manifest import (
     write_manifest,
 )
 from lungseg.data.phantoms.scene import phantom_crops, phantom_patient
-from lungseg.data.plausible import Lesion, Tally, odd_grey, same_picture
+from lungseg.data.plausible import LesionExtent, Tally, odd_grey, same_picture
 from lungseg.data.splits import check_disjoint, split_by_group
 from lungseg.files import regular_file
 
@@ -184,7 +184,7 @@ def check_folder(folder: str | Path) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], Lesion(target))
+        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], LesionExtent(target))
         tally.add_image(record.id, record.split, image)
         seen.update(np.unique(target).tolist())
     if not problems:  # else a mask that cannot be read may hold it

@@ -17,7 +17,7 @@ import numpy as np
 from lungseg.data.headers import ColumnError, recognise
 from lungseg.data.pickles.dataframe import NAMES, array_of, bytes_of, dtype_of, frame_columns
 from lungseg.data.pickles.unpickler import Name, PickledObject, RefusedError, unpickle
-from lungseg.data.plausible import Lesion, Tally, odd_hu
+from lungseg.data.plausible import LesionExtent, Tally, odd_hu
 from lungseg.files import regular_file
 
 MAX_CELLS = 1_000_000  # the published table has 2,832; a hostile file can use one list for a thousand columns
@@ -213,7 +213,7 @@ def judge(name: str, images: list[np.ndarray], masks: list[np.ndarray | None], v
     """Refuse a column of HU, and its masks, where most rows are hardly what was meant; warn of a few."""
     tally = Tally(f"column {short(name)}", "rows")
     for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        tally.add(f"row {row}", [values.once(odd_hu, image)], None if mask is None else values.once(Lesion, mask))
+        tally.add(f"row {row}", [values.once(odd_hu, image)], None if mask is None else values.once(LesionExtent, mask))
     problems, warned = tally.verdict()
     if problems:
         raise RefusedError(problems[0])
