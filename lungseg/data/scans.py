@@ -191,7 +191,7 @@ def read_array(path: Path) -> Scan:
 
 def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[Scan]:
     """The chosen rows of a pickled table."""
-    table = read_table(path, required=(column,), judged=False)
+    table = read_table(path, required=(column,), check_plausible=False)
     hus = table[column]
     targets = table.get("mask", [None] * len(hus))
     rows = range(len(hus)) if rows is None else rows

@@ -243,7 +243,7 @@ def test_a_table_of_numbers_that_are_not_hu_is_refused(name, chest, tmp_path):
     with pytest.raises(ValueError, match=f"t.pkl: column 'hu_array_old', 4 of 4 rows, such as row 0: .*{cause}"):
         read_table(tmp_path / "t.pkl", required=("mask", "hu_array_old"))
     assert len(read_table(tmp_path / "t.pkl", required=("mask", "hu_array"))["mask"]) == 4
-    assert len(read_table(tmp_path / "t.pkl", required=("hu_array_old",), judged=False)["mask"]) == 4
+    assert len(read_table(tmp_path / "t.pkl", required=("hu_array_old",), check_plausible=False)["mask"]) == 4
     columns |= {"hu_array_old": [columns["hu_array_old"][0], *chest[1:]]}
     (tmp_path / "t.pkl").write_bytes(pickle.dumps(columns))
     with pytest.warns(UserWarning, match=f"1 of 4 rows, such as row 0: .*{cause}"):
