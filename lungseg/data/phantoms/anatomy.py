@@ -58,7 +58,7 @@ class Thorax:
     rib_drop: float  # how much lower a rib ends, at the front, than it begins, at the back
     blood: float
     lung: float  # at y = 0
-    dependent: float  # increase in HU per mm towards the back, where blood pools when the patient lies on it
+    dependent: float  # increase in HU per mm towards the back, where blood pools in a supine patient
     waves: NDArray  # (n, 5) kx, ky, kz in radians per mm, phase, amplitude in HU: the texture of the lung
     bends: NDArray  # (2, n, 4) k along the other axis, kz, phase, amplitude in mm: they make the ellipses irregular
     vessels: Rods

@@ -13,7 +13,7 @@ from lungseg.data.phantoms.anatomy import Point, Thorax
 from lungseg.data.phantoms.raster import Grid, capsule_distance, paint
 
 KINDS = ("solid", "part-solid", "ground-glass", "pleural", "spiculated")
-SUBSAMPLES = 5  # per side of a pixel, so 25 in all: an odd number, so that never exactly half of them are inside
+SUBSAMPLES = 5  # per side of a pixel, so 25 in all; an odd number cannot be half inside
 
 
 @dataclass(frozen=True)

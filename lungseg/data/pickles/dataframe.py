@@ -1,6 +1,6 @@
 """Turn the objects of a pickled pandas DataFrame into arrays, and the arrays into columns.
 
-`lungseg.data.pickles.unpickler` notes the calls that a file asks for, as `PickledObject`s, and makes none of them. This
+`lungseg.data.pickles.unpickler` notes the calls that a file asks for, as `PickledObject`s, and makes none. This
 file knows the functions and classes of numpy and pandas that occur in a table of slices, and does the work of each, for
 plain arrays only.
 """

@@ -205,6 +205,7 @@ class CheckCache:
         self._results: dict[tuple, Any] = {}  # check and position of the image in memory -> result
 
     def run(self, check: Callable[[np.ndarray], Any], image: np.ndarray) -> Any:
+        """Return the result of `check(image)`, from the cache if it is there."""
         key = check, image.ctypes.data, image.shape, image.strides, image.dtype.str
         if key not in self._results:
             self._results[key] = check(image)
