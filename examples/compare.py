@@ -49,12 +49,12 @@ from lungseg.files import or_warn, whole_file
 from lungseg.flags import option, parse_options
 from lungseg.predictor import load_predictor
 from lungseg.report import beside_the_report
-from lungseg.training.contents import digest, look_at
+from lungseg.training.contents import digest, list_contents
 from lungseg.training.data import draw_slices, find_data
 from lungseg.training.distributed import start_processes
 from lungseg.training.lock import locked
-from lungseg.training.log import RunLog, RunOptions
-from lungseg.training.recipe import TrainingRecipe
+from lungseg.training.log import RunLog
+from lungseg.training.recipe import RunOptions, TrainingRecipe
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can afford
@@ -151,7 +151,7 @@ def check_test(test: SliceDataset) -> None:
 def check_same_comparison(options: Comparison) -> None:
     """Remember the settings in --out; refuse to go on there with others, for then the table would mix two."""
     wanted = {name: value for name, value in asdict(options).items() if name not in ("out", "device", "images")}
-    wanted["contents"] = options.data and digest(look_at(options.data))  # phantoms are drawn again as they were
+    wanted["contents"] = options.data and digest(list_contents(options.data))  # phantoms are drawn again as they were
     text = json.dumps(wanted, indent=1, default=str) + "\n"
     file = options.out / "compare.json"
     if file.exists():

@@ -101,7 +101,7 @@ def probs_of(
 ) -> tuple[NDArray, str | None]:
     """Probabilities of one image, whatever its HU window and its pixels; and what to know of its scale, if anything."""
     low, high = record.hu_low, record.hu_high
-    if (low, high) != tuple(predictor.input["hu_window"]):
+    if (low, high) != predictor.input.hu_window:
         image = predictor.grey(low + (high - low) * image)
     spacing = np.broadcast_to(spacing_mm, image.ndim)  # of a slice one number for both sides
     source = record.source_size if image.ndim == 2 else image.shape[1:]  # volumes are not shrunk

@@ -1,13 +1,13 @@
-"""Draw what a trained network takes for lesion: masks, overlays and, if wanted, probabilities.
+"""Predict lesions with a trained network: masks, overlays and, on request, probabilities.
 
     python examples/predict.py runs/swin/best.pt slice.png --out predictions
     python examples/predict.py runs/swin/best.pt data/lungs scan.npz --out predictions --threshold 0.3
     python examples/predict.py runs/swin/best.pt train.pkl --rows 0 5 9 --out predictions
 
-CHECKPOINT is best.pt or last.pt of a training. Each INPUT is one of
+CHECKPOINT is best.pt or last.pt of a training run. Each INPUT is one of
 
-    slice.png           8-bit or 16-bit grey, in the HU window of the training, as examples/prepare_data.py writes it
-    a folder            of slices or volumes as trainings read them (then with targets), or of such PNGs
+    slice.png           8-bit or 16-bit grey, in the HU window of the training, as prepare_data.py writes it
+    a folder            of slices or volumes as for training (then with targets), or of such PNGs
     scan.npy            HU: one slice (H, W) or a volume (D, H, W)
     scan.npz            a volume as `hu` (D, H, W), with `target`, `spacing_mm` if known; or a folder of these .npy
     table.pkl           a pickled table of slices, .pkl or .pkl.gz
@@ -17,17 +17,17 @@ In --out there will be
     masks/ID.png            0 and 255, as high and wide as the slice; of a volume masks/ID/000.png, 001.png, ...
     overlays/ID.png         prediction orange, target green; of a volume only the slices where there is either
     probabilities/ID.png    with --probabilities: 16-bit grey, probability = grey / 65535
-    volumes/ID.npz          of each volume: `pred` (D, H, W), 0 and 1, on the grid of its `hu`, and where that lies:
-                            `spacing_mm`, `affine`, `origin_mm`, ... as far as its file has them, as they are
-    slices.csv              for each slice: its input, how many pixels were found, and how many mm2 if that is known
+    volumes/ID.npz          for each volume: `pred` (D, H, W), 0 and 1, on the grid of its `hu`, and the position of
+                            that grid: `spacing_mm`, `affine`, `origin_mm`, ..., copied from its file if it has them
+    slices.csv              for each slice: its input, the number of predicted pixels, and their mm2 if that is known
 
-If the network knows several lesion classes, masks and `pred` hold their numbers 1, 2, ..., which classes.txt names;
-outlines have the colours that legend.png names (outside the target, inside the prediction), there are
-probabilities/1/ID.png, probabilities/2/ID.png, ..., and slices.csv has a column for each class.
+If the network has several lesion classes, masks and `pred` hold their numbers 1, 2, ..., named in classes.txt;
+outlines have the colours named in legend.png (outside the target, inside the prediction), there are
+probabilities/1/ID.png, probabilities/2/ID.png, ..., and slices.csv has one column per class.
 
-Networks for slices take a volume slice by slice. An input is shrunk as the slices of the training were (or brought to
-their pixels in mm, where those are known and differ much), and covered with overlapping windows if it is larger. This
-is no medical device.
+A 2-D network takes a volume slice by slice. An input is shrunk as the slices of the training were (or resampled to
+their pixel size in mm, where it is known and differs much), and covered with a sliding window if it is larger. Not a
+medical device.
 """
 
 import argparse
@@ -56,7 +56,7 @@ from lungseg.files import check_free, or_warn, path_below, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.training.distributed import start_processes
-from lungseg.training.step import keep_freed_memory
+from lungseg.training.machine import keep_freed_memory
 
 COLUMNS = ["id", "input", "predicted_px", "predicted_mm2"]  # of slices.csv
 OVERLAY_SIDE = 512  # smaller slices are enlarged to about this many pixels
@@ -66,21 +66,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="predict.py", description=__doc__)
     add = parser.add_argument
     add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
-    add("inputs", type=given_path, nargs="+", metavar="INPUT", help="what to look at, see above")
+    add("inputs", type=given_path, nargs="+", metavar="INPUT", help="slices or volumes, see above")
     add("--out", type=given_path, required=True, metavar="DIR", help="a new or empty folder")
     add("--probabilities", action="store_true", help="also write the probabilities")
-    add("--rows", type=int, nargs="+", metavar="N", help="of tables: only these rows, counted from 0 (default: all)")
+    add("--rows", type=int, nargs="+", metavar="N", help="tables: only these rows, counted from 0 (default: all)")
     add(
         "--column",
         default="hu_array_old",
         metavar="NAME",
-        help="of tables: the column with HU, as in prepare_data.py (default: %(default)s)",
+        help="tables: the column with HU, as in prepare_data.py (default: %(default)s)",
     )
     add(
         "--spacing-mm",
         type=float,
         metavar="MM",
-        help="side of a pixel in inputs that do not say it, such as PNGs and .npy (default: unknown)",
+        help="side of a pixel in inputs that do not state it, such as PNGs and .npy (default: unknown)",
     )
     add_flags(parser, PredictOptions())
     return parser.parse_args(argv)
@@ -97,7 +97,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def with_spacing(scan: Scan, spacing_mm: float | None) -> Scan:
-    """The scan, with the pixel size that the user states where it has none of its own."""
+    """The scan, with the pixel size given by the user if it has none of its own."""
     if spacing_mm is None or scan.spacing_mm is not None:
         return scan
     between_slices = [math.nan] * (scan.hu.ndim - 2)
@@ -105,10 +105,10 @@ def with_spacing(scan: Scan, spacing_mm: float | None) -> Scan:
 
 
 def oddities(scan: Scan, grey: NDArray, about_scale: str | None) -> dict[str, str]:
-    """kind -> sentence, for what can be predicted but is hardly what was meant."""
+    """kind -> sentence, for inputs that can be predicted but are probably not what was meant."""
     found = {}
     if sentence := odd_grey((grey * 255).astype(np.uint8)) if scan.from_grey else odd_hu(scan.hu):
-        found["hu"] = f"{sentence} Taken as it is all the same."
+        found["hu"] = f"{sentence} Predicted unchanged."
     if scan.target is not None and (sentence := LesionExtent(scan.target).odd):
         found["target"] = sentence
     if about_scale:
@@ -120,9 +120,9 @@ def oddities(scan: Scan, grey: NDArray, about_scale: str | None) -> dict[str, st
 
 
 def free_id(wanted: str, used: set[str]) -> str:
-    """`wanted`, or wanted_2, wanted_3, ... where another input has that name already, always a plain file name.
+    """`wanted`, or wanted_2, wanted_3, ... if another input already has that name; always a plain file name.
 
-    The name of a volume's folder, scan.png, may be that of a slice's file; and some disks take A and a for one name.
+    The folder of a volume called scan.png may have the name of a slice's file; and to some disks A and a are the same.
     """
     wanted = re.sub(r"[/\\\x00-\x1f]", "_", wanted)
     wanted = wanted if wanted.strip(".") else f"scan{wanted}"
@@ -141,10 +141,10 @@ def write_scan(
     probs: NDArray | None,
     classes: tuple[str, ...] = (),
 ) -> list[list]:
-    """All files of one slice or volume; returns (id, pixels, mm2, pixels of each class) of each slice.
+    """Write all files of one slice or volume; return (id, pixels, mm2, pixels of each class) for each slice.
 
     Args:
-        pred, probs: as `Predictor.labels` and `Predictor.probs` give them. Without `probs`, no probabilities.
+        pred, probs: from `Predictor.labels` and `Predictor.probs`. Without `probs`, no probabilities are written.
         classes: of the predictor.
     """
     target = np.zeros_like(pred) if scan.target is None else np.asarray(scan.target)
@@ -180,14 +180,14 @@ def write_scan(
 def draw(
     grey: NDArray, target: NDArray, pred: NDArray, scale: int, by_class: bool, target_by_class: bool
 ) -> NDArray[np.uint8]:
-    """Outlines on a slice, in the colours of the classes where they are known; a target without classes is green."""
+    """A slice with outlines, in the colours of the classes where they are known; a target without classes is green."""
     if by_class == target_by_class:
         return overlay(grey, target, pred, scale=scale, by_class=by_class)
     return overlay(overlay(grey, target, scale=scale), None, enlarge(pred, scale), by_class=True)
 
 
 def summary_line(path: Path, rows: list[list]) -> str:
-    """What was found in one input."""
+    """A summary of the predictions in one input."""
     found, pixels, mm2 = sum(row[1] > 0 for row in rows), sum(row[1] for row in rows), sum(row[2] for row in rows)
     area = "" if math.isnan(mm2) else f", {mm2:.1f} mm2"
     return f"{path}: something found in {found} of {len(rows)} slices, {pixels} pixels{area}"
@@ -209,12 +209,12 @@ def predict(args: argparse.Namespace) -> None:
     with whole_folder(args.out) as out:
         for path in args.inputs:
             rows, told = [], set()
-            scans = read_scans(path, predictor.input["hu_window"], rows=args.rows, column=args.column)
+            scans = read_scans(path, predictor.input.hu_window, rows=args.rows, column=args.column)
             for scan in tqdm(scans, desc=path.name, unit="scan", disable=None):
                 scan = with_spacing(scan, args.spacing_mm)
-                grey, probs, about_scale = look_at(path, scan, predictor)
+                grey, probs, about_scale = predict_scan(path, scan, predictor)
                 for kind, sentence in oddities(scan, grey, about_scale).items():
-                    if kind not in told:  # once for an input, however many slices it has
+                    if kind not in told:  # once per input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         told.add(kind)
                 pred, wanted = predictor.labels(probs, options.threshold), probs if args.probabilities else None
@@ -231,8 +231,8 @@ def predict(args: argparse.Namespace) -> None:
     print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
 
 
-def look_at(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray, str | None]:
-    """Grey values, probabilities (as `Predictor.probs`), and what to know of their scale; an error names the scan."""
+def predict_scan(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray, str | None]:
+    """Grey values, probabilities (as `Predictor.probs`), and a remark on their scale; an error names the scan."""
     grey = predictor.grey(scan.hu)
     try:
         scale, about_scale = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)

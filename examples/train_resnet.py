@@ -1,8 +1,8 @@
 """Train a ResNet50-U-Net to outline lung lesions in CT slices.
 
-    python examples/train_resnet.py                                    phantoms, minutes on two CPU cores
+    python examples/train_resnet.py                                    phantoms, minutes on one CPU core
     python examples/train_resnet.py --data DIR --recipe recommended --weights resnet50-0676ba61.pth --out runs/mine
-    python examples/train_resnet.py --out runs/mine --resume           go on after Ctrl-C, a crash or a power cut
+    python examples/train_resnet.py --out runs/mine --resume           continue after Ctrl-C, a crash or a power cut
     torchrun --nproc_per_node=2 examples/train_resnet.py ...           several GPUs, or several CPU processes
 
 DIR is a folder of slices (docs/data/folder.md). Without one, phantoms are drawn into the run's folder.
@@ -12,21 +12,23 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (later lungseg.exits does this)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.exits import leave
 from lungseg.flags import option
 from lungseg.nn.resnet_unet import ResNet50UNet
-from lungseg.training.early_stopping import EarlyStopping, mode_of
-from lungseg.training.recipe import LOSSES, TrainingRecipe, make_optimizer, make_schedules
-from lungseg.training.run import Run, run_script
+from lungseg.training.cli import run_script
+from lungseg.training.early_stopping import EarlyStopping, monitor_mode
+from lungseg.training.optim import make_optimizer, make_schedules
+from lungseg.training.recipe import LOSSES, TrainingRecipe
+from lungseg.training.run import Run
 from lungseg.training.step import evaluate, train_one_epoch
 
 
 @dataclass(frozen=True)
 class Recipe(TrainingRecipe):
-    """Everything that decides what is learned. The defaults are the demo: narrow, for phantoms and a laptop."""
+    """Every setting that decides what is learned. The defaults are the demo: narrow, for phantoms and a laptop."""
 
     in_channels: int = option(
         1, "colours into which a grey slice is copied, normalised as in ImageNet; the published weights have 3"
@@ -40,11 +42,11 @@ class Recipe(TrainingRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights and self.pretrained:
-            raise ValueError("--weights and --pretrained must not both be given: they are two names of one thing")
+            raise ValueError("--weights and --pretrained must not both be given: they are two names of one option")
 
 
 NO_IMAGENET = (
-    "The encoder starts from random numbers. The report's starts from ImageNet, which needs far fewer slices: "
+    "The encoder starts from random numbers. The report starts from ImageNet weights, which needs far fewer slices: "
     "--weights resnet50-0676ba61.pth (docs/weights.md says where to get it)."
 )
 PUBLISHED = {"stem": 64, "widths": (64, 128, 256, 512), "decoder_channels": (256, 128, 64, 32, 16)}
@@ -57,17 +59,17 @@ RECIPES = {
         loss="bce", prior_bias=False, optimizer="adam", lr=1e-4, weight_decay=0.0, warmup_epochs=0.0,
         schedule="constant", grad_clip=None, batch_size=8, epochs=100,
     ),
-    # What we would use for whole slices on a GPU; the help of each field says why.
+    # What we would use for whole slices on a GPU; the help text of each field says why.
     "recommended": Recipe(
         img_size=256, phantom_view="chest", phantom_slices=6,
-        in_channels=3, **PUBLISHED,  # as published, so that ImageNet's weights fit: they spare many slices
+        in_channels=3, **PUBLISHED,  # as published, so that ImageNet weights fit: they save many slices
         lr=3e-4, weight_decay=0.01, warmup_epochs=2.0, batch_size=16, epochs=100,
     ),
 }  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> float | int:
-    """Return the mean test Dice of the best epoch, or an exit code: 2 for what the user can mend, 130 for Ctrl-C."""
+    """Return the mean test Dice of the best epoch, or an exit code: 2 for what the user can fix, 130 for Ctrl-C."""
     return run_script(train, RECIPES, argv, script=__file__, out="runs/resnet", description=__doc__)
 
 
@@ -78,21 +80,21 @@ def train(run: Run) -> float:
     model = run.build(ResNet50UNet, network_arguments(recipe), weights=weights, reminder=reminder)
     data = run.open_data()
     run.prepare(model)
-    parallel = run.wrap(model)
+    ddp_model = run.wrap(model)
     loss_fn = LOSSES[recipe.loss]
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
-    stopping = EarlyStopping(recipe.patience, mode_of(recipe.monitor), min_epochs=recipe.min_epochs)
+    stopping = EarlyStopping(recipe.patience, monitor_mode(recipe.monitor), min_epochs=recipe.min_epochs)
     scaler = run.scaler()
     run.begin(model=model, optimizer=optimizer, schedule=schedule, plateau=plateau, stopping=stopping, scaler=scaler)
 
     for epoch in run.epochs():
         frozen = run.freeze_encoder(model, epoch)
         train_loss = train_one_epoch(
-            parallel, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
-            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.place,
+            ddp_model, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
+            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.compute,
         )  # fmt: skip
-        val = evaluate(model, data.val, loss_fn, classes=data.classes, **run.place).scores
+        val = evaluate(model, data.val, loss_fn, classes=data.classes, **run.compute).scores
         lr = optimizer.param_groups[0]["lr"]
         is_best = stopping.update(val[recipe.monitor])
         if plateau is not None:
@@ -100,12 +102,12 @@ def train(run: Run) -> float:
         run.end_epoch(epoch, train_loss, val, lr=lr, is_best=is_best)
 
     model.load_state_dict(run.best())
-    test = evaluate(model, data.test, loss_fn, classes=data.classes, title="test", **run.place)
+    test = evaluate(model, data.test, loss_fn, classes=data.classes, title="test", **run.compute)
     return run.end(test, model)
 
 
 def network_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What `ResNet50UNet` is built from; kept in each checkpoint, so that it can be built again without this script."""
+    """The arguments of `ResNet50UNet`; each checkpoint keeps them, so that it needs no script to be rebuilt."""
     names = ("in_channels", "stem", "widths", "depths", "decoder_channels")
     return {name: getattr(recipe, name) for name in names} | {"grey_input": True}
 

@@ -1,8 +1,8 @@
 """Train an RRC-U-Net to outline lung lesions in CT volumes, or in slices: our reading of RRc-UNet 3D.
 
-    python examples/train_rrc_unet.py                                  phantom volumes, minutes on two CPU cores
+    python examples/train_rrc_unet.py                                  phantom volumes, minutes on one CPU core
     python examples/train_rrc_unet.py --data DIR --recipe recommended --out runs/mine
-    python examples/train_rrc_unet.py --out runs/mine --resume         go on after Ctrl-C, a crash or a power cut
+    python examples/train_rrc_unet.py --out runs/mine --resume         continue after Ctrl-C, a crash or a power cut
     torchrun --nproc_per_node=2 examples/train_rrc_unet.py ...         several GPUs, or several CPU processes
 
 DIR is a folder of volumes (docs/data/volumes.md), or of slices with --spatial-dims 2 (docs/data/folder.md).
@@ -12,22 +12,24 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
-if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (later lungseg.exits does this)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.exits import leave
 from lungseg.flags import option
 from lungseg.inference import SlidingWindow
 from lungseg.nn.rrc_unet import RRCUNet
-from lungseg.training.early_stopping import EarlyStopping, mode_of
-from lungseg.training.recipe import LOSSES, VolumeRecipe, make_optimizer, make_schedules
-from lungseg.training.run import Run, run_script
+from lungseg.training.cli import run_script
+from lungseg.training.early_stopping import EarlyStopping, monitor_mode
+from lungseg.training.optim import make_optimizer, make_schedules
+from lungseg.training.recipe import LOSSES, VolumeRecipe
+from lungseg.training.run import Run
 from lungseg.training.step import evaluate, train_one_epoch
 
 
 @dataclass(frozen=True)
 class Recipe(VolumeRecipe):
-    """Everything that decides what is learned."""
+    """Every setting that decides what is learned."""
 
     channels: tuple[int, ...] = option((8, 16, 32), "channels of each stage; each halves the sides")
     steps: int = option(2, "how often each recurrent convolution is applied; 2 in R2U-Net")
@@ -39,14 +41,14 @@ RECIPES = {
     # What we would use on a GPU. The paper's own settings are not stated in anything we could read.
     "recommended": Recipe(
         spatial_dims=3, phantom_volumes=200, phantom_shape=(64, 128, 128),
-        crop_size=(64, 96, 96),  # 6 to 10 cm: a large tumour and what is round it
+        crop_size=(64, 96, 96),  # 6 to 10 cm: a large tumour and its surroundings
         channels=(16, 32, 64, 128, 256), lr=1e-3, weight_decay=0.01, warmup_epochs=5.0, batch_size=4, epochs=200,
     ),
 }  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> float | int:
-    """Return the mean test Dice of the best epoch, or an exit code: 2 for what the user can mend, 130 for Ctrl-C."""
+    """Return the mean test Dice of the best epoch, or an exit code: 2 for what the user can fix, 130 for Ctrl-C."""
     return run_script(train, RECIPES, argv, script=__file__, out="runs/rrc_unet", description=__doc__)
 
 
@@ -56,22 +58,23 @@ def train(run: Run) -> float:
     model = run.build(RRCUNet, network_arguments(recipe), weights=recipe.weights)
     data = run.open_data()
     run.prepare(model)
-    parallel = run.wrap(model)
-    judged = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model  # whole volumes, in windows
+    ddp_model = run.wrap(model)
+    # Whole volumes are evaluated with a sliding window.
+    eval_model = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model
     loss_fn = LOSSES[recipe.loss]
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
-    stopping = EarlyStopping(recipe.patience, mode_of(recipe.monitor), min_epochs=recipe.min_epochs)
+    stopping = EarlyStopping(recipe.patience, monitor_mode(recipe.monitor), min_epochs=recipe.min_epochs)
     scaler = run.scaler()
     run.begin(model=model, optimizer=optimizer, schedule=schedule, plateau=plateau, stopping=stopping, scaler=scaler)
 
     for epoch in run.epochs():
         frozen = run.freeze_encoder(model, epoch)
         train_loss = train_one_epoch(
-            parallel, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
-            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.place,
+            ddp_model, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
+            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.compute,
         )  # fmt: skip
-        val = evaluate(judged, data.val, loss_fn, classes=data.classes, **run.place).scores
+        val = evaluate(eval_model, data.val, loss_fn, classes=data.classes, **run.compute).scores
         lr = optimizer.param_groups[0]["lr"]
         is_best = stopping.update(val[recipe.monitor])
         if plateau is not None:
@@ -79,12 +82,12 @@ def train(run: Run) -> float:
         run.end_epoch(epoch, train_loss, val, lr=lr, is_best=is_best)
 
     model.load_state_dict(run.best())
-    test = evaluate(judged, data.test, loss_fn, classes=data.classes, title="test", **run.place)
-    return run.end(test, judged)
+    test = evaluate(eval_model, data.test, loss_fn, classes=data.classes, title="test", **run.compute)
+    return run.end(test, eval_model)
 
 
 def network_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What `RRCUNet` is built from; kept in each checkpoint, so that it can be built again without this script."""
+    """The arguments of `RRCUNet`; each checkpoint keeps them, so that it needs no script to be rebuilt."""
     return {name: getattr(recipe, name) for name in ("spatial_dims", "channels", "steps", "norm")}
 
 

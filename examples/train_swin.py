@@ -1,8 +1,8 @@
 """Train a Swin-UNet to outline lung lesions in CT slices.
 
-    python examples/train_swin.py                                      phantoms, minutes of one CPU core
+    python examples/train_swin.py                                      phantoms, minutes on one CPU core
     python examples/train_swin.py --data DIR --recipe recommended --out runs/mine
-    python examples/train_swin.py --out runs/mine --resume             go on after Ctrl-C, a crash or a power cut
+    python examples/train_swin.py --out runs/mine --resume             continue after Ctrl-C, a crash or a power cut
     torchrun --nproc_per_node=2 examples/train_swin.py ...             several GPUs, or several CPU processes
 
 DIR is a folder of slices (docs/data/folder.md). Without one, phantoms are drawn into the run's folder.
@@ -12,21 +12,23 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (later lungseg.exits does this)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.exits import leave
 from lungseg.flags import option
 from lungseg.nn.swin_unet import SwinUNet
-from lungseg.training.early_stopping import EarlyStopping, mode_of
-from lungseg.training.recipe import LOSSES, TrainingRecipe, make_optimizer, make_schedules
-from lungseg.training.run import Run, run_script
+from lungseg.training.cli import run_script
+from lungseg.training.early_stopping import EarlyStopping, monitor_mode
+from lungseg.training.optim import make_optimizer, make_schedules
+from lungseg.training.recipe import LOSSES, TrainingRecipe
+from lungseg.training.run import Run
 from lungseg.training.step import evaluate, train_one_epoch
 
 
 @dataclass(frozen=True)
 class Recipe(TrainingRecipe):
-    """Everything that decides what is learned. The defaults are the demo: small, for phantoms and a laptop."""
+    """Every setting that decides what is learned. The defaults are the demo: small, for phantoms and a laptop."""
 
     patch_size: int = option(
         4, "side of a patch in pixels, as published; 2 follows outlines more closely at 4 times the cost"
@@ -43,36 +45,36 @@ class Recipe(TrainingRecipe):
 
 
 RECIPES = {
-    # Two and a half minutes of one CPU core. So there are two stages (a third takes half as long again and finds no
+    # Two and a half minutes on one CPU core. So there are two stages (a third takes half as long again and finds no
     # more in 64 pixels), small batches, which make many steps, and flips alone, which are learned sooner than all
     # variations.
     "demo": Recipe(augment="flips", batch_size=4, lr=7e-4, warmup_epochs=1.0, epochs=15, threads=1),
     # The training of the original report: 224 px, Adam, 0.005, BCE, and a stop after 10 epochs without improvement
     # once 100 are done. It states neither the batch size (8 is what it used for UNETR), nor the largest number of
-    # epochs, nor what it monitored. Its learning rate is ten times Swin's own: do not expect it to be a good one.
+    # epochs, nor what it monitored. Its learning rate is ten times that of Swin: do not expect good results from it.
     "report": Recipe(
         img_size=224, phantom_view="chest", phantom_slices=6,
         embed_dim=96, depths=(2, 2, 2, 2), num_heads=(3, 6, 12, 24), window_size=7, drop_path_rate=0.1,
         loss="bce", prior_bias=False, optimizer="adam", lr=0.005, weight_decay=0.0, warmup_epochs=0.0,
         schedule="constant", grad_clip=None, batch_size=8, epochs=200, patience=10, min_epochs=100,
     ),
-    # What we would use for whole slices on a GPU; the help of each field says why.
+    # What we would use for whole slices on a GPU; the help text of each field says why.
     "recommended": Recipe(
-        img_size=256,  # as 224 costs nearly the same and shows less; a nodule of 6 mm is 4 pixels wide
+        img_size=256,  # 224 costs nearly as much and shows less; a nodule of 6 mm is 4 pixels wide
         phantom_view="chest", phantom_slices=6,
         embed_dim=96, depths=(2, 2, 2, 2), num_heads=(3, 6, 12, 24),  # the published tiny size, so that its weights fit
         window_size=8,  # divides the maps of 64, 32, 16 and 8 tokens, where 7 would pad each of them
-        drop_path_rate=0.2,  # Swin's for this size
-        lr=5e-4,  # Swin's base rate, a tenth of the report's
-        warmup_epochs=5.0,  # Swin takes 20 of a longer training
+        drop_path_rate=0.2,  # that of Swin at this size
+        lr=5e-4,  # the base rate of Swin, a tenth of the report's
+        warmup_epochs=5.0,  # Swin uses 20 in a longer training
         batch_size=16,  # fits a GPU of 16 GB
-        epochs=100,  # long enough for the cosine; the best epoch is kept in any case
+        epochs=100,  # long enough for the cosine; the best epoch is kept anyway
     ),
 }  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> float | int:
-    """Return the mean test Dice of the best epoch, or an exit code: 2 for what the user can mend, 130 for Ctrl-C."""
+    """Return the mean test Dice of the best epoch, or an exit code: 2 for what the user can fix, 130 for Ctrl-C."""
     return run_script(train, RECIPES, argv, script=__file__, out="runs/swin", description=__doc__)
 
 
@@ -82,21 +84,21 @@ def train(run: Run) -> float:
     model = run.build(SwinUNet, network_arguments(recipe), weights=recipe.weights)
     data = run.open_data()
     run.prepare(model)
-    parallel = run.wrap(model)
+    ddp_model = run.wrap(model)
     loss_fn = LOSSES[recipe.loss]
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
-    stopping = EarlyStopping(recipe.patience, mode_of(recipe.monitor), min_epochs=recipe.min_epochs)
+    stopping = EarlyStopping(recipe.patience, monitor_mode(recipe.monitor), min_epochs=recipe.min_epochs)
     scaler = run.scaler()
     run.begin(model=model, optimizer=optimizer, schedule=schedule, plateau=plateau, stopping=stopping, scaler=scaler)
 
     for epoch in run.epochs():
         frozen = run.freeze_encoder(model, epoch)
         train_loss = train_one_epoch(
-            parallel, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
-            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.place,
+            ddp_model, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
+            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.compute,
         )  # fmt: skip
-        val = evaluate(model, data.val, loss_fn, classes=data.classes, **run.place).scores
+        val = evaluate(model, data.val, loss_fn, classes=data.classes, **run.compute).scores
         lr = optimizer.param_groups[0]["lr"]
         is_best = stopping.update(val[recipe.monitor])
         if plateau is not None:
@@ -104,12 +106,12 @@ def train(run: Run) -> float:
         run.end_epoch(epoch, train_loss, val, lr=lr, is_best=is_best)
 
     model.load_state_dict(run.best())
-    test = evaluate(model, data.test, loss_fn, classes=data.classes, title="test", **run.place)
+    test = evaluate(model, data.test, loss_fn, classes=data.classes, title="test", **run.compute)
     return run.end(test, model)
 
 
 def network_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What `SwinUNet` is built from; kept in each checkpoint, so that it can be built again without this script."""
+    """The arguments of `SwinUNet`; each checkpoint keeps them, so that it needs no script to be rebuilt."""
     names = ("patch_size", "embed_dim", "depths", "num_heads", "window_size", "drop_path_rate")
     return {name: getattr(recipe, name) for name in names} | {"head_bias": recipe.prior_bias}
 

@@ -1,9 +1,9 @@
-"""Train a plain U-Net to outline lung lesions in CT slices, or in volumes: what every other network has to beat.
+"""Train a plain U-Net to outline lung lesions in CT slices, or in volumes: the baseline that other networks must beat.
 
-    python examples/train_unet.py                                      phantom slices, minutes on two CPU cores
+    python examples/train_unet.py                                      phantom slices, minutes on one CPU core
     python examples/train_unet.py --recipe volumes                     phantom volumes, likewise
     python examples/train_unet.py --data DIR --recipe recommended --out runs/mine
-    python examples/train_unet.py --out runs/mine --resume             go on after Ctrl-C, a crash or a power cut
+    python examples/train_unet.py --out runs/mine --resume             continue after Ctrl-C, a crash or a power cut
     torchrun --nproc_per_node=2 examples/train_unet.py ...             several GPUs, or several CPU processes
 
 DIR is a folder of slices (docs/data/folder.md), or of volumes with --spatial-dims 3 (docs/data/volumes.md).
@@ -13,22 +13,24 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
-if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (later lungseg.exits does this)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.exits import leave
 from lungseg.flags import option
 from lungseg.inference import SlidingWindow
 from lungseg.nn.unet import UNet
-from lungseg.training.early_stopping import EarlyStopping, mode_of
-from lungseg.training.recipe import LOSSES, VolumeRecipe, make_optimizer, make_schedules
-from lungseg.training.run import Run, run_script
+from lungseg.training.cli import run_script
+from lungseg.training.early_stopping import EarlyStopping, monitor_mode
+from lungseg.training.optim import make_optimizer, make_schedules
+from lungseg.training.recipe import LOSSES, VolumeRecipe
+from lungseg.training.run import Run
 from lungseg.training.step import evaluate, train_one_epoch
 
 
 @dataclass(frozen=True)
 class Recipe(VolumeRecipe):
-    """Everything that decides what is learned. The defaults are the demo: small, for phantoms and a laptop."""
+    """Every setting that decides what is learned. The defaults are the demo: small, for phantoms and a laptop."""
 
     channels: tuple[int, ...] = option((16, 32, 64, 128), "channels of each stage; each halves the sides")
     norm: Literal["batch", "instance"] = option("batch", "instance for batches of one or two, as volumes often need")
@@ -40,13 +42,13 @@ RECIPES = {
         spatial_dims=3, channels=(8, 16, 32), norm="instance",
         lr=2e-3, epochs=15, threads=1,
     ),
-    # The report trained no U-Net; this is the training it gives its ResNet50-U-Net, for the network without a ResNet.
+    # The report trained no U-Net; these are its settings for the ResNet50-U-Net, applied to a plain U-Net.
     "report": Recipe(
         img_size=256, phantom_view="chest", phantom_slices=6, channels=(32, 64, 128, 256, 512),
         loss="bce", prior_bias=False, optimizer="adam", lr=1e-4, weight_decay=0.0, warmup_epochs=0.0,
         schedule="constant", grad_clip=None, batch_size=8, epochs=100,
     ),
-    # What we would use for whole slices on a GPU; the help of each field says why.
+    # What we would use for whole slices on a GPU; the help text of each field says why.
     "recommended": Recipe(
         img_size=256, phantom_view="chest", phantom_slices=6,
         channels=(32, 64, 128, 256, 512), lr=1e-3, weight_decay=0.01, batch_size=16, epochs=100,
@@ -55,7 +57,7 @@ RECIPES = {
 
 
 def main(argv: list[str] | None = None) -> float | int:
-    """Return the mean test Dice of the best epoch, or an exit code: 2 for what the user can mend, 130 for Ctrl-C."""
+    """Return the mean test Dice of the best epoch, or an exit code: 2 for what the user can fix, 130 for Ctrl-C."""
     return run_script(train, RECIPES, argv, script=__file__, out="runs/unet", description=__doc__)
 
 
@@ -65,22 +67,23 @@ def train(run: Run) -> float:
     model = run.build(UNet, network_arguments(recipe), weights=recipe.weights)
     data = run.open_data()
     run.prepare(model)
-    parallel = run.wrap(model)
-    judged = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model  # whole volumes, in windows
+    ddp_model = run.wrap(model)
+    # Whole volumes are evaluated with a sliding window.
+    eval_model = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model
     loss_fn = LOSSES[recipe.loss]
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
-    stopping = EarlyStopping(recipe.patience, mode_of(recipe.monitor), min_epochs=recipe.min_epochs)
+    stopping = EarlyStopping(recipe.patience, monitor_mode(recipe.monitor), min_epochs=recipe.min_epochs)
     scaler = run.scaler()
     run.begin(model=model, optimizer=optimizer, schedule=schedule, plateau=plateau, stopping=stopping, scaler=scaler)
 
     for epoch in run.epochs():
         frozen = run.freeze_encoder(model, epoch)
         train_loss = train_one_epoch(
-            parallel, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
-            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.place,
+            ddp_model, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
+            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.compute,
         )  # fmt: skip
-        val = evaluate(judged, data.val, loss_fn, classes=data.classes, **run.place).scores
+        val = evaluate(eval_model, data.val, loss_fn, classes=data.classes, **run.compute).scores
         lr = optimizer.param_groups[0]["lr"]
         is_best = stopping.update(val[recipe.monitor])
         if plateau is not None:
@@ -88,12 +91,12 @@ def train(run: Run) -> float:
         run.end_epoch(epoch, train_loss, val, lr=lr, is_best=is_best)
 
     model.load_state_dict(run.best())
-    test = evaluate(judged, data.test, loss_fn, classes=data.classes, title="test", **run.place)
-    return run.end(test, judged)
+    test = evaluate(eval_model, data.test, loss_fn, classes=data.classes, title="test", **run.compute)
+    return run.end(test, eval_model)
 
 
 def network_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What `UNet` is built from; kept in each checkpoint, so that it can be built again without this script."""
+    """The arguments of `UNet`; each checkpoint keeps them, so that it needs no script to be rebuilt."""
     return {name: getattr(recipe, name) for name in ("spatial_dims", "channels", "norm")}
 
 

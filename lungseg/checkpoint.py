@@ -144,7 +144,7 @@ class Checkpoint:
         try:
             input_ = InputSpec.from_dict(entries["input"])
         except (LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: its input has not the right entries ({error}). {RESTORE}") from None
+            raise ValueError(f"{path} is damaged: its input cannot be read ({error!r}). {RESTORE}") from None
         parts = {name: entries[name] for name in PARTS} | {name: entries.get(name) for name in OPTIONAL}
         parts |= {"network": NetworkSpec.from_dict(entries["network"]), "input": input_}
         return cls(**parts, version=str(entries.get("lungseg", "")))

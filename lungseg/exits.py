@@ -1,9 +1,9 @@
-"""How a script ends: with one sentence and an exit code for what its user can mend, with a traceback for our mistakes.
+"""How a script ends: with one sentence and an exit code if its user can fix the error, with a traceback if it is a bug.
 
     def main(argv=None): return run_main("predict.py", lambda: predict(argv), stopped="...", too_little_memory="...")
     if __name__ == "__main__": leave(main())
 
-0 done   2 what the user can mend   130 Ctrl-C   141 whoever read the output has gone (predict.py ... | head -1)
+0 done   2 the user can fix it   130 Ctrl-C   141 the reader of the output has gone (predict.py ... | head -1)
 """
 
 import errno
@@ -17,6 +17,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -34,19 +35,32 @@ NO_MEMORY = re.compile(  # torch says it with a RuntimeError, in other words on 
 )
 
 
-def run_main(name: str, work: Callable[[], T], *, stopped: Callable[[], str] | str, too_little_memory: str) -> T | int:
-    """Do `work`, and turn what a user can mend into one line on standard error and an exit code.
+@dataclass
+class Outcome:
+    """What a script ends with: the result of its work, or an exit code."""
+
+    result: Any = None
+
+
+@contextmanager
+def exit_code(name: str, *, stopped: Callable[[], str] | str, too_little_memory: str) -> Iterator[Outcome]:
+    """Turn errors inside the `with` that the user can fix into one line on standard error and an exit code.
+
+        with exit_code("predict.py", stopped="...", too_little_memory="...") as outcome:
+            outcome.result = work()
+        return outcome.result
 
     Args:
-        name: of the script; stands before each sentence.
-        stopped: what is left after Ctrl-C or on a full disk, and how to go on: "predictions was not written."
+        name: of the script; begins each sentence.
+        stopped: what is left after Ctrl-C or on a full disk, and how to continue: "predictions was not written."
         too_little_memory: what to change then: "Lower --batch-size."
 
-    Returns:
-        What `work` returned; or 2 after a ValueError, FloatingPointError, OSError or too little memory, 130 after
-        Ctrl-C, 141 if whoever read the output has gone. Any other error is a mistake of ours and keeps its traceback.
+    Yields:
+        An `Outcome` for the result of the work. After an error its result is 2 (ValueError, FloatingPointError,
+        OSError, too little memory), 130 (Ctrl-C) or 141 (the reader of the output has gone). Any other error is a bug
+        of ours and keeps its traceback.
     """
-    mend_streams()
+    protect_streams()
 
     def what_is_left() -> str:
         return stopped if isinstance(stopped, str) else stopped()
@@ -55,27 +69,35 @@ def run_main(name: str, work: Callable[[], T], *, stopped: Callable[[], str] | s
         new_line = "\n" if sys.stderr.isatty() else ""  # the terminal has printed ^C
         say(f"{new_line}{name}: stopped. {what_is_left()}")
 
+    outcome = Outcome()
     with one_line_warnings(name), second_ctrl_c_ends_at_once(say_stopped):
         try:
-            result = work()
+            yield outcome
             sys.stdout.flush()  # here, where an error is still a sentence
-            return result
         except KeyboardInterrupt:
             say_stopped()
-            return CTRL_C
+            outcome.result = CTRL_C
         except Exception as error:
             if isinstance(error, BrokenPipeError) and give_up_broken_streams():
-                return READER_GONE
+                outcome.result = READER_GONE
+                return
             sentence = explanation(error, what_is_left, too_little_memory)
             if sentence is None:
                 raise
             say(f"{name}: {one_line(sentence)}")
             give_up_broken_streams()
-            return 2
+            outcome.result = 2
+
+
+def run_main(name: str, work: Callable[[], T], *, stopped: Callable[[], str] | str, too_little_memory: str) -> T | int:
+    """The result of `work`, or an exit code: `exit_code` for a script whose work is one call."""
+    with exit_code(name, stopped=stopped, too_little_memory=too_little_memory) as outcome:
+        outcome.result = work()
+    return outcome.result
 
 
 def leave(outcome: Any) -> NoReturn:
-    """End the process with what main() returned: an exit code, or a result, which is success."""
+    """End the process with what main() returned: an exit code, or a result, which means success."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python cleans up: no traceback
     sys.exit(outcome if isinstance(outcome, int) else 0)
@@ -85,7 +107,7 @@ def leave(outcome: Any) -> NoReturn:
 
 
 def explanation(error: Exception, what_is_left: Callable[[], str], remedy: str) -> str | None:
-    """What went wrong and what to do, for an error that a user can mend; None for a mistake of ours."""
+    """What went wrong and what to do, for an error that the user can fix; None for a bug of ours."""
     if lacks_memory(error):
         gpu = "GPU " if isinstance(error, torch.OutOfMemoryError) else ""
         return f"too little {gpu}memory{asked_for(str(error))}. {remedy}"
@@ -97,7 +119,7 @@ def explanation(error: Exception, what_is_left: Callable[[], str], remedy: str) 
         if error.errno in NO_FILES:
             return about_workers("Too many open files", what_is_left)
         return f"{' -> '.join(files)}: {reason}." if files else reason
-    if isinstance(error, NotImplementedError) and "MPS" in str(error):  # torch's answer to what Apple's GPUs lack
+    if isinstance(error, NotImplementedError) and "MPS" in str(error):  # an operation that torch lacks on Apple's GPUs
         what = str(error).splitlines()[0].rstrip(".")
         remedy = "Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1"  # this moves such parts to the CPU
         return f"the Apple GPU cannot compute a part of this ({what}). {remedy}."
@@ -107,7 +129,7 @@ def explanation(error: Exception, what_is_left: Callable[[], str], remedy: str) 
 
 
 def about_workers(text: str, what_is_left: Callable[[], str]) -> str | None:
-    """What torch says of the processes that read data: an error of theirs is raised wherever the program is by then."""
+    """What torch reports about worker processes: it raises their errors wherever the program is by then."""
     if died := WORKER_DIED.search(text):
         how = f"was ended by a signal ({died[1]})" if died[1] else "ended"
         return f"a process that reads the data {how}. Lower --num-workers: each needs memory. {what_is_left()}"
@@ -119,7 +141,7 @@ def about_workers(text: str, what_is_left: Callable[[], str]) -> str | None:
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whichever allocator said so: Python's, numpy's, torch's on the CPU or on a GPU, the system's."""
+    """Whether any allocator failed: Python's, numpy's, torch's on the CPU or on a GPU, the system's."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -128,7 +150,7 @@ def lacks_memory(error: Exception) -> bool:
 
 
 def asked_for(text: str) -> str:
-    """How much memory was asked for in vain, if the message of the error tells: ": 36.0 GiB were asked for"."""
+    """How much memory was requested, if the error message says so: ": 36.0 GiB were asked for at once"."""
     if match := re.search(r"allocate (\d+) bytes", text):
         number = int(match[1])
         unit, size = ("GiB", number / 2**30) if number > 2**29 else ("MiB", number / 2**20)
@@ -139,19 +161,19 @@ def asked_for(text: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """Some libraries write messages of many lines."""
+    """The text on one line; some libraries write messages of many lines."""
     return " ".join(str(text).split())
 
 
 # ---- streams and signals ----------------------------------------------------------------------------------------
 
 
-def mend_streams() -> None:
-    """Let nothing that is printed raise an error, or land in a file.
+def protect_streams() -> None:
+    """Make sure that printing raises no error and never writes into a data file.
 
-    A stream that was closed (`>&-`) leaves its number to the next file that is opened, and what C libraries print would
-    go there: /dev/null takes it. A character that the terminal cannot show (an accent on an ASCII terminal, a byte of a
-    path that is no UTF-8) is printed as its code.
+    The number of a closed stream (`>&-`) goes to the next file that is opened, and what C libraries print would land in
+    that file: open /dev/null in its place. A character that the terminal cannot show (an accent on an ASCII terminal, a
+    byte of a path that is not UTF-8) is printed as its code.
     """
     number = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
     while number <= 2:
@@ -166,7 +188,7 @@ def mend_streams() -> None:
 
 
 def give_up_broken_streams() -> bool:
-    """Send what nobody can receive any more to /dev/null; else Python would try it again at its end, and complain."""
+    """Redirect streams without a reader to /dev/null; otherwise Python writes to them again at exit, and complains."""
     broken = False
     for stream in (sys.stdout, sys.stderr):
         if reader_has_gone(stream):
@@ -178,7 +200,7 @@ def give_up_broken_streams() -> bool:
 
 
 def reader_has_gone(stream: Any) -> bool:
-    """Also of an unbuffered stream (PYTHONUNBUFFERED=1), where nothing is left to be written after the error."""
+    """Whether a pipe has lost its reader; also if the stream is unbuffered and has nothing left to write."""
     try:
         stream.flush()
         ends = select.poll()  # not on Windows
@@ -191,14 +213,14 @@ def reader_has_gone(stream: Any) -> bool:
 
 
 def say(sentence: str) -> None:
-    """On standard error; if that is closed too, to nobody."""
+    """Print to standard error; if that is closed, do nothing."""
     with suppress(OSError, ValueError):
         print(sentence, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def one_line_warnings(name: str) -> Iterator[None]:
-    """Print a warning meant for the user in the form of an error, not with a line of our code below it."""
+    """Print a warning for the user like an error message, without a line of our code below it."""
     as_python_does = warnings.formatwarning
 
     def in_one_line(message: Any, category: type[Warning], *where: Any, **line: Any) -> str:
@@ -215,10 +237,10 @@ def one_line_warnings(name: str) -> Iterator[None]:
 
 @contextmanager
 def second_ctrl_c_ends_at_once(last_words: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C raises KeyboardInterrupt, as always; one more, while that is cleaned up, needs no traceback."""
+    """The first Ctrl-C raises KeyboardInterrupt as usual; a second one, during the clean-up, ends at once."""
     if (
         threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # ignored in the background of a script
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # ignored: a background job of a script
     ):
         yield
         return

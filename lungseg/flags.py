@@ -1,24 +1,89 @@
 """A recipe is a frozen dataclass: typed, explained field by field, and turned into command-line flags.
 
-The dataclass stands at the top of its script, because hyper-parameters are part of what is taught. Named
-recipes are values of it, {"demo": Recipe(...), "report": Recipe(...)}: `--recipe NAME` picks one, and the
-flag of any field (batch_size is --batch-size) changes that one number.
+The dataclass is defined at the top of its script, because hyper-parameters are part of what is taught. Named recipes
+are instances of it, {"demo": Recipe(...), "report": Recipe(...)}: `--recipe NAME` picks one, and the flag of any field
+(batch_size is --batch-size) changes that one value.
 """
 
 import argparse
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-R = TypeVar("R")
-T = TypeVar("T")
+from lungseg.typed import short
+
+if TYPE_CHECKING:  # the type of "any dataclass" exists for type checkers only
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
+T = TypeVar("T", bound="DataclassInstance")
+Check = Callable[[Any], str | None]  # a number -> what it must be, if it is not that
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with its default and its reason: `lr: float = option(5e-4, "why this number")`."""
-    return field(default=default, metadata={"help": help})
+# ---- fields -----------------------------------------------------------------------------------------------------
+
+
+def option(default: Any, help: str, *, check: Check | None = None) -> Any:
+    """A dataclass field with its default, its reason and its limits.
+
+        lr: float = option(5e-4, "why this number", check=positive)
+
+    Args:
+        check: what each number of the field must satisfy, tested by `check_fields`. By default a whole number must be
+            at least 1, and a floating-point number finite.
+    """
+    return field(default=default, metadata={"help": help, "check": check})
+
+
+def positive(number: float) -> str | None:
+    return too_large(number) or (None if number > 0 else "must be positive")
+
+
+def not_negative(number: float) -> str | None:
+    return too_large(number) or (None if number >= 0 else "must not be negative")
+
+
+def at_least_1(number: float) -> str | None:
+    return too_large(number) or (None if number >= 1 else "must be at least 1")
+
+
+def share(number: float) -> str | None:
+    return not_negative(number) or (None if number <= 1 else "must be a share from 0 to 1")
+
+
+def too_large(number: float) -> str | None:
+    """torch counts elements and sizes of axes in whole numbers that end here."""
+    is_large = isinstance(number, int) and number >= 2**31
+    return "must be below 2^31 = 2,147,483,648" if is_large else None
+
+
+def from_to(low: int, high: int, name_of_high: str = "") -> Check:
+    """The check of a whole number from `low` to `high`, which a message may give another name: "2^63 - 1"."""
+    return lambda number: None if low <= number <= high else f"must be from {low} to {name_of_high or high}"
+
+
+def check_fields(values: "DataclassInstance") -> None:
+    """Raise a ValueError at the first field of a dataclass whose value is not possible; call it in `__post_init__`."""
+    for f in fields(values):
+        value = getattr(values, f.name)
+        if value == "":
+            raise ValueError(f"{f.name} is empty; is the shell variable it comes from set?")
+        if isinstance(value, bool | str | Path) or value is None:
+            continue
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers:
+            raise ValueError(f"{f.name} must name at least one number")
+        check = f.metadata["check"] or (at_least_1 if int in (f.type, *get_args(f.type)) else too_large)
+        for number in numbers:
+            problem = check(number)
+            if problem or not (isinstance(number, int) or math.isfinite(number)):  # no float is as large as some ints
+                raise ValueError(f"{f.name}={short(value)} {problem or 'must be a finite number'}")
+
+
+# ---- flags ------------------------------------------------------------------------------------------------------
 
 
 def parse_recipe(
@@ -34,7 +99,7 @@ def parse_recipe(
 
     Returns:
         The recipe, the options, and name -> value of what the user asked for: every field whose flag was
-        given, and all of the recipe's if --recipe was. A resumed run compares this with what it was.
+        given, and all fields of the recipe if --recipe was given. A resumed run compares these with its own.
 
     Raises:
         SystemExit: with code 2 and one sentence for a flag that is unknown, shortened or has a bad value
@@ -58,7 +123,7 @@ def parse_recipe(
 
 
 def parse_options(options: T, argv: Sequence[str] | None = None, *, description: str | None = None) -> T:
-    """As `parse_recipe`, for a script that has options only."""
+    """Like `parse_recipe`, for a script that has options only."""
     parser = Parser(description=description)
     add_flags(parser, options)
     try:
@@ -69,7 +134,7 @@ def parse_options(options: T, argv: Sequence[str] | None = None, *, description:
 
 def as_flags(recipe: R, recipes: Mapping[str, R]) -> list[str]:
     """The fewest flags from which `parse_recipe` makes this recipe: ["--recipe", "report", "--lr", "0.01"]."""
-    ways = []
+    ways: list[list[str]] = []
     for name, start in recipes.items():
         flags = ["--recipe", name] if ways else []  # the first is the default
         for f in fields(recipe):
@@ -89,27 +154,27 @@ def as_flag(name: str, value: Any) -> list[str]:
     return [f"--{flag}", *map(str, values)]
 
 
-# ---- the parts, for a script that takes more than flags of a dataclass -------------------------------------------
+# ---- for a script that takes more than the flags of a dataclass ---------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that guesses no flag from a shortened one, keeps a description as it stands, and errs in one line."""
+    """argparse that accepts no shortened flags, keeps the line breaks of a description, and errs in one line."""
 
     def __init__(self, **settings: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2 and one sentence, where argparse would print all flags before it."""
+        """Exit with code 2 and one sentence; argparse would print all flags first."""
         self.exit(2, f"{self.prog}: {message} (--help explains every flag)\n")
 
 
 def add_flags(parser: Any, values: Any) -> None:
-    """One flag for each field of a dataclass; its help ends with the value it has if the flag is left out.
+    """Add one flag for each field of a dataclass; its help ends with the default.
 
     Args:
         parser: a parser, or a group of one.
-        values: the dataclass, with the defaults. A flag that is left out leaves no trace in what the parser returns
-            (SUPPRESS), so that what is there is what the user asked for; `changed` puts the two together.
+        values: the dataclass, with the defaults. What the parser returns holds only the flags that were given
+            (SUPPRESS); `changed` applies them to the dataclass.
     """
     hints = get_type_hints(type(values))
     for f in fields(values):
@@ -121,7 +186,7 @@ def add_flags(parser: Any, values: Any) -> None:
 
 
 def changed(values: T, given: Mapping[str, Any]) -> T:
-    """The dataclass with those of its fields that are `given`; a ValueError if it refuses them."""
+    """The dataclass with its fields replaced by those that are `given`; a ValueError if it refuses them."""
     return replace(values, **{f.name: given[f.name] for f in fields(values) if f.name in given})
 
 
@@ -138,7 +203,7 @@ def _reader(hint: Any) -> dict[str, Any]:
 
 
 def given_path(text: str) -> Path:
-    """A path from the command line. An empty one, as of a variable that is not set, would be the current folder."""
+    """A path from the command line. An empty one (an unset shell variable) would mean the current folder: refuse it."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty. Write . for the current folder.")
     return Path(text)

@@ -1,8 +1,9 @@
-"""A network that was trained on windows, applied to a slice or volume of any size: the sliding window.
+"""The sliding window: a network that was trained on crops, applied to a slice or volume of any size.
 
-The windows overlap. Near its own border a window knows little of what lies beyond, so each counts most in its
-middle: its logits are weighted by a Gaussian, as in nnU-Net (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z,
-"Inference"). The weights of all windows at one pixel sum to 1: where they agree, nothing is changed and no seam shows.
+The positions of the window overlap. Near its border a window sees little of the surroundings, so its logits are
+weighted by a Gaussian that is largest in the middle, as in nnU-Net (Isensee et al. 2021,
+https://doi.org/10.1038/s41592-020-01008-z, "Inference"). The weights of all positions at one pixel sum to 1: where they
+agree, nothing changes and no seam shows.
 """
 
 import math
@@ -25,51 +26,52 @@ def sliding_window(
     overlap: float = 0.5,
     batch_size: int = 4,
 ) -> Tensor:
-    """Cut the image into windows, give them to the model in batches, and blend the logits.
+    """Cut the image into overlapping windows, run the model on batches of them, and blend the logits.
 
-    Gradients are off: those of all windows together would need the memory that windows save. The model stays in
-    the mode it is in; call `model.eval()` first. Memory: the logits of the whole image, and one batch of windows
-    in the model.
+    Gradients are off: for all windows together they would need the memory that windows save. The model stays in the
+    mode it is in; call `model.eval()` first. Memory: the logits of the whole image, and one batch of windows in the
+    model.
 
     Args:
         model: (b, C, *window) -> logits (b, K, *window). Windows go to the device of its parameters.
         image: (B, C, H, W) or (B, C, D, H, W). The blending is done on its device, in float32 at least.
-        window_size: sides of the window in pixels (voxels), or one number for all. A side of the image that is
-            shorter is taken whole.
-        overlap: share of a window's side that it has in common with the next, at least, in [0, 1). 0.5 looks at
-            each pixel 4 times in a slice and 8 times in a volume.
+        window_size: sides of the window in pixels (voxels), or one number for all. A shorter side of the image is
+            taken whole.
+        overlap: smallest share of a side that neighbouring windows have in common, in [0, 1). With 0.5 each pixel is
+            seen 4 times in a slice and 8 times in a volume.
         batch_size: windows in one call of the model.
 
     Returns:
-        Logits (B, K, *spatial) on the image's device. An image that is no larger than one window is given to the
-        model as it is: the result is `model(image)`, bit for bit.
+        Logits (B, K, *spatial) on the device of the image. An image that is not larger than the window goes through the
+        model unchanged: the result is `model(image)`, bit for bit.
 
     Raises:
-        ValueError: for other images, windows, overlaps or batches than these, and for a model whose logits are not as
-            large as its image.
+        ValueError: for images, windows, overlaps or batches of another kind, and for a model whose logits differ in
+            size from its image.
     """
-    window = checked_window(image, window_size, overlap, batch_size)
+    window = check_arguments(image, window_size, overlap, batch_size)
     device = next((p.device for p in model.parameters()), image.device)
     if window == image.shape[2:]:
-        return logits_of(model, image.to(device)).to(image.device)  # (B, K, *spatial)
+        return run_model(model, image.to(device)).to(image.device)  # (B, K, *spatial)
     grid = window_grid(image.shape[2:], window, overlap)
     places = [(b, box, weights) for b in range(len(image)) for box, weights in grid]
-    blended = None
+    blended: Tensor | None = None
     for first in range(0, len(places), batch_size):
         batch = places[first : first + batch_size]
         windows = torch.stack([image[b][:, *box] for b, box, _ in batch])  # (b, C, *window)
-        logits = logits_of(model, windows.to(device)).to(image.device)  # (b, K, *window)
+        logits = run_model(model, windows.to(device)).to(image.device)  # (b, K, *window)
         if blended is None:
             blended = logits.new_zeros(len(image), logits.shape[1], *image.shape[2:])  # (B, K, *spatial)
         for (b, box, weights), of_window in zip(batch, logits, strict=True):
             blended[b][:, *box] += outer([w.to(of_window) for w in weights]) * of_window  # (K, *window)
+    assert blended is not None  # there is at least one window
     return blended
 
 
 class SlidingWindow(nn.Module):
     """`sliding_window` as a network: image (B, C, *spatial) of any size -> logits (B, K, *spatial).
 
-    For `lungseg.training.step.evaluate` and all else that calls a network. Its parameters and its mode are the model's.
+    For `lungseg.training.evaluate` and other code that calls a network. Parameters and mode are those of the model.
 
     Args:
         model, window_size, overlap, batch_size: as in `sliding_window`.
@@ -85,25 +87,25 @@ class SlidingWindow(nn.Module):
         return sliding_window(self.model, image, self.window_size, overlap=self.overlap, batch_size=self.batch_size)
 
 
-# ---- where the windows lie, and what they count -----------------------------------------------------------------
+# ---- positions and weights of the windows -----------------------------------------------------------------
 
 
 def window_grid(
     spatial: Sequence[int], window: Sequence[int], overlap: float
 ) -> list[tuple[tuple[slice, ...], tuple[Tensor, ...]]]:
     """For every window, row by row: its box in the image, and its weights along each side."""
-    axes = []
+    axes: list[list[tuple[slice, Tensor]]] = []
     for side, length in zip(spatial, window, strict=True):
         starts = window_starts(side, length, overlap)
         weights = blending_weights(side, length, starts)  # (n, length)
         axes.append([(slice(start, start + length), w) for start, w in zip(starts, weights, strict=True)])
-    return [tuple(zip(*place, strict=True)) for place in product(*axes)]
+    return [(tuple(box for box, _ in sides), tuple(w for _, w in sides)) for sides in product(*axes)]
 
 
 def window_starts(side: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin: as few as the overlap allows, the first at 0, the last flush with the end, evenly spread.
+    """Starts of the windows: as few as the overlap allows, the first at 0, the last flush with the end, evenly spread.
 
-    Spreading them overlaps all a little more than asked for, instead of the last two by nearly a whole window.
+    So all of them overlap a little more than requested; otherwise the last two might overlap almost completely.
     """
     # The largest allowed, in pixels. The tiny term is for rounding errors: 20 * (1 - 0.9) is a little less than 2.
     step = max(1, math.floor(window * (1 - overlap) + 1e-9))
@@ -114,8 +116,8 @@ def window_starts(side: int, window: int, overlap: float) -> list[int]:
 def blending_weights(side: int, window: int, starts: Sequence[int]) -> Tensor:
     """(n, window) float64: Gaussian weights, divided by their sum over all windows at each pixel of the side.
 
-    A Gaussian in several dimensions is the product of one along each side, and the windows lie on a grid. So their
-    sums are products too, and dividing along each side is enough: no map of summed weights is needed.
+    A Gaussian in several dimensions is the product of one along each side, and the windows are on a grid. So the sums
+    are products too, and dividing along each side is enough: no map of summed weights is needed.
     """
     middle = (window - 1) / 2
     bell = torch.exp(-0.5 * ((torch.arange(window, dtype=torch.float64) - middle) / (SIGMA * window)) ** 2)  # (window,)
@@ -133,8 +135,10 @@ def outer(vectors: Sequence[Tensor]) -> Tensor:
 # ---- checks -----------------------------------------------------------------------------------------------------
 
 
-def checked_window(image: Tensor, window_size: int | Sequence[int], overlap: float, batch_size: int) -> tuple[int, ...]:
-    """The sides of the window, none longer than the image's; or a ValueError that says what cannot work."""
+def check_arguments(
+    image: Tensor, window_size: int | Sequence[int], overlap: float, batch_size: int
+) -> tuple[int, ...]:
+    """The sides of the window, none longer than those of the image; or a ValueError."""
     if image.dim() not in (4, 5) or min(image.shape) < 1:
         raise ValueError(
             f"sliding_window: the image has shape {tuple(image.shape)}, but (B, C, H, W) or (B, C, D, H, W) with sides "
@@ -154,7 +158,7 @@ def checked_window(image: Tensor, window_size: int | Sequence[int], overlap: flo
     return tuple(min(w, n) for w, n in zip(sides, spatial, strict=True))
 
 
-def logits_of(model: nn.Module, windows: Tensor) -> Tensor:
+def run_model(model: nn.Module, windows: Tensor) -> Tensor:
     """(b, C, *window) -> (b, K, *window), in float32 at least: sums of bfloat16 would lose digits."""
     logits = model(windows)
     if logits.shape[:1] + logits.shape[2:] != windows.shape[:1] + windows.shape[2:]:

@@ -1,8 +1,8 @@
-"""From a checkpoint to lesion probabilities: build the network again, and bring any slice or volume to it and back.
+"""From a checkpoint to lesion probabilities, for slices and volumes of any size.
 
-A network knows lesions in pixels, not in millimetres. So an input is first scaled as the slices of its training were
-(`lungseg.scale`), then covered with windows of the size it was trained on, and the logits are scaled back to the
-input's own pixels.
+A network learns the size of lesions in pixels, not in millimetres. So an image is first scaled as the slices of the
+training were (`lungseg.scale`), then covered with a sliding window of the size that the network was trained on, and the
+logits are scaled back to the pixels of the image.
 """
 
 import math
@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lungseg.checkpoint import load_checkpoint
+from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint
 from lungseg.data.classes import checked_classes, to_labels
 from lungseg.data.ct import hu_to_unit, resize_image
 from lungseg.flags import option
@@ -29,18 +29,20 @@ from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
-from lungseg.scale import Scale, scale_for, scale_of_files, sides_of, sizes_on_the_way
+from lungseg.scale import Scale, file_scale, network_sides, scale_for, sizes_on_the_way
 
 NETWORKS = {network.__name__: network for network in (SwinUNet, UNETR, ResNet50UNet, UNet, RRCUNet)}
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What a script decides that predicts with a trained network; each field is one of its flags."""
+    """Options of a script that predicts with a trained network; each field is one of its flags."""
 
     threshold: float = option(0.5, "lesion is where the probability is above this")
-    overlap: float = option(0.5, "share of a window's side that the next one covers again; more is slower and smoother")
-    batch_size: int = option(8, "windows in the network at once; fewer need less memory")
+    overlap: float = option(
+        0.5, "share of a sliding window's side that the next one covers again; more is slower and smoother"
+    )
+    batch_size: int = option(8, "positions of the sliding window in the network at once; fewer need less memory")
     device: Literal["auto", "cpu", "cuda", "mps"] = option(
         "auto", "where to compute; auto takes a GPU if there is one; mps is that of an Apple computer"
     )
@@ -57,29 +59,29 @@ class PredictOptions:
 # ---- from a checkpoint to a network -----------------------------------------------------------------------------
 
 
-def build_network(network: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
-    """Build the network that a checkpoint describes and give it its weights: on the CPU, in evaluation mode.
+def build_network(network: NetworkSpec, state: dict[str, Tensor]) -> nn.Module:
+    """Build the network of a checkpoint and load its weights: on the CPU, in evaluation mode.
 
     Args:
-        network: {"name": one of NETWORKS, "arguments": {...}}, as `saved["network"]` of a checkpoint.
-        state: its parameters and buffers, `saved["model"]`.
+        network: the name is one of NETWORKS.
+        state: its parameters and buffers.
 
     Raises:
         ValueError: in one sentence, if the name is unknown or the arguments or the state do not fit.
     """
-    name, arguments = network["name"], network["arguments"]
+    name, arguments = network.name, network.arguments
     if name not in NETWORKS:
         raise ValueError(
-            f"the network {name!r} is none of {', '.join(NETWORKS)}. Update lungseg, or train one of them."
+            f"expected one of the networks {', '.join(NETWORKS)}, got {name!r}. Update lungseg, or train one of these."
         )
     try:
         model = NETWORKS[name](**arguments)
     except Exception as error:  # a file can hold any arguments, and torch has many ways to refuse them
-        raise ValueError(f"{name} cannot be built with the saved arguments ({in_short(error)})") from None
+        raise ValueError(f"{name} cannot be built with the saved arguments ({shorten(error)})") from None
     try:
         model.load_state_dict(state)
     except Exception as error:
-        raise ValueError(f"the saved weights do not fit {name} ({in_short(error)})") from None
+        raise ValueError(f"the saved weights do not fit {name} ({shorten(error)})") from None
     return model.eval()
 
 
@@ -90,7 +92,7 @@ def load_predictor(
 
     Args:
         device: where the network computes.
-        overlap, batch_size: of its windows, as in `lungseg.inference.sliding_window`.
+        overlap, batch_size: as in `lungseg.inference.sliding_window`.
 
     Raises:
         ValueError: in one sentence that begins with the path, if anything in it does not fit.
@@ -102,38 +104,40 @@ def load_predictor(
                 'it does not say what images it was trained on (no "input"): an older version wrote it. '
                 "Train the network again with this one."
             )
-        network = build_network(saved["network"], saved["model"])
-        check_input(network, saved["input"])
+        input_ = InputSpec.from_dict(saved["input"])
+        network = build_network(NetworkSpec.from_dict(saved["network"]), saved["model"])
+        check_input(network, input_)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     except (TypeError, LookupError, AttributeError):  # entries are missing, or of other types
         raise ValueError(f"{path}: its entries are not those of a training script. Use another checkpoint.") from None
-    return Predictor(network.to(device), saved["input"], overlap=overlap, batch_size=batch_size)
+    return Predictor(network.to(device), input_, overlap=overlap, batch_size=batch_size)
 
 
-def check_input(network: nn.Module, input: dict[str, Any]) -> None:
-    """Raise a ValueError unless the "input" of a checkpoint is sound and the network takes such images."""
-    size, scale, spacing, (low, high) = input["size"], input["scale"], input["spacing_mm"], input["hu_window"]
-    sources = input.get("source_scale") or scale  # older checkpoints do not know it
-    lengths = [*size, *scale, *sources, *(mm for mm in np.ravel(spacing) if mm is not None)]  # None is unknown
+def check_input(network: nn.Module, input: InputSpec) -> None:
+    """Raise a ValueError unless the numbers are possible and the network takes such images."""
+    size, scale, spacing, (low, high) = input.size, input.scale, input.spacing_mm, input.hu_window
+    sources = input.source_scale or scale
+    spacings = spacing if isinstance(spacing, tuple) else (spacing,)
+    lengths = [*size, *scale, *sources, *(mm for mm in spacings if mm is not None)]  # None is unknown
     sound = all(math.isfinite(n) and n > 0 for n in lengths) and len(size) == len(scale) == len(sources) and low < high
     if not sound or len(size) not in (2, 3):
-        raise ValueError(f'its "input" makes no sense: {input}. Use another checkpoint.')
+        raise ValueError(f'its "input" makes no sense: {input.to_dict()}. Use another checkpoint.')
     pixel = torch.zeros(1, 1, *[1] * len(size))  # (1, 1, 1, 1[, 1]): every network of ours takes it
     try:
         with torch.no_grad():
             logits = network(pixel)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"its network takes no grey images with {len(size)} sides ({in_short(error)})") from None
-    classes = input.get("classes", ())  # none: lesion or not
+        raise ValueError(f"its network takes no grey images with {len(size)} sides ({shorten(error)})") from None
+    classes = input.classes  # none: lesion or not
     expected = len(checked_classes(classes)) if classes else 1
     if logits.shape != (1, expected, *pixel.shape[2:]):
         of = f"of the classes {', '.join(classes)}" if classes else "of lesions"
         raise ValueError(f"its network gives {logits.shape[1]} maps for an image, expected {expected}, {of}.")
 
 
-def in_short(error: Exception) -> str:
-    """What torch says, on one line: of a state that does not fit it lists every tensor."""
+def shorten(error: Exception) -> str:
+    """The message of an error, shortened to one line: torch lists every tensor of a state that does not fit."""
     return textwrap.shorten(str(error), 200, placeholder=" ...")
 
 
@@ -145,37 +149,35 @@ class Predictor:
 
     Args:
         network: (B, 1, *spatial) grey images in [0, 1] -> logits (B, K, *spatial), in evaluation mode.
-        input: what it was trained on, the "input" of a checkpoint: `hu_window` (low, high), the entries that
-            `lungseg.scale` explains, and `classes`, the names of K lesion classes (missing: lesion or not, K = 1).
-        overlap, batch_size: of its windows, as in `lungseg.inference.sliding_window`.
+        input: what it was trained on.
+        overlap, batch_size: as in `lungseg.inference.sliding_window`.
 
     Attributes:
         spatial_dims: 2 if the network takes slices, 3 if it takes volumes.
-        classes: names of the lesion classes; () if there is but one, lesion.
+        classes: names of the lesion classes; () if there is only one, lesion.
     """
 
-    def __init__(self, network: nn.Module, input: dict[str, Any], *, overlap: float = 0.5, batch_size: int = 8):
+    def __init__(self, network: nn.Module, input: InputSpec, *, overlap: float = 0.5, batch_size: int = 8):
         self.network, self.input, self.overlap, self.batch_size = network, input, overlap, batch_size
-        self.spatial_dims = len(input["size"])
-        names = tuple(input.get("classes", ()))
-        self.classes = names if len(names) > 1 else ()
+        self.spatial_dims = len(input.size)
+        self.classes = input.classes if len(input.classes) > 1 else ()
 
     def grey(self, hu: ArrayLike) -> NDArray[np.float32]:
         """HU of any shape -> the grey values in [0, 1] of the training (`lungseg.data.ct.hu_to_unit`)."""
-        return hu_to_unit(hu, self.input["hu_window"])
+        return hu_to_unit(hu, self.input.hu_window)
 
     def scale_for(
         self, shape: Sequence[int], spacing_mm: ArrayLike | None = None, source_size: tuple[int, int] | None = None
     ) -> tuple[Scale, str | None]:
-        """The scale at which an image looks as in the training, for `probs`: see `lungseg.scale.scale_for`."""
+        """The scale at which an image looks like those of the training, for `probs`: see `lungseg.scale.scale_for`."""
         return scale_for(self.input, shape, spacing_mm, source_size)
 
     def probs(self, grey: NDArray, scale: Scale | None = None) -> NDArray[np.float32]:
-        """The probability of lesion at each pixel, in the shape of `grey`; of K classes, (K, *shape).
+        """The probability of lesion at each pixel, in the shape of `grey`; with K classes (K, *shape).
 
         Args:
-            grey: (H, W) or (D, H, W), floating point in [0, 1]. A network for slices takes a volume slice by slice.
-            scale: from `scale_for`. None is right for images with the pixels of the files the network was trained on.
+            grey: (H, W) or (D, H, W), floating point in [0, 1]. A 2-D network takes a volume slice by slice.
+            scale: from `scale_for`. None is for images with the pixels of the files the network was trained on.
 
         Raises:
             ValueError: for other values, or for a single slice and a network for volumes.
@@ -189,7 +191,7 @@ class Predictor:
                 f"grey values must lie in [0, 1], got {grey.min():g} to {grey.max():g}. "
                 f"Use Predictor.grey for HU, and divide grey levels by the largest."
             )
-        scale = scale or scale_of_files(self.input, sides_of(self.input, grey.shape))
+        scale = scale or file_scale(self.input, network_sides(self.input, grey.shape))
         if grey.ndim == self.spatial_dims:
             probs = self._probs(grey[None], scale)[0]  # (K, *spatial)
             return probs if self.classes else probs[0]
@@ -199,11 +201,11 @@ class Predictor:
         return np.moveaxis(probs, 1, 0) if self.classes else probs[:, 0]  # (K, D, H, W), (D, H, W)
 
     def labels(self, probs: NDArray, threshold: float = 0.5) -> NDArray[np.uint8]:
-        """What is lesion, from `probs`: (*shape) in {0, 1}, or 0..K of K classes (`lungseg.data.classes.to_labels`)."""
+        """The lesions in `probs`: (*shape) in {0, 1}, or with K classes 0..K (`lungseg.data.classes.to_labels`)."""
         return to_labels(probs if self.classes else probs[None], threshold)
 
     def any_class(self, probs: NDArray) -> NDArray[np.float32]:
-        """(*shape) from `probs`: of K classes the largest. It is above a threshold just where `labels` has a class."""
+        """(*shape) from `probs`: the largest over the classes, above a threshold exactly where `labels` has a class."""
         return probs.max(axis=0) if self.classes else probs
 
     def _probs(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
@@ -213,7 +215,7 @@ class Predictor:
             resized = np.stack([resize(image, size) for image in resized])  # (B, *size)
         x, scaled = torch.from_numpy(resized), resized.shape[1:]
         logits = sliding_window(
-            self.network, x[:, None], self.input["size"], overlap=self.overlap, batch_size=self.batch_size
+            self.network, x[:, None], self.input.size, overlap=self.overlap, batch_size=self.batch_size
         )  # (B, K, *scaled)
         if scaled != spatial:  # logits cross 0 in a nearly straight line; probabilities jump there
             logits = F.interpolate(logits, spatial, mode="bilinear" if len(spatial) == 2 else "trilinear")
@@ -221,9 +223,9 @@ class Predictor:
 
 
 def resize(image: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """`lungseg.data.ct.resize_image` for slices (H, W), and for volumes (D, H, W): slice by slice, then along D."""
+    """`resize_image` for slices (H, W) and for volumes (D, H, W): slice by slice, then along D."""
     if image.ndim == 2:
-        return resize_image(image, size)
+        return resize_image(image, (size[0], size[1]))
     depth, height, width = size
     slices = np.stack([resize_image(slice_, (height, width)) for slice_ in image])  # (D, height, width)
     columns = slices.reshape(len(slices), height * width)  # an image with a row for each slice

@@ -1,4 +1,4 @@
-"""What was read from a file that somebody may have edited: of the right type, or one sentence names the field."""
+"""Values read from a file that somebody may have edited: of the right type, or an error names the field."""
 
 import json
 import math
@@ -15,7 +15,7 @@ RESTORE = "Restore it from a copy, or start a new run in another --out."
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; a ValueError if it is none."""
+    """The content of a JSON file; a ValueError if it is not JSON."""
     try:
         return json.loads(regular_file(path).read_text())
     except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is a ValueError
@@ -35,7 +35,7 @@ def expect(values: object, types_: Mapping[str, Any], where: str) -> None:
 
 
 def typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the field of a recipe with this type; JSON's lists become tuples. Else a ValueError."""
+    """`value`, if it fits a recipe field of this type; JSON's lists become tuples. Otherwise a ValueError."""
     good, inner = False, get_args(hint)
     if get_origin(hint) is Literal:
         good = any(type(value) is type(choice) and value == choice for choice in inner)
@@ -55,18 +55,18 @@ def typed(value: Any, hint: Any, where: str) -> Any:
 
 
 def short(value: object) -> str:
-    """How to show a value of any size in a sentence."""
+    """A value of any size, shortened for a sentence."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:50]} ... ({type(value).__name__})"
 
 
 def form(saved: Any, fresh: Any, where: str) -> str | None:
-    """Where two states are not of the same form, in words; None if they are.
+    """The first place where two states differ in form, in words; None if their forms are the same.
 
     Args:
         saved: as read from a file: tensors, numbers and text in dicts and lists.
-        fresh: what a new object of the same kind has. Values may differ, types and shapes may not; None fits any value.
-        where: what to call it in the sentence.
+        fresh: the state of a new object of the same kind. Values may differ, types and shapes must not; None fits any.
+        where: the name of the state in the sentence.
     """
     if isinstance(fresh, torch.Tensor):
         if not isinstance(saved, torch.Tensor) or (saved.shape, saved.dtype) != (fresh.shape, fresh.dtype):

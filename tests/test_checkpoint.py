@@ -1,5 +1,6 @@
 """A checkpoint holds what was put in, or says that it does not; and it never runs anything."""
 
+import copy
 import io
 import os
 import pickle
@@ -9,11 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lungseg import checkpoint
-from lungseg.checkpoint import is_sealed, load_checkpoint, load_latest, previous_path, save_checkpoint, sealed
+from lungseg.checkpoint import (
+    STOPPING,
+    Checkpoint,
+    InputSpec,
+    NetworkSpec,
+    is_sealed,
+    load_checkpoint,
+    load_latest,
+    previous_path,
+    save_checkpoint,
+    sealed,
+)
 
 STATE = {"model": OrderedDict(w=torch.arange(6.0).view(2, 3)), "epoch": 3, "rng": (3, (1, 2), None), "nan": None}
 
@@ -170,3 +181,67 @@ def test_a_pipe_or_a_device_is_not_opened(tmp_path):
     for name in ("pipe.pt", "zero.pt"):
         with pytest.raises(ValueError, match=f"{name} cannot be read .it is a pipe, a device or a socket"):
             load_checkpoint(tmp_path / name)
+
+
+# ---- what a checkpoint holds ------------------------------------------------------------------------------------
+
+INPUT = {
+    "size": [16, 16], "scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0], "spacing_mm": 0.7,
+    "source_scale": [0.25, 0.25], "stretched": False,
+}  # fmt: skip
+WHOLE = {
+    "model": {"w": torch.zeros(2)}, "optimizer": {}, "recipe": {"lr": 0.1}, "run": {"lr": 0.1, "seed": 5}, "data": None,
+    "network": {"name": "UNet", "arguments": {"channels": (4, 8)}}, "input": INPUT, "log_position": 0, "rng": [],
+    "stopping": {"best": 0.5, "best_epoch": 2, "epochs": 2, "stop": False}, "schedule": {"last_epoch": 3},
+    "lungseg": "0.1.0",
+}  # fmt: skip
+
+
+def changed(**parts):
+    return {**copy.deepcopy(WHOLE), **parts}
+
+
+def test_a_checkpoint_is_read_and_written_without_loss(tmp_path):
+    saved = Checkpoint.from_dict(WHOLE, Path("last.pt"))
+    assert saved.network == NetworkSpec("UNet", {"channels": (4, 8)}) and saved.version == "0.1.0"
+    assert saved.schedule == {"last_epoch": 3} and saved.scaler is None
+    assert saved.to_dict() == WHOLE  # None of what the training lacked
+    save_checkpoint(tmp_path / "last.pt", saved.to_dict())
+    again = load_checkpoint(tmp_path / "last.pt")
+    assert torch.equal(again.pop("model")["w"], WHOLE["model"]["w"])
+    assert again == {name: value for name, value in WHOLE.items() if name != "model"}
+
+
+def test_the_input_of_older_checkpoints_lacks_what_was_not_known_then():
+    older = {name: INPUT[name] for name in ("size", "scale", "hu_window", "spacing_mm")}
+    spec = InputSpec.from_dict(older)
+    assert (spec.source_scale, spec.stretched, spec.classes) == (None, False, ())
+    assert InputSpec.from_dict(INPUT | {"classes": ["a", "b"]}).to_dict() == INPUT | {"classes": ["a", "b"]}
+    assert InputSpec.from_dict(INPUT | {"spacing_mm": [0.7, None]}).spacing_mm == (0.7, None)
+    for name in older:
+        with pytest.raises(ValueError, match=f"last.pt is damaged: its input .*{name}"):
+            Checkpoint.from_dict(changed(input={k: v for k, v in older.items() if k != name}), Path("last.pt"))
+
+
+def test_a_checkpoint_has_its_parts():
+    Checkpoint.from_dict(WHOLE, Path("last.pt"))
+    Checkpoint.from_dict(
+        changed(stopping={"best": None, "best_epoch": None, "epochs": 0, "stop": True}), Path("last.pt")
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        *(({"stopping": {**WHOLE["stopping"], name: "x"}}, f"stopping is damaged: {name}") for name in STOPPING),
+        ({"stopping": {}}, "stopping is damaged: best is missing"),
+        ({"stopping": {**WHOLE["stopping"], "epochs": -1}}, "epochs is -1"),
+        ({"stopping": {**WHOLE["stopping"], "epochs": True}}, "epochs is True"),
+        ({"log_position": -5}, "log_position is -5"),
+        ({"network": {"name": 3, "arguments": {}}}, "network is damaged: name is 3"),
+        ({"network": {"name": "UNet"}}, "network is damaged: arguments is missing"),
+    ],
+)
+def test_parts_of_another_shape_are_named(parts, words):
+    with pytest.raises(ValueError, match=f"last.pt.*{words}"):
+        Checkpoint.from_dict(changed(**parts), Path("last.pt"))

@@ -12,13 +12,13 @@ from lungseg import draw, inference, losses, nn, predictor
 from lungseg.data import augment, ct, elastic, manifest, scans, slices, splits, volumes
 from lungseg.data.phantoms import anatomy, nodules, raster, scene, vessels
 from lungseg.data.pickles import table
-from lungseg.evaluation import baselines, metrics
-from lungseg.evaluation import scores as evaluation
+from lungseg.evaluation import baselines, metrics, scores as evaluation
 from lungseg.nn import layers, rrc_unet, unetr
 from lungseg.training import optim
 from lungseg.training.early_stopping import EarlyStopping
+from lungseg.training.optim import warmup_cosine
 from lungseg.training.recipe import TrainingRecipe, VolumeRecipe
-from lungseg.training.step import train_one_epoch, warmup_cosine
+from lungseg.training.step import train_one_epoch
 
 LUNG = (-1000.0, 400.0)  # HU
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}

@@ -4,8 +4,7 @@ import errno
 import os
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lungseg.files import check_free, naming, or_warn, path_below, regular_file, whole_file, whole_folder
 

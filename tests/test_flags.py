@@ -1,14 +1,27 @@
 """What a flag does to a recipe, and what is refused."""
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from lungseg.flags import Parser, add_flags, as_flags, changed, option, parse_options, parse_recipe
+from lungseg.flags import (
+    Parser,
+    add_flags,
+    as_flags,
+    changed,
+    check_fields,
+    from_to,
+    not_negative,
+    option,
+    parse_options,
+    parse_recipe,
+    positive,
+    share,
+)
 
 
 @dataclass(frozen=True)
@@ -193,3 +206,65 @@ VALUES = {
     "file": st.none() | st.sampled_from(["a.pt", "my file.pt", "ü/b.pt"]),
     "kind": st.sampled_from(["x", "y"]),
 }
+
+
+# ---- limits of fields -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limits:
+    count: int = option(1, "at least 1 unless the field says otherwise")
+    sides: tuple[int, ...] = option((1, 2), "several numbers")
+    rate: float = option(0.1, "any finite number")
+    lr: float | None = option(None, "above 0", check=positive)
+    wait: int | None = option(0, "0 or more", check=not_negative)
+    part: float = option(0.5, "a share", check=share)
+    seed: int = option(0, "a range", check=from_to(0, 2**63 - 1, "2^63 - 1"))
+    out: Path = option(Path("run"), "a path")
+    yes: bool = option(False, "a switch")
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+@given(
+    st.integers(-3, 2**32), st.floats(), st.floats() | st.none(), st.integers(-3, 3) | st.none(), st.floats(-1, 2),
+    st.integers(-2, 2**64),
+)  # fmt: skip
+def test_a_field_takes_just_what_its_limits_allow(count, rate, lr, wait, part, seed):
+    possible = [
+        1 <= count < 2**31,
+        math.isfinite(rate),
+        lr is None or 0 < lr < math.inf,
+        wait is None or wait >= 0,
+        0 <= part <= 1,
+        0 <= seed < 2**63,
+    ]
+    try:
+        Limits(count, (1, count), rate, lr, wait, part, seed)
+    except ValueError as error:
+        name = ("count", "rate", "lr", "wait", "part", "seed")[possible.index(False)]
+        assert str(error).startswith((f"{name}=", "sides=")[:1]), error
+    else:
+        assert all(possible)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sides": ()}, "^sides must name at least one number$"),
+        ({"sides": (2, 0)}, r"^sides=\(2, 0\) must be at least 1$"),
+        ({"count": 2**31}, r"^count=2147483648 must be below 2\^31"),
+        ({"rate": 10**400}, r"^rate=10+ \.\.\. \(int\) must be below 2\^31"),
+        ({"rate": 0}, None),  # a whole number in the place of a fraction, as JSON may hold it
+        ({"rate": -1}, None),
+        ({"seed": -1}, r"^seed=-1 must be from 0 to 2\^63 - 1$"),
+        ({"out": ""}, "^out is empty; is the shell variable it comes from set"),
+    ],
+)
+def test_a_value_without_meaning_is_one_sentence(changes, words):
+    if words is None:
+        Limits(**changes)
+        return
+    with pytest.raises(ValueError, match=words):
+        Limits(**changes)

@@ -6,8 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from torch import nn
 
 from lungseg.inference import SlidingWindow, blending_weights, sliding_window, window_starts

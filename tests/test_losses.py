@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lungseg.checks.losses import batches, check_dice_loss, check_loss_in_half_precision
 from lungseg.losses import bce_loss, dice_bce_loss, dice_loss

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint, save_checkpoint
 from lungseg.data.ct import resize_image
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import FolderWriter, SliceDataset
@@ -53,7 +52,7 @@ class Watch(nn.Module):
 
 
 def watch(gain=1.0, batch_size=8, **input):
-    return Predictor(Watch(gain), SLICES | input, batch_size=batch_size)
+    return Predictor(Watch(gain), InputSpec.from_dict(SLICES | input), batch_size=batch_size)
 
 
 def grey_of(shape, seed=0):
@@ -71,9 +70,9 @@ def test_each_network_comes_back_as_it_was_saved(network, tmp_path):
     original = network(**TINY[network])
     original.load_state_dict(saved["model"])
     predictor = load_predictor(path)
-    assert predictor.spatial_dims == (3 if volumes else 2) and predictor.input == saved["input"]
+    assert predictor.spatial_dims == (3 if volumes else 2) and predictor.input == InputSpec.from_dict(saved["input"])
     assert not predictor.network.training
-    grey = grey_of(predictor.input["size"])
+    grey = grey_of(predictor.input.size)
     with torch.no_grad():
         expected = original.eval()(torch.from_numpy(grey)[None, None]).sigmoid()[0, 0].numpy()
     probs = predictor.probs(grey)
@@ -86,7 +85,7 @@ def test_every_network_of_the_package_has_its_name():
 
 def test_a_network_can_be_built_without_a_file():
     state = UNet(**TINY[UNet]).state_dict()
-    network = build_network({"name": "UNet", "arguments": TINY[UNet]}, state)
+    network = build_network(NetworkSpec("UNet", TINY[UNet]), state)
     assert not network.training and torch.equal(network.state_dict()["head.weight"], state["head.weight"])
 
 
@@ -94,7 +93,7 @@ def test_a_network_can_be_built_without_a_file():
     ("changes", "words"),
     [
         ({"input": ...}, "an older version wrote it"),
-        ({"network": {"name": "VNet", "arguments": {}}}, "'VNet' is none of SwinUNet, UNETR"),
+        ({"network": {"name": "VNet", "arguments": {}}}, "expected one of the networks SwinUNet, UNETR"),
         ({"network": {"name": "UNet", "arguments": {"depth": 3}}}, "UNet cannot be built with .*'depth'"),
         ({"network": {"name": "UNet", "arguments": {"channels": (10**12,)}}}, "cannot be built"),
         ({"network": {"name": "UNet", "arguments": {"channels": (2, 8)}}}, "weights do not fit UNet .*size mismatch"),
@@ -308,7 +307,7 @@ SHRUNK = SLICES | {"size": [20, 20], "scale": [0.8, 0.8], "source_scale": [0.4, 
 def test_the_two_steps_of_the_preparation_are_repeated(tmp_path):
     """A slice of 50 x 50 was written with 25 x 25 pixels, and read at 20 x 20."""
     hu = np.random.default_rng(0).uniform(-1000, 400, (50, 50))
-    predictor = Predictor(Watch(), SHRUNK)
+    predictor = Predictor(Watch(), InputSpec.from_dict(SHRUNK))
     file = resize_image(predictor.grey(hu), (25, 25))
     scale, said = predictor.scale_for((50, 50), source_size=(50, 50))
     predictor.probs(predictor.grey(hu), scale)
@@ -325,14 +324,16 @@ def test_a_given_scale_takes_the_place_of_that_of_the_files(shape, scale):
 
 
 def test_a_volume_with_other_voxels_is_brought_to_those_of_the_training():
-    predictor = Predictor(Watch(), VOLUMES | {"size": [64, 64, 64]})  # voxels of 2 x 0.7 x 0.7 mm
+    predictor = Predictor(Watch(), InputSpec.from_dict(VOLUMES | {"size": [64, 64, 64]}))  # voxels of 2 x 0.7 x 0.7 mm
     scale, said = predictor.scale_for((6, 20, 30), (4.0, 0.7, 0.35))
     assert predictor.probs(grey_of((6, 20, 30)), scale).shape == (6, 20, 30)
     assert predictor.network.seen[0].shape[2:] == (12, 20, 15) and "resampled" in said
 
 
 def test_a_slice_of_any_size_is_stretched_if_those_of_the_training_were():
-    predictor = Predictor(Watch(), SLICES | {"scale": [0.5, 0.5], "source_scale": None, "stretched": True})
+    predictor = Predictor(
+        Watch(), InputSpec.from_dict(SLICES | {"scale": [0.5, 0.5], "source_scale": None, "stretched": True})
+    )
     for shape in [(32, 32), (50, 23), (16, 16), (3, 9, 70)]:
         probs = predictor.probs(grey_of(shape))
         assert probs.shape == shape and predictor.network.seen[-1].shape[2:] == (16, 16)
@@ -351,7 +352,7 @@ def test_several_classes_have_a_map_each_as_if_each_were_a_network(shape, tmp_pa
     assert predictor.classes == ("a", "b", "c") and probs.shape == (3, *shape) and probs.dtype == np.float32
     for k in range(3):
         alone = saved["model"] | {name: saved["model"][name][k : k + 1] for name in ("head.weight", "head.bias")}
-        one = Predictor(build_network({"name": "UNet", "arguments": {"channels": (2, 4)}}, alone), SLICES)
+        one = Predictor(build_network(NetworkSpec("UNet", {"channels": (2, 4)}), alone), InputSpec.from_dict(SLICES))
         np.testing.assert_allclose(probs[k], one.probs(grey), rtol=1e-4, atol=1e-6)
     labels, middle = predictor.labels(probs, 0.5), float(np.median(probs))
     assert labels.shape == shape and np.array_equal(labels > 0, predictor.any_class(probs) > 0.5)

@@ -4,11 +4,23 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
-from lungseg.scale import MOST_RATIO, full_size, scale_for, sizes_on_the_way
+from lungseg import scale as scale_module
+from lungseg.checkpoint import InputSpec
+from lungseg.scale import MOST_RATIO
 
+
+def of_entries(function):
+    """A function of `lungseg.scale` that takes the entries of an `InputSpec` as a checkpoint has them."""
+    return lambda entries, *args, **options: function(
+        InputSpec.from_dict({"hu_window": [0, 1]} | entries), *args, **options
+    )
+
+
+full_size, scale_for, sizes_on_the_way = map(
+    of_entries, (scale_module.full_size, scale_module.scale_for, scale_module.sizes_on_the_way)
+)
 OLD = {"size": [16, 16], "scale": [1.0, 1.0], "hu_window": [-1000.0, 400.0], "spacing_mm": 0.7}
 # 512 x 512 slices, written with 256 x 256 pixels, trained at 224 x 224
 SHRUNK = {

@@ -5,8 +5,7 @@ from typing import Any, Literal, get_type_hints
 
 import pytest
 import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from lungseg.training.recipe import TrainingRecipe, VolumeRecipe
 from lungseg.typed import expect, form, read_json, short, typed

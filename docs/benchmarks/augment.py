@@ -2,7 +2,7 @@
 
 python docs/benchmarks/augment.py [calls]
 
-Both are timed in turn, call by call, on one thread; the ratio is the median over neighbouring calls. It is
+The two are timed alternately, call by call, on one thread; the ratio is the median over neighbouring calls. It is
 printed twice: in a fresh process, where the C library gives the memory of each call back to the system and every
 page must be fetched again, and after one larger array was freed, as happens in any training process: from then
 on glibc keeps that much.

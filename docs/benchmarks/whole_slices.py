@@ -1,13 +1,13 @@
-"""The data of "Whole slices" in docs/results.md: slices to test on, and nodule-free windows to learn from.
+"""The data of "Whole slices" in docs/results.md: slices to test on, and nodule-free crops to learn from.
 
-    python docs/benchmarks/whole_slices.py slices  LIDC-IDRI-0002.npz                          OUT
-    python docs/benchmarks/whole_slices.py windows LIDC-IDRI-0001.npz NODULE_WINDOWS            OUT
-    python docs/benchmarks/whole_slices.py phantom_crops            NODULE_WINDOWS            OUT
-    python docs/benchmarks/whole_slices.py hard_windows LIDC-IDRI-0001.npz CHECKPOINT NODULE_WINDOWS OUT
+    python docs/benchmarks/whole_slices.py slices  LIDC-IDRI-0002.npz                       OUT
+    python docs/benchmarks/whole_slices.py crops   LIDC-IDRI-0001.npz NODULE_CROPS          OUT
+    python docs/benchmarks/whole_slices.py phantom_crops              NODULE_CROPS          OUT
+    python docs/benchmarks/whole_slices.py hard_crops LIDC-IDRI-0001.npz CHECKPOINT NODULE_CROPS OUT
 
-The first writes whole slices as a folder with the split "test". The others copy a folder of nodule windows and add
-training windows that hold no nodule: cut from slices in which no radiologist saw one there, or from phantoms; the last
-cuts half of them round what a trained network takes for a nodule there, and is none.
+The first writes whole slices as a folder with the split "test". The others copy a folder of nodule crops and add
+training crops without a nodule: cut from slices where no radiologist saw one, or from phantoms. The last cuts half of
+them around false positives of a trained network.
 """
 
 import sys
@@ -24,9 +24,9 @@ from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.data.slices import FolderWriter, read_slice
 from lungseg.predictor import load_predictor
 
-SIDE = 64  # of a window in pixels, as those with nodules have it
-NUM = 1000  # nodule-free windows
-READERS = 2  # a pixel is lesion where at least so many radiologists outlined it
+SIDE = 64  # of a crop in pixels, as of the crops with nodules
+NUM = 1000  # nodule-free crops
+READERS = 2  # a pixel is lesion where at least this many radiologists outlined it
 
 
 def main(what: str, *paths: str) -> int:
@@ -38,22 +38,22 @@ def main(what: str, *paths: str) -> int:
         rng = np.random.default_rng(0)
         slices = [s for _ in range(10) for s in phantom_patient(rng, num_slices=2, size=512, nodule_free=1.0)]
         hu, seen = np.stack([s.hu for s in slices]), np.stack([s.target > 0 for s in slices])
-        write_windows(sources[-1], out, "phantoms", hu, seen, slices[0].spacing_mm)
+        write_crops(sources[-1], out, "phantoms", hu, seen, slices[0].spacing_mm)
         return 0
     patient = np.load(sources[0], allow_pickle=False)
     hu, seen = patient["hu"], patient["votes"] > 0
-    wrong = false_finds(sources[1], hu, seen) if what == "hard_windows" else None
-    write_windows(sources[-1], out, str(patient["patient"]), hu, seen, patient_spacing(patient), wrong)
+    wrong = false_detections(sources[1], hu, seen) if what == "hard_crops" else None
+    write_crops(sources[-1], out, str(patient["patient"]), hu, seen, patient_spacing(patient), wrong)
     return 0
 
 
-def false_finds(checkpoint: Path, hu: NDArray, seen: NDArray) -> NDArray:
-    """(n, 3) slice, row and column of the middle of each find of a trained network that lies on nothing seen."""
+def false_detections(checkpoint: Path, hu: NDArray, seen: NDArray) -> NDArray:
+    """(n, 3) slice, row and column of the middle of each detection of a trained network on nothing that was seen."""
     predictor, places = load_predictor(checkpoint), []
-    for index in tqdm(range(len(hu)), desc="false finds", disable=None):
-        finds, num = ndimage.label(predictor.probs(predictor.grey(hu[index])) > 0.5, np.ones((3, 3)))
-        true = set(np.unique(finds[seen[index]]))
-        middles = ndimage.center_of_mass(finds > 0, finds, range(1, num + 1))
+    for index in tqdm(range(len(hu)), desc="false detections", disable=None):
+        detections, num = ndimage.label(predictor.probs(predictor.grey(hu[index])) > 0.5, np.ones((3, 3)))
+        true = set(np.unique(detections[seen[index]]))
+        middles = ndimage.center_of_mass(detections > 0, detections, range(1, num + 1))
         places += [(index, *middle) for number, middle in enumerate(middles, start=1) if number not in true]
     return np.array(places).round().astype(int)
 
@@ -71,10 +71,10 @@ def write_slices(source: Path, out: Path) -> None:
             folder.add(record, hu_to_grey(hu), (votes >= READERS).astype(np.uint8))
 
 
-def write_windows(
+def write_crops(
     nodules: Path, out: Path, group: str, hu: NDArray, seen: NDArray, spacing_mm: float, wrong: NDArray | None = None
 ) -> None:
-    """Nodule windows as they are, and NUM windows of `hu` (n, H, W) without a pixel of `seen`, half at `wrong`."""
+    """Nodule crops as they are, and NUM crops of `hu` (n, H, W) without a pixel of `seen`, half at `wrong`."""
     rng = np.random.default_rng(0)
     with FolderWriter(out) as folder:
         for record in tqdm(read_manifest(nodules), desc="copy", disable=None):
@@ -83,17 +83,17 @@ def write_windows(
             index, place = number % len(hu), None
             if wrong is not None and number % 4 < 2:
                 index, *place = wrong[rng.integers(len(wrong))]
-                place = place + rng.integers(-SIDE // 3, SIDE // 3, 2)  # anywhere in the window, as the nodules are
+                place = place + rng.integers(-SIDE // 3, SIDE // 3, 2)  # anywhere in the crop, as the nodules are
             row, col = nodule_free_place(hu[index], seen[index], rng, in_lung=number % 2 == 0, place=place)
-            window = hu[index, row : row + SIDE, col : col + SIDE]
+            crop = hu[index, row : row + SIDE, col : col + SIDE]
             record = ImageRecord(f"free_{number:04d}", group, "train", spacing_mm=spacing_mm)
-            folder.add(record, hu_to_grey(window), np.zeros(window.shape, np.uint8))
+            folder.add(record, hu_to_grey(crop), np.zeros(crop.shape, np.uint8))
 
 
 def nodule_free_place(
     hu: NDArray, seen: NDArray, rng: np.random.Generator, *, in_lung: bool, place: NDArray | None = None
 ) -> tuple[int, int]:
-    """The first row and column of a window: round a place; else centred on air inside the body, or anywhere in it."""
+    """The first row and column of a crop: around a place; else centred on air inside the body, or anywhere in it."""
     body = ndimage.binary_fill_holes(ndimage.binary_opening(hu > -400, iterations=4))  # (H, W); the table is thinner
     places = np.argwhere(body & (hu < -500) if in_lung else body)
     while True:

@@ -8,7 +8,7 @@ from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import contact_sheet, label_map, line_chart, prediction_sheet
 
 rows = []
-for seed, shift, words in ((3, 0, "a good one"), (4, 4, "off by four pixels"), (6, 60, "another place")):
+for seed, shift, words in ((3, 0, "a good one"), (4, 4, "off by four pixels"), (6, 60, "in the wrong place")):
     s = phantom_patient(np.random.default_rng(seed), num_slices=1, size=160, diameter_mm=(18.0, 28.0))[0]
     probs = gaussian_filter(np.roll(s.target, shift, axis=1).astype(float), 1.5)
     pred = probs > 0.5

@@ -1,4 +1,4 @@
-"""Draw docs/img/evaluation.png: Dice by size on phantoms; intervals that draw slices, and that draw patients."""
+"""Draw docs/img/evaluation.png: Dice by size on phantoms; intervals resampled by slice and by patient."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ COUNTS = (1, 2, 4, 8)
 
 
 def scores_of_patient(p: int) -> list:
-    """Predictions that are the target, moved: by 0 to 3 pixels, the same for all slices of a patient."""
+    """Scores of predictions that are the target, moved by 0 to 3 pixels: the same for all slices of a patient."""
     rng = np.random.default_rng(p)
     shift, axis = int(rng.integers(0, 4)), int(rng.integers(0, 2))
     return [
@@ -35,13 +35,13 @@ for x, size in enumerate(SIZES_MM):
 sizes = line_chart(
     by_size,
     title="Dice of predictions that are 0 to 3 pixels off",
-    x_label="size of the largest lesion:  0 is <5 mm,  1 is 5-10 mm,  2 is 10-20 mm,  3 is >=20 mm",
+    x_label="size of the largest lesion (0: <5 mm, 1: 5-10 mm, 2: 10-20 mm, 3: >=20 mm)",
     y_label="Dice",
     y_range=(0, 1),
     size=(680, 330),
 )
 
-widths = {"patients are drawn (right)": [], "slices are drawn (wrong)": []}
+widths = {"resampled by patient (right)": [], "resampled by slice (wrong)": []}
 for n in COUNTS:
     some = [score for of_patient in patients for score in of_patient[:n]]
     each_alone = [replace(score, group=score.id) for score in some]

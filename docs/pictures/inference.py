@@ -1,4 +1,4 @@
-"""Draw docs/img/inference_weights.png and inference_seams.png: how windows share a side, and what becomes of seams."""
+"""Draw docs/img/inference_weights.png and inference_seams.png: how sliding windows overlap, and how seams fade."""
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ chart = line_chart(
 )
 chart.save("docs/img/inference_weights.png", optimize=True)
 
-# A "network" that looks 20 pixels around and takes what it cannot see for air: the mean over a square.
+# A "network" that looks 20 pixels around and treats what it cannot see as air: the mean over a square.
 blur = nn.Conv2d(1, 1, 41, padding=20, bias=False)
 nn.init.constant_(blur.weight, 1 / 41**2)
 hu = phantom_patient(np.random.default_rng(0), num_slices=1, size=224)[0].hu

@@ -1,4 +1,4 @@
-"""Draw docs/img/lesions.png: what counts as found, and what as a false positive."""
+"""Draw docs/img/lesions.png: which lesions count as found, and which detections as false positives."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def disc(row: float, col: float, radius: float) -> np.ndarray:
 target = disc(16, 18, 7) | disc(16, 44, 5) | disc(36, 32, 4)
 predictions = {
     "each on its own": disc(17, 19, 6) | disc(15, 44, 5) | disc(36, 31, 4),
-    "one find over two lesions": disc(16, 18, 6) | disc(16, 44, 5) | ((abs(y - 16) < 2) & (x > 18) & (x < 44)),
+    "one detection over two lesions": disc(16, 18, 6) | disc(16, 44, 5) | ((abs(y - 16) < 2) & (x > 18) & (x < 44)),
     "one lesion in two pieces": (disc(16, 18, 6) & (abs(x - 18) % 5 > 1)) | disc(8, 56, 3),
     "one pixel is enough": disc(21, 26, 4) | disc(36, 37, 2) | disc(36, 50, 3) | disc(8, 34, 3),
 }

@@ -1,4 +1,4 @@
-"""Draw docs/img/losses.png: what each loss says of a prediction that is too small, right, or too large."""
+"""Draw docs/img/losses.png: what each loss says about a prediction that is too small, right, or too large."""
 
 import numpy as np
 import torch

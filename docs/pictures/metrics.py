@@ -34,9 +34,9 @@ bound = line_chart(
     {
         "upper bound, 2 IoU / (1 + IoU)": [(i, 2 * i / (1 + i)) for i in iou],
         "lower bound, IoU": [(i, i) for i in iou],
-        "reported: SwinUNET": [(0.7143, 0.7969)],
+        "reported: Swin-UNet": [(0.7143, 0.7969)],
         "reported: UNETR": [(0.6772, 0.8063)],
-        "reported: ResNet50-Unet": [(0.6754, 0.7558)],
+        "reported: ResNet50-U-Net": [(0.6754, 0.7558)],
     },
     title="where the mean Dice must lie",
     x_label="mean IoU over the same images",

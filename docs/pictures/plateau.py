@@ -7,8 +7,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lungseg.draw import line_chart
-from lungseg.training.optim import reduce_on_plateau
-from lungseg.training.step import warmup_cosine
+from lungseg.training.optim import reduce_on_plateau, warmup_cosine
 
 IMG = Path(__file__).resolve().parents[1] / "img"
 EPOCHS = 40

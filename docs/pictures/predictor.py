@@ -5,6 +5,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from lungseg.checkpoint import InputSpec
 from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import contact_sheet, heatmap, overlay
 from lungseg.inference import window_starts
@@ -26,11 +27,11 @@ class SoftBlobs(nn.Module):
 
 s = phantom_patient(np.random.default_rng(3), num_slices=1, size=256, diameter_mm=(22.0, 28.0), kinds=("solid",))[0]
 trained_on = {"size": [SIDE, SIDE], "scale": [SCALE, SCALE], "hu_window": [-1000.0, 400.0], "spacing_mm": None}
-predictor = Predictor(SoftBlobs(), trained_on)
+predictor = Predictor(SoftBlobs(), InputSpec.from_dict(trained_on))
 grey = predictor.grey(s.hu)[40:216]  # (176, 256)
 probs = predictor.probs(grey)
 
-whole = Predictor(SoftBlobs(), trained_on | {"size": [256, 256]})  # one window, only to show what windows are cut from
+whole = Predictor(SoftBlobs(), InputSpec.from_dict(trained_on | {"size": [256, 256]}))
 whole.probs(grey)
 scaled, logits = (t[0, 0].numpy() for t in (whole.network.seen, whole.network.logits))
 framed = Image.fromarray(np.rint(255 * scaled).astype(np.uint8)).convert("RGB")

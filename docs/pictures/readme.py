@@ -1,4 +1,4 @@
-"""Draw docs/img/readme.png: what `python examples/train_swin.py` leaves in predictions.png. Takes its minutes."""
+"""Draw docs/img/readme.png: the predictions.png of `python examples/train_swin.py`; takes as long as that training."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Draw docs/img/summary.png: the curves of a run, as `lungseg.training.summary` draws them, of made-up numbers."""
+"""Draw docs/img/summary.png: the curves of a run, drawn by `lungseg.training.summary` from made-up numbers."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ IMG = Path(__file__).resolve().parents[2] / "docs/img"
 
 
 def made_up_run(epochs: int = 40) -> list[dict]:
-    """A network that begins to learn by heart after half of the time."""
+    """A network that begins to memorise its training slices halfway."""
     lines = []
     for epoch in range(1, epochs + 1):
         wobble = 0.02 * math.sin(2.7 * epoch) * math.exp(-epoch / 40)

@@ -1,4 +1,4 @@
-"""Draw docs/img/training*.png: learning rates of the recipes, and when early stopping stops."""
+"""Draw docs/img/training*.png: the learning rates of the recipes, and when each early stopping rule stops."""
 
 import importlib.util
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lungseg.draw import line_chart
 from lungseg.training.early_stopping import EarlyStopping
-from lungseg.training.step import warmup_cosine
+from lungseg.training.optim import warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[2]
 IMG = ROOT / "docs/img"
@@ -43,7 +43,7 @@ def counting():
             epoch += 1
         name = f"patience {patience}" + (f", min_epochs {min_epochs}" if min_epochs else "")
         series[name] = [(stopping.best_epoch, height), (epoch, height)]
-    title = "a bar: from the best epoch to the one it stops after"
+    title = "each bar runs from the best epoch to the last one trained"
     return line_chart(series, title=title, x_label="epoch", y_label="Dice", size=(720, 320))
 
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lungseg.checks.running import learner_settings
 

@@ -6,8 +6,7 @@ The oracles use plain integers and the grid of the un-rolled image; they share n
 from collections.abc import Callable
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 from lungseg.checks.running import learner_settings

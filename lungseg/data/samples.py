@@ -1,6 +1,6 @@
 """What every data set of ours offers to training, evaluation and drawing: images with targets, and their records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,8 @@ class Samples(Protocol):
     classes: tuple[str, ...]
 
     def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, str]]: ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
         """Image (1, *spatial) float32 in [0, 1], target (K, *spatial) float32 in {0, 1}, id."""

@@ -1,8 +1,8 @@
-"""What was in the data when a run began, so that it does not go on with other data. Kept in the run's folder:
+"""What was in the data when a run began, so that it is not resumed with other data. Kept in the folder of the run:
 
     data.json    {"images/a.png": [bytes, time of the last change in nanoseconds, SHA-256], ...}
 
-Sizes and times are looked at first, and only a file in which they differ is read: a copied folder has other times and
+Sizes and times are compared first, and only files in which they differ are read: a copied folder has other times and
 the same contents, an edited mask has another digest.
 """
 
@@ -22,24 +22,24 @@ FILE = "data.json"
 Contents = dict[str, list]  # name of a file, with "/" between folders -> its size, time and digest
 
 
-def look_at(folder: str | Path, known: Mapping[str, list] | None = None) -> Contents:
-    """The files that a run reads from a sound folder of slices or of volumes.
+def list_contents(folder: str | Path, known: Mapping[str, list] | None = None) -> Contents:
+    """The files that a run reads from a folder of slices or of volumes, with their sizes, times and digests.
 
     Args:
-        known: what an earlier look has found (`read_contents`): files of the same size and time are not read again.
+        known: the result of an earlier call (`read_contents`): files of the same size and time are not read again.
     """
     folder, known, found = Path(folder), known or {}, {}
-    for path in tqdm(files_of(folder), desc="digests", unit="file", leave=False, disable=None):
+    for path in tqdm(data_files(folder), desc="digests", unit="file", leave=False, disable=None):
         name, stat = path.relative_to(folder).as_posix(), os.stat(path)
         before = known.get(name, ())
         if list(before[:2]) != [stat.st_size, stat.st_mtime_ns]:
-            before = [stat.st_size, stat.st_mtime_ns, digest_of(path)]
+            before = [stat.st_size, stat.st_mtime_ns, file_digest(path)]
         found[name] = list(before)
     return found
 
 
-def files_of(folder: Path) -> list[Path]:
-    """manifest.csv, classes.txt if there is one, and what lies in images/, masks/ or volumes/."""
+def data_files(folder: Path) -> list[Path]:
+    """manifest.csv, classes.txt if there is one, and the files in images/, masks/ or volumes/."""
     files = [file for file in (manifest_path(folder), classes_file(folder)) if file]
     for home in ("images", "masks", "volumes"):
         for member in members(folder / home) if (folder / home).is_dir() else ():
@@ -47,13 +47,13 @@ def files_of(folder: Path) -> list[Path]:
     return files
 
 
-def digest_of(path: Path) -> str:
+def file_digest(path: Path) -> str:
     with open(regular_file(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(contents: Contents) -> str:
-    """One short digest of all names and contents, which a checkpoint keeps; times are no part of it."""
+    """One short digest of all names and contents, which a checkpoint keeps; times are not part of it."""
     text = "\n".join(f"{name} {contents[name][2]}" for name in sorted(contents))
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
@@ -79,7 +79,7 @@ def write_contents(out: str | Path, contents: Contents) -> None:
 
 
 def read_contents(out: str | Path) -> Contents:
-    """What `write_contents` wrote. What is missing or not of its form is left out: those files are then read again."""
+    """What `write_contents` wrote. Entries that are missing or damaged are left out: those files are read again."""
     try:
         contents = json.loads(regular_file(Path(out, FILE)).read_text())
     except (OSError, ValueError):

@@ -1,27 +1,28 @@
-"""What a run learns from and is judged on: the user's folder once it is known to be good, or phantoms."""
+"""The data of a run: the user's folder, checked, or phantoms; its three splits, and what a checkpoint says of them."""
 
 import hashlib
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch import Tensor
 
+from lungseg.checkpoint import InputSpec
 from lungseg.data.augment import Augmentation
 from lungseg.data.classes import read_classes
 from lungseg.data.ct import HU_WINDOW
 from lungseg.data.manifest import ImageRecord, read_manifest
-from lungseg.data.slices import SliceDataset, check_folder, slice_size, write_phantom_folder
-from lungseg.data.volumes import CropDataset, VolumeDataset, check_volume_folder, write_phantom_volumes
-from lungseg.training.batches import Loader
-from lungseg.training.distributed import Processes, held_out_batches, train_batches
-from lungseg.training.log import RunOptions
-from lungseg.training.recipe import TrainingRecipe
+from lungseg.data.samples import Samples
+from lungseg.data.slices import SliceDataset, check_folder, slice_size
+from lungseg.data.volumes import CropDataset, VolumeDataset, check_volume_folder
+from lungseg.training.batches import Loader, held_out_batches, train_batches
+from lungseg.training.distributed import Processes
+from lungseg.training.recipe import RunOptions, TrainingRecipe, VolumeRecipe
 
 AUGMENTATIONS = {
     "none": None,
@@ -30,34 +31,41 @@ AUGMENTATIONS = {
 }
 PHANTOM_SPACING_MM = (2.0, 1.2, 1.2)  # of phantom volumes: between slices, rows, columns
 
+Sets = tuple[SliceDataset | CropDataset, Samples, Samples, Samples]  # train, the same without augmentation, val, test
+
 
 @dataclass(frozen=True)
 class Data:
-    """The three splits of a run, as data sets and in batches. Without a test split, validation is both.
+    """The three splits of a run, as data sets and in batches. Without a test split, the validation split serves as one.
 
     Attributes:
-        train_set: augmented, a different variation in each epoch (`set_epoch`).
-        plain_train_set: whole and as it is, for what needs no training (`lungseg.evaluation.baselines`).
+        train_set: augmented, differently in each epoch (`set_epoch`).
+        plain_train_set: whole images without augmentation, for the baselines (`lungseg.evaluation.baselines`).
         train, val, test: batches of this process.
-        input: what a checkpoint says of the images it was trained on (`lungseg.predictor`).
-        fingerprint: of names and splits; a run must go on with the data it began with.
+        input: what a checkpoint says about the images it was trained on.
+        fingerprint: of names and splits: a run must be resumed with the data it began with.
     """
 
     folder: Path
-    train_set: Dataset
-    plain_train_set: Dataset
-    val_set: Dataset
-    test_set: Dataset
+    train_set: SliceDataset | CropDataset
+    plain_train_set: Samples
+    val_set: Samples
+    test_set: Samples
     train: Loader
     val: Loader
     test: Loader
-    input: dict[str, Any]
+    input: InputSpec
     fingerprint: str
 
     @property
-    def classes(self) -> list[str]:
-        """Names of the lesion classes; [] in a binary folder without names."""
-        return self.input.get("classes", [])
+    def classes(self) -> tuple[str, ...]:
+        """Names of the lesion classes; () in a binary folder without names."""
+        return self.input.classes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, counted from 0: each has its own order and its own augmentation."""
+        self.train_set.set_epoch(epoch)
+        self.train.set_epoch(epoch)
 
 
 def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes) -> Data:
@@ -67,22 +75,19 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
         ValueError: the first thing that is wrong with the data, in one sentence.
     """
     volumes = getattr(recipe, "spatial_dims", 2) == 3
-    with processes.main_first():  # it draws the phantoms that the others read
+    with processes.main_first():  # the main process draws the phantoms that the others read
         if volumes:
             folder = find_data(options.data, check_volume_folder) or draw_volumes(recipe, options)
         else:
             folder = find_data(options.data, check_folder) or draw_slices(recipe, options)
-    read = read_volumes if volumes else read_slices
-    train_set, plain_train_set, val_set, test_set, input_ = read(folder, recipe, options.seed)
-    if train_set.classes:
-        input_["classes"] = list(train_set.classes)
-    share = {"num_workers": options.num_workers, "processes": processes}
+    sets, input_ = (volume_sets if volumes else slice_sets)(folder, recipe, options.seed)
+    share: dict[str, Any] = {"num_workers": options.num_workers, "processes": processes}
     at_once = 1 if volumes else recipe.batch_size  # whole volumes differ in size
     return Data(
-        folder, train_set, plain_train_set, val_set, test_set,
-        train_batches(train_set, recipe.batch_size, seed=options.seed, **share),
-        held_out_batches(val_set, at_once, **share),
-        held_out_batches(test_set, at_once, **share),
+        folder, *sets,
+        train_batches(sets[0], recipe.batch_size, seed=options.seed, **share),
+        held_out_batches(sets[2], at_once, **share),
+        held_out_batches(sets[3], at_once, **share),
         input_, fingerprint(folder),
     )  # fmt: skip
 
@@ -115,36 +120,41 @@ def refuse(problems: list[str]) -> None:
 
 
 def draw_slices(recipe: TrainingRecipe, options: RunOptions) -> Path:
-    """Phantom slices in the run's folder, split by patient; found again, not drawn again."""
+    """Phantom slices in the run's folder, split by patient; drawn once."""
     r, seed = recipe, options.seed
-    # All that decides what is drawn is in the name: a folder left by other settings is never taken for this one.
+    # The name holds all settings that decide what is drawn, so a folder made with other settings is never taken.
     name = f"phantoms_{r.phantom_view}_{r.phantom_patients}x{r.phantom_slices}_{r.img_size}px_seed{seed}"
     folder = options.out / name
     if not folder.exists():
-        how = {"diameter_mm": (8.0, 25.0)} if r.phantom_view == "nodule" else {}
+        from lungseg.data.slices import write_phantom_folder  # only a run without data needs the phantoms
+
+        how: dict[str, Any] = {"diameter_mm": (8.0, 25.0)} if r.phantom_view == "nodule" else {}
         how |= {"view": r.phantom_view, "num_patients": r.phantom_patients, "slices_per_patient": r.phantom_slices}
         write_phantom_folder(folder, size=r.img_size, seed=seed, **how)
     return folder
 
 
 def draw_volumes(recipe: TrainingRecipe, options: RunOptions) -> Path:
-    """As `draw_slices`, phantom volumes."""
+    """Like `draw_slices`, for phantom volumes."""
+    assert isinstance(recipe, VolumeRecipe)  # only such a recipe has spatial_dims = 3
     shape, patients, seed = recipe.phantom_shape, recipe.phantom_volumes, options.seed
     folder = options.out / f"phantoms_volume_{patients}x{'x'.join(map(str, shape))}_seed{seed}"
     if not folder.exists():
-        how = {"spacing_mm": PHANTOM_SPACING_MM, "num_nodules": 1}  # two would not fit into a small volume
+        from lungseg.data.volumes import write_phantom_volumes
+
+        how: dict[str, Any] = {"spacing_mm": PHANTOM_SPACING_MM, "num_nodules": 1}  # two would not fit a small volume
         write_phantom_volumes(folder, num_patients=patients, shape=shape, seed=seed, **how)
     return folder
 
 
 def fingerprint(folder: Path) -> str:
-    """Of the samples' names and their splits, and of the names of lesion classes."""
+    """A short digest of the names of the samples, their splits, and the names of the lesion classes."""
     text = "\n".join([*(f"{r.id} {r.split}" for r in read_manifest(folder)), *read_classes(folder)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def empty_channels(samples: Dataset, num_classes: int) -> list[int]:
-    """Which channels, counted from 0, are empty in every target; reads until each has been seen."""
+def empty_channels(samples: Iterable[tuple[Tensor, Tensor, str]], num_classes: int) -> list[int]:
+    """Which channels, counted from 0, are empty in every target; stops reading once all have been seen."""
     missing = list(range(max(1, num_classes)))
     for _, target, _ in samples:
         missing = [k for k in missing if not target[k].any()]
@@ -153,14 +163,44 @@ def empty_channels(samples: Dataset, num_classes: int) -> list[int]:
     return missing
 
 
+def check_lesions(data: Data, recipe: TrainingRecipe, *, tell: Callable[[str], None]) -> None:
+    """Refuse splits without a lesion to learn or to be scored on; the validation split may lack a class.
+
+    Args:
+        tell: receives a remark on classes that the validation split lacks.
+
+    Raises:
+        ValueError: naming the split, and the class if there are several.
+    """
+    classes, several = data.classes, len(data.classes) > 1
+    train = data.plain_train_set if several else data.train_set  # crops miss a rare class by chance
+    for split, samples in (("training", train), ("validation", data.val_set)):
+        needed = split == "training" or recipe.monitor != "loss"
+        missing = empty_channels(samples, len(classes)) if needed or several else []
+        if needed and len(missing) == max(1, len(classes)):
+            shrunk = min(data.input.scale) < 1
+            hint = f", or raise --img-size: at {recipe.img_size} pixels small lesions vanish" if shrunk else ""
+            raise ValueError(f"No {split} image of {data.folder} holds a lesion. Put some into that split{hint}.")
+        names = ", ".join(classes[k] for k in missing) if several else ""
+        if names and split == "training":
+            raise ValueError(
+                f"No training image of {data.folder} holds a lesion of {names}, so the network could not "
+                f"learn it. Put some into that split, or take the class out of classes.txt and the masks."
+            )
+        if names:
+            tell(
+                f"No validation image holds a lesion of {names}: it has no score, and no part in the mean over classes."
+            )
+
+
 # ---- reading ----------------------------------------------------------------------------------------------------
 
 
-def read_slices(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Dataset, Dataset, Dataset, Dataset, dict]:
-    """The sets of `Data`, and its `input`. All slices are resized to img_size x img_size pixels.
+def slice_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, InputSpec]:
+    """The data sets of a folder of slices, all resized to img_size x img_size pixels.
 
     Raises:
-        ValueError: if the slices are not all of one HU window: the network would be told nothing of the others.
+        ValueError: if the slices do not all have one HU window: the network would not know which one an image has.
     """
     windows = sorted({(r.hu_low, r.hu_high) for r in read_manifest(folder)})
     if len(windows) > 1:
@@ -172,18 +212,18 @@ def read_slices(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Datase
     size = recipe.img_size
     train = SliceDataset(folder, "train", size=size, augment=AUGMENTATIONS[recipe.augment], seed=seed)
     plain, val, test = (SliceDataset(folder, split, size=size) for split in ("train", "val", last_split(folder)))
-    input_ = {"size": [size, size], "hu_window": list(windows[0]), **scales(folder, train.records, size)}
-    return train, plain, val, test, input_
+    input_ = InputSpec((size, size), hu_window=windows[0], classes=train.classes, **scales(folder, train.records, size))
+    return (train, plain, val, test), input_
 
 
-def scales(folder: Path, records: list[ImageRecord], size: int) -> dict[str, Any]:
-    """The entries of `input` that `lungseg.scale` explains, but for the size, from the headers of the files.
+def scales(folder: Path, records: Sequence[ImageRecord], size: int) -> dict[str, Any]:
+    """The entries scale, source_scale, stretched and spacing_mm of the `InputSpec`, from the headers of the files.
 
-    A warning if the slices, or those they were made from, have several sizes: then prediction stretches too.
+    Warns if the slices, or those they were made from, have several sizes: then prediction stretches images too.
     """
     files = [slice_size(folder, record) for record in records]
     sources = [record.source_size or file for record, file in zip(records, files, strict=True)]
-    file, source = commonest(files), commonest(sources)
+    file, source = most_common(files), most_common(sources)
     stretched = len(set(files)) > 1 or len(set(sources)) > 1
     if stretched:
         warnings.warn(
@@ -193,44 +233,50 @@ def scales(folder: Path, records: list[ImageRecord], size: int) -> dict[str, Any
         )
     recorded = any(record.source_size for record in records) and len(set(files)) == 1
     spacing = median_spacing([r.spacing_mm for r in records])
-    if len(set(files)) > 1 and spacing is not None:  # of a file of the commonest size, were it stretched like most
-        mm = [[r.spacing_mm * n for n in sides] for r, sides in zip(records, files, strict=True)]  # sides of slices
-        spacing = [median_spacing(list(sides)) / n for sides, n in zip(zip(*mm, strict=True), file, strict=True)]
     return {
-        "scale": [size / side for side in file],
-        "source_scale": [size / side for side in source] if recorded else None,
+        "scale": tuple(size / side for side in file),
+        "source_scale": tuple(size / side for side in source) if recorded else None,
         "stretched": stretched,
-        "spacing_mm": spacing,
+        "spacing_mm": spacing_if_stretched(records, files) if len(set(files)) > 1 else spacing,
     }
 
 
-def commonest(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+def spacing_if_stretched(
+    records: Sequence[ImageRecord], files: Sequence[tuple[int, int]]
+) -> tuple[float | None, ...] | None:
+    """mm per pixel along each side of a file of the most common size, if it were stretched as most slices are."""
+    if median_spacing([r.spacing_mm for r in records]) is None:
+        return None
+    sides_mm = [[r.spacing_mm * n for n in sides] for r, sides in zip(records, files, strict=True)]
+    medians = (median_spacing(sides) for sides in zip(*sides_mm, strict=True))
+    return tuple(m and m / n for m, n in zip(medians, most_common(files), strict=True))
+
+
+def most_common(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return Counter(sizes).most_common(1)[0][0]
 
 
-def read_volumes(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Dataset, Dataset, Dataset, Dataset, dict]:
-    """As `read_slices`: windows of the training volumes, whole volumes of the others."""
+def volume_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, InputSpec]:
+    """The data sets of a folder of volumes: crops of the training volumes, whole volumes of the others."""
+    assert isinstance(recipe, VolumeRecipe)  # only such a recipe has spatial_dims = 3
     train = CropDataset(
         folder, "train", crop_size=recipe.crop_size, crops_per_volume=recipe.crops_per_volume,
         foreground=recipe.foreground, flips=recipe.augment != "none", seed=seed,
     )  # fmt: skip
     plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split(folder)))
     spacings = zip(*(plain.spacing_mm(i) for i in range(len(plain))), strict=True)
-    spacing = [median_spacing(list(axis)) for axis in spacings]
-    input_ = {
-        "size": list(recipe.crop_size),
-        "scale": [1.0, 1.0, 1.0],
-        "hu_window": list(HU_WINDOW),
-        "spacing_mm": None if None in spacing else spacing,
-    }
-    return train, plain, val, test, input_
+    spacing = tuple(median_spacing(axis) for axis in spacings)
+    input_ = InputSpec(
+        recipe.crop_size, (1.0, 1.0, 1.0), HU_WINDOW, None if None in spacing else spacing, classes=train.classes
+    )
+    return (train, plain, val, test), input_
 
 
 def last_split(folder: Path) -> str:
     return "test" if any(r.split == "test" for r in read_manifest(folder)) else "val"
 
 
-def median_spacing(spacings: list[float]) -> float | None:
-    """In mm, of those that are known."""
+def median_spacing(spacings: Iterable[float]) -> float | None:
+    """In mm, the median of those that are known (not NaN); None if there are none."""
     known = [s for s in spacings if not math.isnan(s)]
     return median(known) if known else None

@@ -3,7 +3,7 @@
     with locked("runs/mine"):
         ...
 
-The system lets go of the lock when the process that holds it ends, however it ends: a killed run blocks nobody.
+The system releases the lock when the process that holds it ends, however it ends: a killed run blocks nobody.
 """
 
 import errno
@@ -17,8 +17,8 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: there two runs in one folder are not noticed
-    fcntl = None
+except ImportError:  # Windows: two runs in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
 
 NAME = ".lock"
 FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no pipe
@@ -28,9 +28,9 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network disks hav
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Hold `folder`, made if need be, for this process. At the end, folders made here that are empty are removed.
+    """Lock `folder` for this process, creating it if necessary. At the end, folders created here are removed if empty.
 
-    The worker processes of a DataLoader do not hold it too, so a killed run whose workers still live blocks nobody.
+    The worker processes of a DataLoader do not hold it, so a killed run whose workers are still alive blocks nobody.
 
     Raises:
         ValueError: if it is a file, or if another process holds it, on this machine or, on a shared disk, on another.
@@ -46,16 +46,16 @@ def locked(folder: str | Path) -> Iterator[None]:
             yield
         finally:
             with suppress(OSError):
-                (folder / NAME).unlink()  # while it is still ours: afterwards it might be that of the next owner
+                (folder / NAME).unlink()  # while we still hold it: afterwards it may belong to the next owner
             file.close()
     finally:
-        with suppress(OSError):  # the first that is not empty
+        with suppress(OSError):  # stops at the first that is not empty
             for path in made:
                 path.rmdir()
 
 
 def take(folder: Path) -> TextIOWrapper:
-    """The open lock file; closing it lets go."""
+    """The open lock file; closing it releases the lock."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -64,30 +64,30 @@ def take(folder: Path) -> TextIOWrapper:
             continue
         if not stat.S_ISREG(os.fstat(number).st_mode):
             os.close(number)
-            raise ValueError(f"{folder / NAME} is no file of ours. Remove it, or choose another --out.")
+            raise ValueError(f"{folder / NAME} is not a lock file of lungseg. Remove it, or choose another --out.")
         file = os.fdopen(number, "r+")
         try:
-            # A lock of the process, not of the open file: children made by fork do not inherit it.
+            # The lock belongs to the process, not to the open file: forked children do not inherit it.
             if fcntl:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in NO_LOCKS:
-                owner = owner_of(file)
+                owner = read_owner(file)
                 file.close()
                 if error.errno not in HELD:
                     raise
                 raise ValueError(
-                    f"{folder} is in use by {owner}: that run writes there. Wait for its end, or choose another --out."
+                    f"{folder} is in use by {owner}, which writes there. Wait until it ends, or choose another --out."
                 ) from None
         if is_still_there(file, folder / NAME):
             file.truncate(0)
             print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
             return file
-        file.close()  # its last owner has removed it between our opening and our locking
+        file.close()  # its last owner removed it between our opening and our locking
 
 
-def owner_of(file: TextIOWrapper) -> str:
-    """Who holds it, in words. Read from the file that is open: closing another one of it would let go of our locks."""
+def read_owner(file: TextIOWrapper) -> str:
+    """Who holds the lock, in words. Read from the open file: closing a second handle would release our own locks."""
     file.seek(0)
     return file.read(200).strip() or "another process"
 

@@ -1,13 +1,15 @@
 """More epochs than a run was started for: `--resume --epochs 60` on a run of 35.
 
-Where nothing before the last epoch depends on how many there are, the run simply goes on. A cosine does depend on it:
-then a new run from the best weights is the way, and the message is its command.
+If nothing before the last epoch depends on the number of epochs, the run is simply continued. A cosine schedule does
+depend on it: then the message gives the command of a new run that starts from the best weights.
 """
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from lungseg.flags import as_flags
 from lungseg.training.recipe import TrainingRecipe
@@ -16,18 +18,18 @@ from lungseg.training.recipe import TrainingRecipe
 def with_more_epochs(
     then: TrainingRecipe, epochs: int, out: Path, *, done: int, stopped: bool, new_run: str
 ) -> TrainingRecipe:
-    """The recipe of a resumed run with more epochs: from here on it is the run that was started with so many.
+    """The recipe of a resumed run with more epochs, as if it had been started with them.
 
     Args:
         then: as it was started.
-        epochs: as wanted now, more than `then.epochs`.
+        epochs: the number now asked for, more than `then.epochs`.
         out: its folder.
-        done: epochs that it has finished.
+        done: epochs that are finished.
         stopped: whether --patience has ended it.
         new_run: the command that trains longer otherwise (`command_from_best`).
 
     Raises:
-        ValueError: with that command, if its learning rate was on its way down to the last epoch, or if it was stopped.
+        ValueError: with that command, if its learning rate falls towards the last epoch, or if it was stopped early.
     """
     if stopped:
         why = f"was started with epochs {then.epochs}, and --patience stopped it after {done}"
@@ -35,14 +37,14 @@ def with_more_epochs(
         why = f"was started with epochs {then.epochs}, and its learning rate falls along a cosine that ends there"
     else:
         return replace(then, epochs=epochs)
-    first = "" if stopped or done >= then.epochs else "let it end (--resume alone), then "
+    first = "" if stopped or done >= then.epochs else "let it finish (--resume alone), then "
     raise ValueError(f"The run in {out} {why}. To train longer, {first}start from its best weights: {new_run}")
 
 
 def command_from_best(
     script: str,
     then: TrainingRecipe,
-    recipes: dict[str, TrainingRecipe],
+    recipes: Mapping[str, TrainingRecipe],
     epochs: int,
     out: Path,
     *,
@@ -52,11 +54,11 @@ def command_from_best(
     """The command of a new run like `then`, from the best weights in `out`, with a tenth of its learning rate.
 
     Args:
-        script: what starts it: "python examples/train_swin.py".
+        script: the beginning of the command: "python examples/train_swin.py".
         recipes: the named recipes of that script.
         epochs: of the new run.
     """
-    start = {"weights": str(out / "best.pt"), "epochs": epochs, "lr": float(f"{then.lr / 10:.3g}")}
+    start: dict[str, Any] = {"weights": str(out / "best.pt"), "epochs": epochs, "lr": float(f"{then.lr / 10:.3g}")}
     start |= {"pretrained": None, "freeze_encoder": 0}  # how `then` started
     recipe = replace(then, **{f.name: start[f.name] for f in fields(then) if f.name in start})
     flags = as_flags(recipe, recipes)

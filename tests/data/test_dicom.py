@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from lungseg.data.dicom import hu_of, read_series, why_no_slice
 from lungseg.data.geometry import orient, resample_upright, spacing_of

@@ -4,8 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lungseg.data.headers import is_like, read_csv, recognise
 from lungseg.data.manifest import COLUMNS

@@ -19,8 +19,7 @@ from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import FolderWriter
 from lungseg.flags import parse_recipe
 from lungseg.report import REPORT
-from lungseg.training.log import RunOptions
-from lungseg.training.recipe import TrainingRecipe
+from lungseg.training.recipe import RunOptions, TrainingRecipe
 
 FEW = {
     "Swin-UNet": "train_swin.py --patch-size 4 --embed-dim 4 --depths 2 --num-heads 1 --window-size 4 --lr 0.01",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lungseg.checkpoint import save_checkpoint
+from lungseg.checkpoint import InputSpec, save_checkpoint
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import FolderWriter
 from lungseg.data.volumes import VolumeWriter
@@ -80,7 +80,7 @@ def bright(monkeypatch):
     def use(**changes):
         size = changes.pop("size", [SIDE, SIDE])
         about = {"size": size, "scale": [1.0] * len(size), "hu_window": [-1000.0, 400.0], "spacing_mm": 1.0}
-        network = Predictor(Bright(), about | changes)
+        network = Predictor(Bright(), InputSpec.from_dict(about | changes))
         monkeypatch.setattr(evaluate, "load_predictor", lambda *args, **kwargs: network)
 
     use()
@@ -209,7 +209,7 @@ def test_slices_and_volumes_are_shown_at_the_scale_of_the_training(volumes, fold
         network = Bright()
         seen = []
         network.register_forward_hook(lambda _, images, __, seen=seen: seen.append(tuple(images[0].shape[2:])))
-        predictor = Predictor(network, about | {"spacing_mm": None})
+        predictor = Predictor(network, InputSpec.from_dict(about | {"spacing_mm": None}))
         monkeypatch.setattr(evaluate, "load_predictor", lambda *args, p=predictor, **kwargs: p)
         main(["any.pt", "--data", str(data), "--out", str(tmp_path / f"out{data.name}")])
         assert set(seen) == {(SIDE // 2, SIDE // 2)}

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from torch import nn
 
-from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.checkpoint import InputSpec, load_checkpoint, save_checkpoint
 from lungseg.data.ct import grey_to_hu
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.scans import Scan
@@ -367,7 +366,7 @@ def test_whatever_a_scan_is_called_all_its_files_lie_below_out(predict, odd, mon
 class Silent:
     """Finds nothing, at once."""
 
-    spatial_dims, input = 2, {"hu_window": (-1000.0, 400.0), "spacing_mm": None}
+    spatial_dims, input = 2, InputSpec((8, 8), (1.0, 1.0), (-1000.0, 400.0), None)
 
     classes = ()
 
@@ -652,7 +651,7 @@ def test_overlays_that_fail_lose_no_mask(predict, checkpoint, tmp_path, monkeypa
 
 def test_too_little_memory_is_one_sentence(predict, checkpoint, tmp_path, capsys, monkeypatch):
     source = as_png(tmp_path, make_grey())
-    monkeypatch.setattr(predict, "look_at", fails(MemoryError()))
+    monkeypatch.setattr(predict, "predict_scan", fails(MemoryError()))
     assert_refused(predict, checkpoint, tmp_path, capsys, source, words="too little memory. Lower --batch-size.")
 
 

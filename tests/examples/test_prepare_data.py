@@ -22,7 +22,7 @@ from lungseg.data.scans import read_scans
 from lungseg.data.slices import SliceDataset, check_folder, read_slice
 from lungseg.draw import class_colour
 from lungseg.predictor import Predictor
-from lungseg.training.data import read_slices
+from lungseg.training.data import slice_sets
 from lungseg.training.recipe import TrainingRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -331,7 +331,7 @@ def test_a_row_of_the_table_looks_like_the_slice_that_was_made_of_it(sides, img_
     assert code == 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # slices of several sizes
-        *_, input_ = read_slices(tmp_path / "f", TrainingRecipe(img_size=img_size, augment="none"), seed=0)
+        _, input_ = slice_sets(tmp_path / "f", TrainingRecipe(img_size=img_size, augment="none"), seed=0)
     predictor = Predictor(Watch(), input_)
     trained_on = SliceDataset(tmp_path / "f", size=img_size)
     grids = read_scans(tmp_path / "t.pkl", HU_WINDOW), read_scans(tmp_path / "f", HU_WINDOW)

@@ -21,8 +21,8 @@ from lungseg.checkpoint import load_checkpoint, save_checkpoint
 from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.slices import FolderWriter
 from lungseg.nn.swin_unet import SwinUNet
-from lungseg.training.contents import look_at, read_contents
-from lungseg.training.recipe import make_optimizer
+from lungseg.training.contents import list_contents, read_contents
+from lungseg.training.optim import make_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples/train_swin.py"
@@ -393,11 +393,11 @@ def test_data_that_changed_since_a_run_began_are_not_learned_from(reference, fol
     shutil.copytree(folder, data, copy_function=shutil.copy)
     again = ["--out", out, "--data", data, "--resume"]
     assert main([str(a) for a in again]) == reference[1]
-    assert read_contents(out) == look_at(data)  # with the times of the copy, so that it is read once only
+    assert read_contents(out) == list_contents(data)  # with the times of the copy, so that it is read once only
     mask = np.array(Image.open(data / "masks/slice03.png"))
     Image.fromarray(np.roll(mask, 3, axis=1)).save(data / "masks/slice03.png")
     said = refused(capsys, again)
-    assert "is not as it was when the run in" in said and "masks/slice03.png (changed). Restore it" in said
+    assert "has changed since the run in" in said and "masks/slice03.png (changed). Restore it" in said
     Image.fromarray(mask).save(data / "masks/slice03.png")
     (data / "manifest.csv").write_text((data / "manifest.csv").read_text().replace("-1000", "-1350"))
     assert "manifest.csv (changed)" in refused(capsys, again)
@@ -415,13 +415,13 @@ def test_data_are_found_again_from_another_folder(folder, tmp_path, monkeypatch,
     state = load_checkpoint(tmp_path / "run/last.pt")
     save_checkpoint(tmp_path / "run/last.pt", {**state, "data": "/nowhere/lungs"})
     said = refused(capsys, ["--out", tmp_path / "run", "--resume"])
-    assert "are no longer in /nowhere/lungs. Say with --data where" in said
+    assert "are no longer in /nowhere/lungs. Give their folder with --data" in said
 
 
 def test_resume_with_nothing_to_resume_begins_nothing(reference, tmp_path, capsys):
     shutil.copytree(reference[0], tmp_path / "mine")
     said = refused(capsys, ["--out", tmp_path / "mien", "--resume"])
-    assert f"{tmp_path / 'mien'} holds no run to go on with. Did you mean {tmp_path / 'mine'}?" in said
+    assert f"{tmp_path / 'mien'} holds no run to resume. Did you mean {tmp_path / 'mine'}?" in said
     assert os.listdir(tmp_path) == ["mine"]
 
 

@@ -133,7 +133,7 @@ def test_a_frozen_encoder_is_as_it_was_loaded_and_the_rest_learns(reference, tra
         still = name.startswith(("encoder.", "bottleneck."))
         assert torch.equal(tensor, after[name]) == still or name.endswith("bias"), name
     train_unet.main([*argv[:-1], str(tmp_path / "other"), "--epochs", "1"])
-    assert "keeps the encoder at random numbers" in capsys.readouterr().out
+    assert "freezes an encoder of random numbers" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_more_epochs_of_a_rate_without_an_end_are_the_run_that_was_started_so(
     train_unet.main([*argv, "--out", str(tmp_path / "short")])
     capsys.readouterr()
     longer = train_unet.main(["--out", str(tmp_path / "short"), "--resume", "--epochs", "4"])
-    assert "goes on to epoch 4" in capsys.readouterr().out
+    assert "continues to epoch 4" in capsys.readouterr().out
     assert longer == train_unet.main([*argv, "--epochs", "4", "--out", str(tmp_path / "long")])
     assert log_of(tmp_path / "short")[1:] == log_of(tmp_path / "long")[1:]
     short, long = (load_checkpoint(tmp_path / name / "last.pt") for name in ("short", "long"))
@@ -280,7 +280,7 @@ def test_a_class_may_be_missing_in_validation_but_not_in_training(
         assert f"No training image of {data} holds a lesion of cyst, so the network could not learn it" in printed.err
     else:
         assert isinstance(outcome, float)
-        assert "No validation image holds a lesion of cyst: no score, and no part in the mean" in printed.out
+        assert "No validation image holds a lesion of cyst: it has no score, and no part in the mean" in printed.out
         val = log_of(out)[1]["val"]
         assert val["dice of cyst"] is None and val["dice"] == val["dice of solid"]
 

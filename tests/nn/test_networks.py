@@ -9,8 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lungseg.nn.attention import SelfAttention, WindowAttention
 from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MLP, NORM, InstanceNorm

@@ -1,8 +1,7 @@
 """Patch embedding, merging and expanding."""
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 
 from lungseg.checks.patches import check_patch_expanding, check_patch_merging

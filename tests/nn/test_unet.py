@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
 from lungseg.nn.unet import UNet, crop

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -14,10 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, strategies as st
 from torch.utils.data import Dataset, default_collate
 
-from lungseg.training import batches as loader
-from lungseg.training.batches import Loader
+from lungseg.training import batches as batches_module
+from lungseg.training.batches import Loader, TrainBatches, held_out_batches, train_batches
+from lungseg.training.distributed import Processes
 
 
 def read_all(samples, **how):
@@ -69,7 +72,7 @@ def test_an_epoch_can_be_left_and_begun_again(num_workers):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_batches_come_through_shared_memory_or_a_pipe_and_are_the_same(monkeypatch, shared):
-    monkeypatch.setattr(loader, "shared_memory_suffices", lambda: shared)
+    monkeypatch.setattr(batches_module, "shared_memory_suffices", lambda: shared)
     for i, (image, target, ids) in enumerate(Loader(Samples(), batch_size=1, num_workers=2)):
         assert image.is_shared() == target.is_shared() == shared
         assert (image == i).all() and ids == (f"slice{i}",) and image.dtype == target.dtype == torch.float32
@@ -82,7 +85,7 @@ def test_little_shared_memory_and_few_open_files_are_left_alone(monkeypatch, fre
     """A container has 64 MB of the one, a cautious administrator allows few of the others."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     monkeypatch.setattr("resource.getrlimit", lambda kind: (files, files))
-    assert loader.shared_memory_suffices() == suffices
+    assert batches_module.shared_memory_suffices() == suffices
 
 
 def missing(index):
@@ -193,3 +196,76 @@ def test_more_workers_than_processors_are_no_reason_for_a_warning(recwarn):
 def test_batches_for_a_gpu_are_pinned(num_workers):
     for image, target, _ in Loader(Samples(), batch_size=3, num_workers=num_workers, pin=True):
         assert image.is_pinned() and target.is_pinned()
+
+
+counts, sizes = st.integers(1, 60), st.integers(1, 20)
+
+
+def epoch_of(num_images, batch_size, size, epoch=0, seed=0):
+    """The batches of each process."""
+    shares = []
+    for rank in range(size):
+        batches = TrainBatches(num_images, batch_size, seed=seed, processes=Processes(rank, size))
+        batches.set_epoch(epoch)
+        shares.append(list(batches))
+        assert len(shares[-1]) == len(batches)
+    return shares
+
+
+@given(counts, sizes, st.integers(0, 3))
+def test_an_epoch_holds_every_image_once_in_batches_of_nearly_equal_size(num_images, batch_size, epoch):
+    (batches,) = epoch_of(num_images, batch_size, 1, epoch)
+    assert sorted(itertools.chain(*batches)) == list(range(num_images))
+    lengths = {len(b) for b in batches}
+    assert max(lengths) <= batch_size and max(lengths) - min(lengths) <= 1
+    assert len(batches) == (num_images + batch_size - 1) // batch_size
+
+
+@given(counts, sizes, st.integers(2, 5), st.integers(0, 3))
+def test_the_shares_of_a_batch_add_up_to_the_batch_of_one_process(num_images, batch_size, size, epoch):
+    assume(num_images // -(-num_images // batch_size) >= size)
+    (whole,) = epoch_of(num_images, batch_size, 1, epoch)
+    shares = epoch_of(num_images, batch_size, size, epoch)
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert all(parts), "a process without an image would leave the others waiting"
+        assert sorted(itertools.chain(*parts)) == sorted(batch)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    first = epoch_of(30, 7, 1, epoch=4, seed=1)
+    assert epoch_of(30, 7, 1, epoch=4, seed=1) == first  # not on what was read before
+    assert epoch_of(30, 7, 1, epoch=5, seed=1) != first
+    assert epoch_of(30, 7, 1, epoch=4, seed=2) != first
+
+
+def test_more_processes_than_images_in_a_batch_are_refused():
+    with pytest.raises(ValueError, match="3 training images in batches of 2 leave some of 2 processes"):
+        TrainBatches(3, 2, seed=0, processes=Processes(0, 2))
+
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 11
+
+    def __getitem__(self, index):
+        return torch.tensor([index]), torch.zeros(1), str(index)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_held_out_images_go_to_exactly_one_process(num_workers):
+    for size in (1, 2, 3):
+        shares = [
+            held_out_batches(Numbers(), 4, num_workers=num_workers, processes=Processes(rank, size))
+            for rank in range(size)
+        ]
+        ids = [id_ for share in shares for _, _, ids in share for id_ in ids]
+        assert sorted(map(int, ids)) == list(range(11))
+
+
+def test_reading_batches_leaves_the_global_generator_alone():
+    """Else the drop-outs of an epoch would depend on how often somebody looked at the validation set."""
+    before = torch.get_rng_state()
+    for loader in (train_batches(Numbers(), 4, seed=0), held_out_batches(Numbers(), 4)):
+        list(loader)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -11,8 +11,8 @@ from PIL import Image
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import FolderWriter
 from lungseg.data.volumes import VolumeWriter
-from lungseg.training.contents import differences, digest, look_at, read_contents, write_contents
-from lungseg.weights.state_dicts import contents
+from lungseg.training import contents
+from lungseg.training.contents import differences, digest, list_contents, read_contents, write_contents
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def test_every_file_that_a_run_reads_is_looked_at_and_no_other(slices, volumes):
     (slices / "overview.png").touch()
     (slices / "images/._s0.png").touch()
     names = ["classes.txt", *(f"{home}/s{i}.png" for home in ("images", "masks") for i in range(3)), "manifest.csv"]
-    assert sorted(look_at(slices)) == sorted(names)
-    assert sorted(look_at(volumes)) == [
+    assert sorted(list_contents(slices)) == sorted(names)
+    assert sorted(list_contents(volumes)) == [
         "manifest.csv", "volumes/v0.npz", "volumes/v1/hu.npy", "volumes/v1/target.npy",
     ]  # fmt: skip
 
@@ -67,19 +67,19 @@ def another_class(folder):
 
 @pytest.mark.parametrize("change", [shift_a_mask, invert_an_image, another_window, another_class])
 def test_a_change_is_noticed_and_named(slices, change):
-    before = look_at(slices)
-    files = {path: path.read_bytes() for path in contents.files_of(slices)}
+    before = list_contents(slices)
+    files = {path: path.read_bytes() for path in contents.data_files(slices)}
     change(slices)
-    now = look_at(slices, before)
+    now = list_contents(slices, before)
     (changed,) = [path for path, data in files.items() if path.read_bytes() != data]
     assert digest(now) != digest(before)
     assert differences(before, now) == f"{changed.relative_to(slices).as_posix()} (changed)"
 
 
 def test_what_was_added_or_removed_is_named(slices):
-    before = look_at(slices)
+    before = list_contents(slices)
     os.rename(slices / "images/s0.png", slices / "images/s9.png")
-    now = look_at(slices, before)
+    now = list_contents(slices, before)
     assert digest(now) != digest(before)
     assert differences(before, now) == "images/s0.png (removed), and 1 more"
     assert differences(now, before) == "images/s0.png (added), and 1 more"
@@ -87,27 +87,27 @@ def test_what_was_added_or_removed_is_named(slices):
 
 
 def test_a_copy_has_the_same_digest_and_other_times(slices, tmp_path):
-    before = look_at(slices)
+    before = list_contents(slices)
     shutil.copytree(slices, tmp_path / "copy", copy_function=shutil.copy)  # not the times
-    for path in contents.files_of(tmp_path / "copy"):
+    for path in contents.data_files(tmp_path / "copy"):
         os.utime(path, ns=(0, 10**18))
-    now = look_at(tmp_path / "copy", before)
+    now = list_contents(tmp_path / "copy", before)
     assert digest(now) == digest(before) and now != before and differences(before, now) == ""
 
 
 def test_only_files_of_another_size_or_time_are_read_again(slices, monkeypatch):
-    read, digest_of = [], contents.digest_of
-    monkeypatch.setattr(contents, "digest_of", lambda path: read.append(path.name) or digest_of(path))
-    before = look_at(slices)
+    read, digest_of = [], contents.file_digest
+    monkeypatch.setattr(contents, "file_digest", lambda path: read.append(path.name) or digest_of(path))
+    before = list_contents(slices)
     assert len(read) == len(before)
     read.clear()
-    assert look_at(slices, before) == before and read == []
+    assert list_contents(slices, before) == before and read == []
     os.utime(slices / "masks/s2.png", ns=(0, 10**18))
-    assert digest(look_at(slices, before)) == digest(before) and read == ["s2.png"]
+    assert digest(list_contents(slices, before)) == digest(before) and read == ["s2.png"]
 
 
 def test_it_is_read_as_it_was_written(slices, tmp_path):
-    found = look_at(slices)
+    found = list_contents(slices)
     write_contents(tmp_path, found)
     assert read_contents(tmp_path) == found and os.listdir(tmp_path).count("data.json") == 1
     assert not list(tmp_path.glob(".data*"))
@@ -120,13 +120,13 @@ def test_what_is_not_of_its_form_is_not_believed(slices, tmp_path, text):
     if text is not None:
         (tmp_path / "data.json").write_text(text)
     assert read_contents(tmp_path) == {}
-    assert look_at(slices, read_contents(tmp_path)) == look_at(slices)
+    assert list_contents(slices, read_contents(tmp_path)) == list_contents(slices)
 
 
 def test_a_digest_that_somebody_wrote_changes_the_digest_of_the_whole(slices, tmp_path):
-    before = look_at(slices)
+    before = list_contents(slices)
     write_contents(tmp_path, before)
     edited = json.loads((tmp_path / "data.json").read_text())
     edited["masks/s0.png"][2] = "0" * 64
     (tmp_path / "data.json").write_text(json.dumps(edited))
-    assert digest(look_at(slices, read_contents(tmp_path))) != digest(before)
+    assert digest(list_contents(slices, read_contents(tmp_path))) != digest(before)

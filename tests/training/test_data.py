@@ -13,8 +13,7 @@ from lungseg.data.slices import FolderWriter, check_folder
 from lungseg.data.volumes import VolumeWriter
 from lungseg.training.data import empty_channels, find_data, fingerprint, median_spacing, open_data
 from lungseg.training.distributed import ALONE
-from lungseg.training.log import RunOptions
-from lungseg.training.recipe import TrainingRecipe, VolumeRecipe
+from lungseg.training.recipe import RunOptions, TrainingRecipe, VolumeRecipe
 
 FEW = TrainingRecipe(phantom_view="nodule", phantom_patients=5, phantom_slices=2, img_size=24, augment="none")
 SOLID = VolumeRecipe(
@@ -89,8 +88,8 @@ def test_volumes_are_learned_in_windows_and_judged_whole(tmp_path):
     for batches in (data.val, data.test):
         for image, target, ids in batches:
             assert image.shape == target.shape == (1, 1, 6, 20, 24) and len(ids) == 1
-    assert data.input["size"] == [4, 8, 16] and data.input["scale"] == [1.0, 1.0, 1.0]
-    assert data.input["spacing_mm"] == [2.0, 1.2, 1.2]
+    assert data.input.to_dict()["size"] == [4, 8, 16] and data.input.to_dict()["scale"] == [1.0, 1.0, 1.0]
+    assert data.input.to_dict()["spacing_mm"] == [2.0, 1.2, 1.2]
     assert opened(SOLID, tmp_path).folder == data.folder
     assert opened(replace(SOLID, phantom_shape=(6, 20, 20)), tmp_path).folder != data.folder
     flipped = opened(replace(SOLID, augment="full"), tmp_path).train_set
@@ -102,7 +101,7 @@ def test_a_checkpoint_is_told_what_the_network_saw(tmp_path):
     data = opened(replace(FEW, img_size=4), tmp_path, folder)
     one_grid = {"source_scale": None, "stretched": False}
     about = {"size": [4, 4], "scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0], "spacing_mm": 1.5}
-    assert data.input == about | one_grid
+    assert data.input.to_dict() == about | one_grid
     assert median_spacing([float("nan"), 1.0, float("nan"), 3.0]) == 2.0 and median_spacing([float("nan")]) is None
 
 
@@ -113,7 +112,7 @@ def test_the_pixels_of_volumes_are_unknown_if_any_side_is(tmp_path):
                 target = np.zeros((4, 8, 16), np.uint8)
                 target[2, 4, 4] = 1
                 out.add(ImageRecord(f"v{i}", f"p{i}", split), target.astype(np.int16) - 800 - i, target, spacing)
-        assert opened(SOLID, tmp_path, tmp_path / name).input["spacing_mm"] is None
+        assert opened(SOLID, tmp_path, tmp_path / name).input.to_dict()["spacing_mm"] is None
 
 
 @pytest.mark.parametrize("row", [0, 3])  # of training, and of validation
@@ -143,7 +142,7 @@ def folder_of(folder, sizes, sources, spacings):
 
 def test_how_much_the_slices_were_shrunk_before_is_told_too(tmp_path):
     folder = folder_of(tmp_path / "data", [(8, 8)] * 3, [(16, 32)] * 3, [1.4] * 3)
-    about = opened(replace(FEW, img_size=4), tmp_path, folder).input
+    about = opened(replace(FEW, img_size=4), tmp_path, folder).input.to_dict()
     assert about["scale"] == [0.5, 0.5] and about["source_scale"] == [4 / 16, 4 / 32]
     assert about["stretched"] is False and about["spacing_mm"] == 1.4
 
@@ -152,7 +151,7 @@ def test_slices_made_from_several_sizes_were_stretched(tmp_path):
     sources = [(16, 16), (12, 16), (16, 16), (99, 99)]  # what validation has makes no difference
     folder = folder_of(tmp_path / "data", [(8, 8)] * 4, sources, [np.nan] * 4)
     with pytest.warns(UserWarning, match="has slices of 2 sizes, all stretched to img_size: prediction stretches"):
-        about = opened(replace(FEW, img_size=4), tmp_path, folder).input
+        about = opened(replace(FEW, img_size=4), tmp_path, folder).input.to_dict()
     assert about["stretched"] is True and about["source_scale"] == [4 / 16, 4 / 16] and about["spacing_mm"] is None
 
 
@@ -161,7 +160,7 @@ def test_files_of_several_sizes_have_training_pixels_of_a_median_size(tmp_path):
     sizes = [(8, 8), (16, 16), (8, 8), (8, 8)]
     folder = folder_of(tmp_path / "data", sizes, [(32, 32)] * 4, [2.0, 1.0, 2.0, 2.0])
     with pytest.warns(UserWarning, match="has slices of 2 sizes"):
-        about = opened(replace(FEW, img_size=4), tmp_path, folder).input
+        about = opened(replace(FEW, img_size=4), tmp_path, folder).input.to_dict()
     assert about["stretched"] is True and about["source_scale"] is None  # one source, but no one file
     assert np.array(about["spacing_mm"]) / about["scale"] == pytest.approx([4, 4])
 
@@ -174,7 +173,7 @@ def test_the_scale_is_that_of_the_commonest_size_and_a_warning_says_so(tmp_path)
             out.add(record, np.random.default_rng(i).integers(0, 255, size, np.uint8), np.eye(*size, dtype=np.uint8))
     with pytest.warns(UserWarning, match="has slices of 2 sizes, all stretched to img_size"):
         data = opened(replace(FEW, img_size=4), tmp_path, tmp_path / "data")
-    assert data.input["scale"] == [4 / 8, 4 / 12]
+    assert data.input.to_dict()["scale"] == [4 / 8, 4 / 12]
 
 
 def test_without_a_test_split_validation_stands_in(tmp_path):
@@ -235,7 +234,7 @@ def test_classes_are_part_of_the_input_and_of_the_fingerprint(tmp_path):
                 grey = np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)
                 out.add(ImageRecord(f"s{i}", f"p{i}", split), grey, target)
         data = opened(replace(FEW, img_size=8), tmp_path, folder)
-        assert data.classes == list(names) and data.input.get("classes", []) == list(names)
+        assert data.classes == names and data.input.to_dict().get("classes", []) == list(names)
         assert next(iter(data.val))[1].shape[1] == max(1, len(names))
         found.append(data.fingerprint)
     assert len(set(found)) == 3

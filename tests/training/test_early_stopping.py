@@ -3,10 +3,9 @@
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from lungseg.training.early_stopping import EarlyStopping, mode_of
+from lungseg.training.early_stopping import EarlyStopping, monitor_mode
 
 nan = math.nan
 
@@ -78,8 +77,8 @@ def test_the_epoch_called_best_is_the_first_of_the_highest():
 
 
 def test_the_direction_is_known_or_asked_for_never_guessed():
-    assert (mode_of("dice"), mode_of("loss")) == ("max", "min")
+    assert (monitor_mode("dice"), monitor_mode("loss")) == ("max", "min")
     with pytest.raises(ValueError, match="val_dice"):
-        mode_of("val_dice")
+        monitor_mode("val_dice")
     with pytest.raises(ValueError, match="auto"):
         EarlyStopping(3, "auto")

@@ -38,7 +38,7 @@ def holder(tmp_path):
 
 
 def test_a_second_process_is_refused_by_name(tmp_path, holder):
-    with pytest.raises(ValueError, match=f"run is in use by process {holder.pid} on .*: that run writes there. Wait"):
+    with pytest.raises(ValueError, match=f"run is in use by process {holder.pid} on .*, which writes there. Wait"):
         with locked(tmp_path / "run"):
             raise AssertionError("two processes hold it")
     assert "in use" in tried(tmp_path / "run").stderr

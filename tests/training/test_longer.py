@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from lungseg.flags import parse_recipe
-from lungseg.training.log import RunOptions
 from lungseg.training.longer import command_from_best, with_more_epochs
-from lungseg.training.recipe import TrainingRecipe
+from lungseg.training.recipe import RunOptions, TrainingRecipe
 
 RECIPES = {"demo": TrainingRecipe(), "large": TrainingRecipe(img_size=256, lr=3e-4, epochs=100, grad_clip=None)}
 WARM = {"warmup_epochs": 0.0}
@@ -24,7 +23,7 @@ def test_a_schedule_that_does_not_know_its_end_goes_on(changes, done):
 
 
 def test_a_cosine_is_not_stretched():
-    for done, words in ((35, "To train longer, start from"), (10, "let it end (--resume alone), then start from")):
+    for done, words in ((35, "To train longer, start from"), (10, "let it finish (--resume alone), then start from")):
         with pytest.raises(ValueError, match="started with epochs 35, and its learning rate falls") as error:
             with_more_epochs(RECIPES["demo"], 60, Path("run"), done=done, stopped=False, new_run="python x.py")
         assert words in str(error.value) and str(error.value).endswith(": python x.py")

@@ -1,28 +1,18 @@
 """The step, the schedule and the evaluation, each against something worked out another way."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from lungseg.evaluation.metrics import class_counts, confusion_counts, summarise_classes
 from lungseg.losses import bce_loss, dice_bce_loss
 from lungseg.nn.swin_unet import SwinUNet
-from lungseg.training.step import (
-    evaluate,
-    freeze,
-    keep_freed_memory,
-    to_device,
-    train_one_epoch,
-    warmup_cosine,
-    weight_decay_groups,
-)
+from lungseg.training import step as step_module
+from lungseg.training.step import evaluate, freeze, to_device, train_one_epoch
 
 
 def small_network(**options):
@@ -184,6 +174,47 @@ def test_a_copy_that_may_be_late_is_for_cuda_alone(monkeypatch):
     assert asked == {"cpu": False, "mps": False, "cuda": True}
 
 
+def test_a_plain_loader_of_pairs_trains_and_evaluates_as_one_with_ids():
+    image, target, ids = batch(7)
+    pairs, triples = DataLoader(TensorDataset(image, target), batch_size=3), []
+    for start in range(0, 7, 3):
+        triples.append((image[start : start + 3], target[start : start + 3], ids[start : start + 3]))
+    found = []
+    for batches in (pairs, triples):
+        torch.manual_seed(0)
+        model = nn.Conv2d(1, 1, 3, padding=1)
+        loss = train_one_epoch(model, batches, bce_loss, torch.optim.SGD(model.parameters(), lr=0.5), accumulate=2)
+        result = evaluate(model, batches, bce_loss)
+        found.append((loss, weights(model).tolist(), result.counts.tolist(), result.loss))
+    assert found[0] == found[1]
+
+
+def test_images_without_ids_are_numbered_in_their_order_across_batches():
+    image, target, _ = batch(12)
+    model = nn.Conv2d(1, 1, 3, padding=1)
+    result = evaluate(model, DataLoader(TensorDataset(image, target), batch_size=5), bce_loss)
+    assert result.ids == [f"image {i:06d}" for i in range(12)]
+    with torch.no_grad():
+        assert torch.equal(result.counts, confusion_counts(model(image), target))
+    image[7] = math.nan
+    with pytest.raises(FloatingPointError, match="image 000005, .*image 000007"):
+        evaluate(model, DataLoader(TensorDataset(image, target), batch_size=5), bce_loss)
+
+
+def test_batches_go_to_the_device_of_the_model(monkeypatch):
+    """Whatever it is: a network on torch's meta device cannot compute, but the batch is sent there."""
+
+    def spy(tensor, device):
+        raise InterruptedError(device.type)
+
+    monkeypatch.setattr(step_module, "to_device", spy)
+    model = nn.Conv2d(1, 1, 1, device="meta")
+    with pytest.raises(InterruptedError, match="meta"):
+        train_one_epoch(model, [batch(2)], bce_loss, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(InterruptedError, match="meta"):
+        evaluate(model, [batch(2)], bce_loss)
+
+
 # ---- evaluation -------------------------------------------------------------------------------------------------
 
 
@@ -232,53 +263,3 @@ def test_a_slice_given_twice_is_an_error():
 
 
 # ---- settings ---------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 50), st.integers(1, 500), st.floats(0, 1))
-def test_the_learning_rate_rises_in_a_line_then_falls_to_the_floor(warmup, rest, floor):
-    total = warmup + rest
-    curve = [warmup_cosine(s, warmup_steps=warmup, total_steps=total, floor=floor) for s in range(total + 5)]
-    for step in range(warmup):
-        assert curve[step] == pytest.approx((step + 1) / warmup)
-    assert curve[warmup] == 1.0
-    assert all(a >= b for a, b in zip(curve[warmup:], curve[warmup + 1 :], strict=False))
-    assert curve[total:] == pytest.approx([floor] * 5, abs=1e-12)
-    if rest % 2 == 0:
-        assert curve[warmup + rest // 2] == pytest.approx((1 + floor) / 2)  # half way down at half time
-
-
-def test_only_matrices_and_kernels_decay():
-    model = small_network(head_bias=True)
-    decay, rest = weight_decay_groups(model, 0.05)
-    names = {id(p): name for name, p in model.named_parameters()}
-    assert decay["weight_decay"] == 0.05 and rest["weight_decay"] == 0.0
-    assert sorted(map(id, [*decay["params"], *rest["params"]])) == sorted(names)  # each once
-    assert all(names[id(p)].endswith(".weight") for p in decay["params"])
-    kinds = {names[id(p)].rsplit(".", 1)[1] for p in rest["params"]}
-    assert kinds == {"weight", "bias", "relative_position_bias_table"}  # weight: of the norms
-    assert all("norm" in names[id(p)] for p in rest["params"] if names[id(p)].endswith(".weight"))
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc has mallopt")
-def test_freed_memory_is_kept_for_the_next_tensors():
-    """In a process of its own: the setting cannot be undone."""
-    code = """
-import resource, torch
-from lungseg.training.step import keep_freed_memory
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(16_000_000)  # 64 MB, 15,600 pages
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults(), keep_freed_memory(), faults(), faults())
-"""
-    before, possible, _, after = subprocess.check_output([sys.executable, "-c", code], text=True).split()
-    if possible == "False":
-        pytest.skip("this C library has no mallopt")
-    assert int(after) < int(before) / 10
-
-
-def test_elsewhere_the_allocator_is_left_alone(monkeypatch):
-    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
-    assert keep_freed_memory() is False

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lungseg.checkpoint import save_checkpoint
 from lungseg.weights.state_dicts import SAFETENSORS, candidates, contents, nested, prefixes, read_file

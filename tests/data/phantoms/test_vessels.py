@@ -1,8 +1,7 @@
 """A vessel tree is one connected tree that tapers and obeys Murray's law."""
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lungseg.data.phantoms.vessels import PIECES, branch_radii, grow_tree, vessel_tree
 

@@ -10,8 +10,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from lungseg.data.pickles.unpickler import MAX_STEPS, Name, PickledObject, RefusedError, unpickle
 

@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lungseg.data.prepare.columns import PATIENT_COLUMNS, SPACING_COLUMNS, find_column, plain, spacing_of, text_of
 

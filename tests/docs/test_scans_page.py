@@ -1,4 +1,4 @@
-"""The blocks of docs/data/volumes.md that need a library for medical images run here with objects made by hand.
+"""The blocks of docs/data/scans.md that need a library for medical images run here with objects made by hand.
 
 One patient is stored in every way that axes can be ordered and reversed. What the page reads is always the same
 volume, and what it writes lies on the voxels of the file that was read.
@@ -15,7 +15,7 @@ import pytest
 
 from lungseg.data.volumes import check_volume_folder
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/data/volumes.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/data/scans.md"
 BLOCKS = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 READ = ["series.notes", "def read_nifti", "def read_itk"]  # what tells a block from the others
 WRITE = ["Nifti1Image(", "GetImageFromArray(", "highdicom.seg.Segmentation("]

@@ -1,0 +1,97 @@
+"""The machine a run is on: its random generators, number types, memory, and what the log says about it."""
+
+import ctypes
+import platform
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+# ---- randomness -------------------------------------------------------------------------------------------------
+
+
+def seed_everything(seed: int, device: torch.device) -> None:
+    """Seed every global generator, and make a CPU use algorithms that give the same digits every time.
+
+    Some fast GPU kernels have no such version: two runs there agree closely, not to the last digit. Nothing of ours
+    draws from the global generators of Python and numpy, but a user's augmentation may.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)  # of the CPU and of all GPUs, also Apple's: weights, dropout, stochastic depth
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, for finding bugs
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every global generator, as plain types and tensors."""
+    numpy = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    state = {
+        "python": random.getstate(),
+        "numpy": numpy,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    return state | ({"mps": torch.mps.get_rng_state()} if torch.backends.mps.is_available() else {})
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Undo whatever was drawn since `rng_state()`."""
+    random.setstate(state["python"])
+    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
+
+
+# ---- number types and memory ------------------------------------------------------------------------------------
+
+
+def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """The number type of the forward pass; None is float32. float16 is for CUDA GPUs only: elsewhere it is float32."""
+    if amp == "auto":
+        amp = "bf16" if device.type == "cuda" else "none"
+    if amp == "fp16" and device.type != "cuda":
+        amp = "none"
+    return AUTOCAST[amp]
+
+
+def precision_remark(amp: str, device: torch.device) -> str:
+    """A remark if the device does not support the requested number type well; usually empty."""
+    if amp == "fp16" and device.type != "cuda":
+        return "--amp fp16 is for CUDA GPUs: this run computes in float32."
+    if amp == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "This processor has no bfloat16 arithmetic: --amp bf16 will be slower than --amp none."
+    return ""
+
+
+def keep_freed_memory() -> bool:
+    """On Linux with glibc, keep the memory of freed tensors for the next ones; return whether that was possible.
+
+    By default glibc returns each large block to the kernel when it is freed and requests it again a moment later. The
+    kernel must clear it every time, with one page fault per 4 KiB, at every step. Call this once, before training on
+    the CPU.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    no_separate_blocks, never_give_back = mallopt(m_mmap_max, 0), mallopt(m_trim_threshold, 2**31 - 1)
+    return bool(no_separate_blocks and never_give_back)
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """Device and versions, for the log."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = "Apple GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
+    return {"device": name, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
