@@ -48,7 +48,7 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.data.classes import write_classes
-from lungseg.data.plausible import Lesion, odd_grey, odd_hu
+from lungseg.data.plausible import LesionExtent, odd_grey, odd_hu
 from lungseg.data.scans import Scan, kind_of, read_scans
 from lungseg.draw import enlarge, overlay, with_legend
 from lungseg.exits import leave, run_main
@@ -109,7 +109,7 @@ def oddities(scan: Scan, grey: NDArray, about_scale: str | None) -> dict[str, st
     found = {}
     if sentence := odd_grey((grey * 255).astype(np.uint8)) if scan.from_grey else odd_hu(scan.hu):
         found["hu"] = f"{sentence} Predicted unchanged."
-    if scan.target is not None and (sentence := Lesion(scan.target).odd):
+    if scan.target is not None and (sentence := LesionExtent(scan.target).odd):
         found["target"] = sentence
     if about_scale:
         found["scale"] = about_scale

@@ -29,7 +29,13 @@ from lungseg.data.prepare.columns import as_number
 from lungseg.data.prepare.overview import summarise
 from lungseg.data.prepare.sources import Form, Slice, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
 from lungseg.data.slices import FolderWriter, read_slice
-from lungseg.data.splits import affordable_fractions, group_slices, like_pairs, like_strangers, split_by_group
+from lungseg.data.splits import (
+    affordable_fractions,
+    find_similar_groups,
+    group_slices,
+    link_similar_slices,
+    split_by_group,
+)
 from lungseg.draw import contact_sheet, overlay, with_legend
 from lungseg.exits import leave, run_main
 from lungseg.flags import Parser
@@ -125,9 +131,9 @@ def missing_in_training(classes: tuple[str, ...], slices: list[Slice], splits: l
 
 def choose_groups(slices: list[Slice], threshold: float) -> tuple[list[str], list[str]]:
     """(group of each slice, sentences to print): by patient, and by likeness where none is named."""
-    linked = like_pairs(*patterns_of(slices), threshold=threshold)
+    linked = link_similar_slices(*patterns_of(slices), threshold=threshold)
     groups = group_slices([s.record.group for s in slices], linked)
-    alike = like_strangers(groups, linked)
+    alike = find_similar_groups(groups, linked)
     if not alike:
         return groups, []
     shown = ", ".join(" and ".join(pair) for pair in alike[:3]) + (", ..." if len(alike) > 3 else "")

@@ -46,7 +46,7 @@ TABLE = {
     "data/phantoms/raster.py": {"numpy", "scipy"},
     "data/phantoms/vessels.py": {"numpy", "scipy", "data.phantoms.raster"},
     "data/phantoms/anatomy.py": {"numpy", "data.phantoms.raster", "data.phantoms.vessels"},
-    "data/phantoms/nodules.py": {"numpy", "data.phantoms.raster"},
+    "data/phantoms/nodules.py": {"numpy", "data.phantoms.anatomy", "data.phantoms.raster"},
     "data/phantoms/painting.py": {"numpy", "data.phantoms.raster", "data.phantoms.anatomy"},
     "data/phantoms/scene.py": {
         "numpy",

@@ -1,8 +1,8 @@
-"""Random variations of an image and its target: rotate, flip, bend, crop, change brightness and contrast.
+"""Random augmentation of an image and its target: rotate, flip, deform, crop, change brightness and contrast.
 
-Everything that moves pixels is composed into one map and sampled once, because each resampling blurs. Image
-and target share that map: bilinear for the image, nearest for the target, which therefore holds no label (0 and 1, or
-classes 0..K) that it did not hold before.
+All geometric changes are composed into one mapping and sampled once, because each resampling blurs. Image and target
+share that mapping: sampling is bilinear for the image and nearest for the target, so the target never gains a label
+(0 and 1, or classes 0..K) that it did not have before.
 """
 
 import math
@@ -12,19 +12,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lungseg.data.elastic import check_elastic_strength, elastic_displacement, sample
+from lungseg.data.elastic import check_elastic_strength, elastic_displacement, sample_at
 
 
 class Draw(NamedTuple):
-    """What chance decided for one picture. `pixel` and `place` are uniform in [0, 1)."""
+    """The random decisions for one image. `lesion_pixel` and `crop_position` are uniform in [0, 1)."""
 
     angle: float  # degrees, counter-clockwise
-    flip_rows: bool  # the vertical flip: top and bottom change places
-    flip_cols: bool  # the horizontal flip: left and right change places
-    elastic: bool
-    crop_on_lesion: bool
-    pixel: float  # which lesion pixel the crop window shall hold
-    place: tuple[float, float]  # where in its range the window lies: rows, columns
+    flip_rows: bool  # vertical flip: exchange top and bottom
+    flip_cols: bool  # horizontal flip: exchange left and right
+    elastic: bool  # whether to deform the image
+    crop_on_lesion: bool  # whether the crop must contain a lesion pixel
+    lesion_pixel: float  # which one, as a fraction of their number
+    crop_position: tuple[float, float]  # of the crop within its allowed range: rows, columns
     brightness: float  # added grey
     contrast: float  # factor
     noise_seed: int  # of the displacement field
@@ -32,10 +32,10 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """f(image, target, rng) -> (image, target), the same random geometry for both; 0 switches a part off.
+    """f(image, target, rng) -> (image, target) with the same random geometry for both; 0 switches a part off.
 
-    Every call draws the same numbers in the same order, whatever the settings: switching one part off, or
-    making it stronger, leaves what chance decides about the others as it was.
+    Every call draws the same numbers in the same order, whatever the settings. So switching one part off, or making it
+    stronger, does not change the random decisions for the others.
     """
 
     rotation: float = 30.0  # degrees: the angle is uniform in [-rotation, rotation], about the image centre
@@ -44,28 +44,28 @@ class Augmentation:
     elastic_probability: float = 0.5  # of an elastic deformation
     elastic_alpha: float = 3.0  # its root-mean-square displacement along each axis, in pixels
     elastic_sigma: float = 24.0  # its smoothness, in pixels (lungseg.data.elastic)
-    brightness: float = 0.05  # added grey, uniform in [-brightness, brightness]; 0.05 of the window is 70 HU
+    brightness: float = 0.05  # added grey, uniform in [-brightness, brightness]; 0.05 of the HU window is 70 HU
     contrast: float = 0.15  # factor about the image's mean, uniform in [1 - contrast, 1 + contrast]
-    crop_size: int | None = None  # side of a square window in pixels; None keeps the whole image
-    crop_foreground: float = 0.0  # probability that the window must hold a lesion pixel, if there is one
+    crop_size: int | None = None  # side of a square crop in pixels; None keeps the whole image
+    crop_foreground: float = 0.0  # probability that the crop must contain a lesion pixel, if there is one
 
     def __post_init__(self) -> None:
         for name in ("horizontal_flip", "vertical_flip", "elastic_probability", "crop_foreground"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"Augmentation: {name}={getattr(self, name)} should be a probability, 0 to 1.")
+                raise ValueError(f"Augmentation: expected a probability, 0 to 1, got {name}={getattr(self, name)}.")
         for name, most in (("rotation", 180), ("brightness", 1), ("contrast", 1)):
             if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"Augmentation: {name}={getattr(self, name)} should lie in [0, {most}].")
+                raise ValueError(f"Augmentation: expected {name} in [0, {most}], got {name}={getattr(self, name)}.")
         check_elastic_strength(self.elastic_alpha, self.elastic_sigma)
         if self.crop_size is not None and (not isinstance(self.crop_size, int) or self.crop_size < 1):
-            raise ValueError(f"Augmentation: crop_size={self.crop_size} should be a whole number >= 1, or None.")
+            raise ValueError(f"Augmentation: expected a whole number >= 1 or None, got crop_size={self.crop_size}.")
         if self.crop_foreground and self.crop_size is None:
-            raise ValueError("Augmentation: crop_foreground places a crop window; give crop_size as well.")
+            raise ValueError("Augmentation: crop_foreground needs a crop; give crop_size as well.")
 
     def __call__(
         self, image: NDArray[np.float32], target: NDArray[np.uint8], rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Vary one pair; the arrays given are left untouched.
+        """Augment one pair, without changing the arrays given.
 
         Args:
             image: (H, W) float32 in [0, 1].
@@ -73,9 +73,9 @@ class Augmentation:
             rng: the only source of randomness; the same state gives the same pair.
 
         Returns:
-            New contiguous arrays of the same types and, unless `crop_size` says otherwise, the same shape.
-            What lies outside the original image is 0 in both: air, and no lesion. Without rotation and
-            elastic deformation no pixel is resampled: flips and crops are exact.
+            New contiguous arrays of the same types and, unless `crop_size` is given, the same shape. Outside the
+            original image both are 0: air, and no lesion. Without rotation and elastic deformation no pixel is
+            resampled: flips and crops are exact.
 
         Raises:
             ValueError: if the pair is not as described, or smaller than the crop.
@@ -94,14 +94,14 @@ class Augmentation:
         matrix = input_from_output(draw.angle, draw.flip_rows, draw.flip_cols)
         origin = crop_origin(target, size, matrix, displacement, draw)
         if draw.angle == 0 and displacement is None:
-            image, target = (exact_crop(array, size, origin, draw) for array in (image, target))
+            image, target = (flip_and_crop(array, size, origin, draw) for array in (image, target))
         else:
             coordinates = sampling_coordinates(image.shape, size, matrix, origin, displacement)  # (2, h, w)
-            image, target = sample(image, coordinates, order=1), sample(target, coordinates, order=0)
-        return adjust(image, draw.brightness, draw.contrast), target
+            image, target = sample_at(image, coordinates, order=1), sample_at(target, coordinates, order=0)
+        return adjust_grey(image, draw.brightness, draw.contrast), target
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        """Let chance decide: always eleven numbers, in this order."""
+        """Make the random decisions: always eleven numbers, in this order."""
         u = rng.random(10)
         return Draw(
             angle=self.rotation * (2 * u[0] - 1),
@@ -109,8 +109,8 @@ class Augmentation:
             flip_cols=u[2] < self.horizontal_flip,
             elastic=self.elastic_alpha > 0 and u[3] < self.elastic_probability,
             crop_on_lesion=u[4] < self.crop_foreground,
-            pixel=u[5],
-            place=(u[6], u[7]),
+            lesion_pixel=u[5],
+            crop_position=(u[6], u[7]),
             brightness=self.brightness * (2 * u[8] - 1),
             contrast=1 + self.contrast * (2 * u[9] - 1),
             noise_seed=int(rng.integers(2**63)),
@@ -118,38 +118,38 @@ class Augmentation:
 
 
 def check_pair(image: NDArray, target: NDArray, crop_size: int | None) -> None:
-    """Raise ValueError where the pair is not an image in [0, 1] with its target in {0, 1} or in 0..K."""
+    """Raise a ValueError unless the pair is an image in [0, 1] and its target in {0, 1} or in 0..K."""
     if np.ndim(image) != 2 or np.shape(image) != np.shape(target) or 0 in np.shape(image):
         raise ValueError(
-            f"Augmentation: image of shape {np.shape(image)}, target of shape {np.shape(target)}; both "
-            f"should be one slice, (H, W), without a channel axis."
+            f"Augmentation: expected one slice, (H, W) without a channel axis, got an image of shape "
+            f"{np.shape(image)} and a target of shape {np.shape(target)}."
         )
     if image.dtype != np.float32 or target.dtype != np.uint8:
         raise ValueError(
-            f"Augmentation: image is {image.dtype}, target {target.dtype}; they should be float32 and uint8, "
-            f"so convert them with .astype."
+            f"Augmentation: expected float32 and uint8, got an image of {image.dtype} and a target of {target.dtype}. "
+            f"Convert them with .astype."
         )
     if not (image.min() >= 0 and image.max() <= 1):  # also true of NaN
         raise ValueError(
-            f"Augmentation: image runs from {image.min()} to {image.max()}; it should lie in [0, 1], so "
-            f"divide 8-bit grey by 255 first."
+            f"Augmentation: expected an image in [0, 1], got {image.min()} to {image.max()}. Divide 8-bit grey by 255 "
+            f"first."
         )
-    if target.max() == 255:  # no class: lesion in a mask as it lies on the disk
+    if target.max() == 255:  # not a class: this is how a mask file stores a lesion
         raise ValueError(
-            "Augmentation: target holds 255; it should be 0 or 1, as (target > 0) is, or hold classes 1 to 254."
+            "Augmentation: expected a target of 0 and 1, or of classes 0 to 254, got one with 255. Use (target > 0)."
         )
     if crop_size is not None and crop_size > min(image.shape):
         raise ValueError(
-            f"Augmentation: crop_size={crop_size} does not fit into the {image.shape[0]} x {image.shape[1]} "
-            f"image; choose a smaller crop, or pad the image first."
+            f"Augmentation: crop_size={crop_size} does not fit into the {image.shape[0]} x {image.shape[1]} image. "
+            f"Choose a smaller crop, or pad the image first."
         )
 
 
 def input_from_output(angle: float, flip_rows: bool, flip_cols: bool) -> NDArray[np.float64]:
-    """The (2, 2) matrix from an output pixel's offset from the centre (row, column) to its input's.
+    """The (2, 2) matrix that maps the offset (row, column) of an output pixel from the centre to that of its input.
 
-    The output is the input flipped, then turned by `angle` degrees counter-clockwise as seen on the screen,
-    where rows count downwards. We need the way back, since each output pixel asks where it comes from.
+    The output is the input flipped, then rotated by `angle` degrees counter-clockwise as seen on the screen, where rows
+    count downwards. Sampling needs the inverse, because it looks up where each output pixel comes from.
     """
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     flip = np.diag([-1.0 if flip_rows else 1.0, -1.0 if flip_cols else 1.0])
@@ -163,13 +163,13 @@ def sampling_coordinates(
     origin: tuple[float, float],
     displacement: NDArray | None,
 ) -> NDArray[np.float32]:
-    """Where in the input each output pixel is read: centre + matrix @ (pixel + displacement - centre).
+    """The position in the input of each output pixel: centre + matrix @ (pixel + displacement - centre).
 
     Args:
-        shape: (H, W) of the input. Its centre stays where it is.
-        size: (h, w) of the output, a window of the transformed picture.
-        matrix: (2, 2), of `input_from_output`.
-        origin: row and column of the window's first pixel.
+        shape: (H, W) of the input. Its centre is the fixed point.
+        size: (h, w) of the output, a crop of the transformed image.
+        matrix: (2, 2), from `input_from_output`.
+        origin: row and column of the first pixel of the crop.
         displacement: (2, h, w) in pixels, or None.
 
     Returns:
@@ -190,39 +190,39 @@ def sampling_coordinates(
 def crop_origin(
     target: NDArray, size: tuple[int, int], matrix: NDArray, displacement: NDArray | None, draw: Draw
 ) -> tuple[float, float]:
-    """First row and column of the crop window of `size`, in the flipped and turned picture.
+    """Find the first row and column of a crop of `size`, in the flipped and rotated image.
 
-    A window on a lesion puts one lesion pixel, drawn among those still in the picture, exactly on a pixel of
-    the window, so that not even a lesion of one pixel is lost in resampling. For that the origin may lie
-    between pixels and, by the displacement, a few pixels outside.
+    A crop on a lesion puts one lesion pixel, drawn from those still in the image, exactly on a pixel of the crop, so
+    that even a lesion of a single pixel survives the resampling. The origin may therefore be between pixels and, due to
+    the displacement, a few pixels outside.
     """
-    room = np.array(target.shape) - size  # rows and columns that the window can move
+    room = np.array(target.shape) - size  # rows and columns by which the crop can move
     if not room.any():
         return 0.0, 0.0
     if draw.crop_on_lesion:
         last = np.array(target.shape) - 1
         lesion = np.argwhere(target) - last / 2  # (n, 2), offsets from the centre
-        lesion = lesion @ matrix + last / 2  # forward: a rotation's inverse is its transpose
+        lesion = lesion @ matrix + last / 2  # from input to output: the inverse of the matrix is its transpose
         lesion = lesion[((lesion >= 0) & (lesion <= last)).all(axis=1)]
         if len(lesion):
-            pixel = lesion[int(draw.pixel * len(lesion))]  # (2,)
-            low = np.maximum(0, np.floor(pixel) - room)  # from here to `high` it may fall in the window
+            pixel = lesion[int(draw.lesion_pixel * len(lesion))]  # (2,)
+            low = np.maximum(0, np.floor(pixel) - room)  # the pixel may be at `low` to `high` within the crop
             high = np.minimum(np.array(size) - 1, np.floor(pixel))
-            row, col = (low + np.floor(np.multiply(draw.place, high - low + 1))).astype(int)
+            row, col = (low + np.floor(np.multiply(draw.crop_position, high - low + 1))).astype(int)
             shift = 0 if displacement is None else displacement[:, row, col]
             return tuple(pixel - (row, col) - shift)
-    return tuple(np.floor(np.multiply(draw.place, room + 1)))
+    return tuple(np.floor(np.multiply(draw.crop_position, room + 1)))
 
 
-def exact_crop(array: NDArray, size: tuple[int, int], origin: tuple[float, float], draw: Draw) -> NDArray:
-    """Flip (H, W), then cut out (h, w): whole pixels, moved but never mixed."""
+def flip_and_crop(array: NDArray, size: tuple[int, int], origin: tuple[float, float], draw: Draw) -> NDArray:
+    """Flip (H, W), then crop (h, w), without any resampling."""
     flipped = array[:: -1 if draw.flip_rows else 1, :: -1 if draw.flip_cols else 1]
     top, left = (int(first) for first in origin)
     return flipped[top : top + size[0], left : left + size[1]].copy()
 
 
-def adjust(image: NDArray[np.float32], brightness: float, contrast: float) -> NDArray[np.float32]:
-    """Spread grey values about their mean by `contrast`, add `brightness`, clip to [0, 1]; in place."""
+def adjust_grey(image: NDArray[np.float32], brightness: float, contrast: float) -> NDArray[np.float32]:
+    """Scale grey values about their mean by `contrast`, add `brightness`, and clip to [0, 1], in place."""
     offset = brightness + (1 - contrast) * float(image.mean())
     image *= np.float32(contrast)
     image += np.float32(offset)

@@ -1,9 +1,9 @@
-"""Lesion classes of a folder: their names, and the two forms of a map of them.
+"""Lesion classes of a folder: their names, and the two forms of a class map.
 
-    DIR/classes.txt     one name per line: the name of line k (from 1) belongs to the mask value k; 0 is background
+    DIR/classes.txt     one name per line: line k (counted from 1) names the mask value k; 0 is background
 
-Without the file a folder is binary: lesion or not. On the disk, and wherever people look at it, a map of classes is a
-label map (*spatial) with values 0..K. Networks and losses take one channel for each class: (K, *spatial) in {0, 1}.
+Without this file a folder is binary: lesion or not. On disk, and wherever people look at it, a class map is a label map
+(*spatial) with values 0..K. Networks and losses use one channel per class: (K, *spatial) in {0, 1}.
 """
 
 import re
@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FILE = "classes.txt"
-MOST_CLASSES = 254  # 255 is what a binary mask holds for lesion
+MOST_CLASSES = 254  # 255 means lesion in a binary mask
 MOST_BYTES = 32_768  # of the file
-HINT = f"Masks of lesion classes 1 to K need a {FILE} with K names beside the manifest."  # where other values are found
+HINT = f"Masks of lesion classes 1 to K need a {FILE} with K names next to the manifest."  # for unexpected mask values
 
 
 # ---- the file ---------------------------------------------------------------------------------------------------
 
 
 def read_classes(folder: str | Path) -> tuple[str, ...]:
-    """The names in the order of their mask values; () if the folder has no classes.txt, so that it is binary.
+    """Read the class names in the order of their mask values; () if the folder has no classes.txt and so is binary.
 
     Raises:
         ValueError: in one sentence, for a file that does not name 1 to MOST_CLASSES different classes.
@@ -32,9 +32,9 @@ def read_classes(folder: str | Path) -> tuple[str, ...]:
     if path is None:
         return ()
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{path} is no list of names. Write one class name per line.")
+        raise ValueError(f"{path} is not a list of names. Write one class name per line.")
     try:
-        text = path.read_text(encoding="utf-8-sig")  # -sig: some editors put a byte-order mark in front
+        text = path.read_text(encoding="utf-8-sig")  # -sig: some editors start a file with a byte-order mark
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text. Write one class name per line, and save it as UTF-8.") from None
     except OSError as error:
@@ -46,33 +46,33 @@ def read_classes(folder: str | Path) -> tuple[str, ...]:
 
 
 def classes_file(folder: Path) -> Path | None:
-    """Its path, if there is one; Classes.txt counts as well."""
+    """The path of classes.txt, in whatever capitals, or None if there is no such file."""
     named = sorted(p for p in folder.iterdir() if p.name.lower() == FILE) if folder.is_dir() else []
     return named[0] if named else None
 
 
 def checked_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """The names as a tuple; a ValueError, which counts lines from 1, for those that cannot name classes."""
+    """Return the names as a tuple; raise a ValueError, which counts lines from 1, for names that no class can have."""
     names = tuple(names)
     if not 1 <= len(names) <= MOST_CLASSES:
         raise ValueError(
             f"it names {len(names)} classes, expected 1 to {MOST_CLASSES}. Write one name per line, "
-            f"or remove the file where masks are lesion or not."
+            f"or remove the file if the masks are binary."
         )
-    line_of: dict[str, int] = {}
+    first_line: dict[str, int] = {}
     for line, name in enumerate(names, start=1):
         if not name:
-            raise ValueError(f"line {line} is empty, but line {line} names the mask value {line}. Write its class.")
+            raise ValueError(f"line {line} is empty, but it names the mask value {line}. Write the name of its class.")
         if not name.isprintable():
             raise ValueError(f"line {line} holds {name!r}. Use printable characters only.")
         if name.casefold() in ("background", "bg"):
             raise ValueError(f"line {line} is {name!r}, but background is the mask value 0 and has no line. Remove it.")
-        if name.casefold() in line_of:
+        if name.casefold() in first_line:
             raise ValueError(
-                f"line {line} is {name!r}, and so is line {line_of[name.casefold()]} (capitals do not count). "
-                f"Give each class a name of its own."
+                f"line {line} is {name!r}, and so is line {first_line[name.casefold()]} (capitals are ignored). "
+                f"Give each class a different name."
             )
-        line_of[name.casefold()] = line
+        first_line[name.casefold()] = line
     return names
 
 
@@ -83,22 +83,22 @@ def write_classes(folder: str | Path, classes: Sequence[str]) -> None:
 
 
 def check_labels(values: Iterable[float], classes: Sequence[str]) -> None:
-    """Raise a ValueError, to stand after the name of a mask, unless all its values are 0 or those of the classes."""
+    """Raise a ValueError, to be put after the mask's name, unless all values of the mask are 0 or those of classes."""
     values = sorted(values)
     if not all(v in range(len(classes) + 1) for v in values):
         raise ValueError(
-            f"holds the values {some_of(values)}, but {FILE} names only the values 1 to {len(classes)} (0 is "
+            f"holds the values {format_values(values)}, but {FILE} names only the values 1 to {len(classes)} (0 is "
             f"background). Add the missing names there, and resize masks without interpolation."
         )
 
 
-def some_of(values: Sequence[float]) -> str:
-    """The first five, as text."""
+def format_values(values: Sequence[float]) -> str:
+    """The first five values as text."""
     return ", ".join(f"{v:g}" for v in values[:5]) + (", ..." if len(values) > 5 else "")
 
 
 def unused_classes(seen: Iterable[int], classes: Sequence[str]) -> list[str]:
-    """One sentence for each class whose value no mask holds; `seen` are the values of all masks together."""
+    """One sentence for each class that no mask contains; `seen` are the values of all masks together."""
     missing = set(range(1, len(classes) + 1)) - set(seen)
     return [
         f"no mask holds the value {k}, which {FILE} calls {classes[k - 1]!r}. Add examples of it, or remove the name "
@@ -109,7 +109,7 @@ def unused_classes(seen: Iterable[int], classes: Sequence[str]) -> list[str]:
 
 
 def number_labels(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Classes from the labels of slices: their names, in natural order (LR4 before LR10), and the number of each.
+    """Make classes of the labels of slices: the names in natural order (LR4 before LR10), and the number of each.
 
     Raises:
         ValueError: for labels that differ only in capitals, or cannot be class names (`checked_classes`).
@@ -125,19 +125,19 @@ def number_labels(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int
 def one_hot(labels: NDArray, num_classes: int) -> NDArray[np.float32]:
     """(*spatial) labels 0..K -> (K, *spatial) in {0, 1}: channel k - 1 is 1 where the label is k.
 
-    With no or one class this is the map itself with a channel axis.
+    With `num_classes` 0 or 1 this only adds a channel axis to a binary map.
     """
     channels = [labels == k for k in range(1, max(1, num_classes) + 1)]
     return np.stack(channels).astype(np.float32)
 
 
 def to_labels(probs: ArrayLike, threshold: float = 0.5) -> NDArray[np.uint8]:
-    """(K, *spatial) probabilities -> (*spatial) labels 0..K: the class with the largest one that exceeds `threshold`.
+    """(K, *spatial) probabilities -> (*spatial) labels 0..K: the most probable class if it exceeds `threshold`, else 0.
 
-    0 where none does; of equals the first. With one class: 1 where the probability is above the threshold. NaN exceeds
-    nothing.
+    In a tie the first class wins. With one class, the label is 1 where the probability exceeds the threshold. NaN never
+    exceeds it.
     """
-    probs = np.nan_to_num(np.asarray(probs), nan=-1.0)
-    best = probs.argmax(axis=0)  # (*spatial)
-    exceeds = np.take_along_axis(probs, best[None], axis=0)[0] > threshold
+    scores: NDArray = np.nan_to_num(np.asarray(probs), nan=-1.0)
+    best = scores.argmax(axis=0)  # (*spatial)
+    exceeds = np.take_along_axis(scores, best[None], axis=0)[0] > threshold
     return np.where(exceeds, best + 1, 0).astype(np.uint8)

@@ -17,7 +17,7 @@ from pathlib import Path
 from lungseg.data.ct import HU_WINDOW
 from lungseg.data.headers import read_csv
 from lungseg.data.prepare.columns import text_of
-from lungseg.data.splits import affordable_fractions, overlaps, split_by_group
+from lungseg.data.splits import affordable_fractions, find_overlaps, split_by_group
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -145,7 +145,7 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRec
         except ValueError as error:
             problems.append(f"{path}, line {number}: {error}")
     ids, groups, splits = ([getattr(r, name) for r in records] for name in ("id", "group", "split"))
-    sentences = overlaps(ids, groups, splits) + groups_in_capitals(records)
+    sentences = find_overlaps(ids, groups, splits) + groups_in_capitals(records)
     return records, problems + [f"{path}: {sentence}" for sentence in sentences]
 
 

@@ -30,7 +30,7 @@ from lungseg.data.manifest import (
     visible,
 )
 from lungseg.data.pickles.table import read_table
-from lungseg.data.plausible import slices_of
+from lungseg.data.plausible import iterate_slices
 from lungseg.data.prepare.columns import SPACING_COLUMNS, find_column, spacing_of
 from lungseg.data.slices import grey_bits, read_grey_png, read_slice
 from lungseg.data.volume_file import check_sums, map_file, read_volume
@@ -191,7 +191,7 @@ def read_array(path: Path) -> Scan:
 
 def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[Scan]:
     """The chosen rows of a pickled table."""
-    table = read_table(path, required=(column,), judged=False)
+    table = read_table(path, required=(column,), check_plausible=False)
     hus = table[column]
     targets = table.get("mask", [None] * len(hus))
     rows = range(len(hus)) if rows is None else rows
@@ -218,6 +218,6 @@ def checked_hu(where: Path | str, hu: NDArray) -> NDArray:
         raise ValueError(f'{where}: HU are plain numbers, got {hu.dtype}. Save them with .astype("int16").')
     if hu.size == 0:
         raise ValueError(f"{where}: no HU are there, the shape is {hu.shape}. Export it again.")
-    if gaps := sum(np.count_nonzero(~np.isfinite(part)) for part in slices_of(hu) if part.dtype.kind == "f"):
+    if gaps := sum(np.count_nonzero(~np.isfinite(part)) for part in iterate_slices(hu) if part.dtype.kind == "f"):
         raise ValueError(f"{where}: {gaps} of {hu.size} HU are NaN or infinite. Fill gaps with -1000, for air.")
     return hu

@@ -27,9 +27,9 @@ from lungseg.data.classes import (
     HINT,
     check_labels,
     checked_classes,
+    format_values,
     one_hot,
     read_classes,
-    some_of,
     unused_classes,
     write_classes,
 )
@@ -46,7 +46,7 @@ from lungseg.data.manifest import (
     write_manifest,
 )
 from lungseg.data.phantoms.scene import phantom_crops, phantom_patient
-from lungseg.data.plausible import Lesion, Tally, odd_grey, same_picture
+from lungseg.data.plausible import LesionExtent, Tally, odd_grey, same_picture
 from lungseg.data.splits import check_disjoint, split_by_group
 from lungseg.files import regular_file
 
@@ -86,7 +86,7 @@ def read_slice(
         return image, target
     if not (set(values) <= {0, 1} or set(values) <= {0, 255}):
         raise ValueError(
-            f"{target_path} holds the values {some_of(values)}. A mask holds 0 and 255 (or 0 and 1) only: "
+            f"{target_path} holds the values {format_values(values)}. A mask holds 0 and 255 (or 0 and 1) only: "
             f"binarise it, and resize masks without interpolation. {HINT}"
         )
     return image, (target > 0).astype(np.uint8)
@@ -184,7 +184,7 @@ def check_folder(folder: str | Path) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], Lesion(target))
+        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], LesionExtent(target))
         tally.add_image(record.id, record.split, image)
         seen.update(np.unique(target).tolist())
     if not problems:  # else a mask that cannot be read may hold it
@@ -262,7 +262,7 @@ class FolderWriter:
         if any("\ud800" <= c <= "\udfff" for c in record.id):  # what Python makes of bytes that are no text
             raise ValueError(f"id {record.id!r} is no text in UTF-8, so no manifest can hold it. Rename the file.")
         if len(self._ids) == before:
-            raise ValueError(f"id {record.id!r} stands twice. Give every slice its own id.")
+            raise ValueError(f"id {record.id!r} appears twice. Give every slice its own id.")
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         try:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
-from lungseg.data.classes import HINT, check_labels, some_of
+from lungseg.data.classes import HINT, check_labels, format_values
 from lungseg.data.headers import recognise
 from lungseg.data.plausible import odd_hu
 from lungseg.files import regular_file, whole_file
@@ -255,7 +255,9 @@ def check_target(target: NDArray, classes: Sequence[str] = ()) -> None:
         return
     values = np.unique(target).tolist()
     if binary:
-        raise ValueError(f"target holds the values {some_of(values)}, only 0 and 1 are wanted. Binarise it. {HINT}")
+        raise ValueError(
+            f"target holds the values {format_values(values)}, only 0 and 1 are wanted. Binarise it. {HINT}"
+        )
     try:
         check_labels(values, classes)
     except ValueError as error:

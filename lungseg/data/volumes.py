@@ -21,7 +21,7 @@ from lungseg.data.classes import one_hot, read_classes, unused_classes
 from lungseg.data.ct import hu_to_unit
 from lungseg.data.manifest import FRACTIONS, ImageRecord, find_member, members, parse_manifest, read_split
 from lungseg.data.phantoms.scene import phantom_volume
-from lungseg.data.plausible import Lesion, Tally
+from lungseg.data.plausible import LesionExtent, Tally
 from lungseg.data.slices import FolderWriter, told
 from lungseg.data.splits import split_by_group
 from lungseg.data.volume_file import Volume, check_sums, check_target, check_volume, read_labelled, write_volume
@@ -58,7 +58,7 @@ def check_volume_folder(folder: str | Path) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        tally.add(record.id, [], Lesion(volume.target))
+        tally.add(record.id, [], LesionExtent(volume.target))
         tally.add_image(record.id, record.split, volume.hu)
         if len(classes) > 1:
             seen.update(np.unique(volume.target).tolist())

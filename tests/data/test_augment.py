@@ -1,4 +1,4 @@
-"""Image and target move together, through one resampling, by chance that only the generator decides."""
+"""Image and target move together, through one resampling, and only the generator decides how."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from scipy.ndimage import map_coordinates
 
 from lungseg.checks.augment import check_augmentation
 from lungseg.data.augment import Augmentation, input_from_output, sampling_coordinates
-from lungseg.data.elastic import sample
+from lungseg.data.elastic import sample_at
 
 OFF = {
     "rotation": 0,
@@ -40,7 +40,7 @@ def random_pair(seed, height=40, width=50):
         Augmentation(crop_size=24, crop_foreground=0.5),
     ],
 )
-def test_it_keeps_the_promises_of_any_right_augmentation(augmentation):
+def test_it_keeps_the_promises_of_every_correct_augmentation(augmentation):
     check_augmentation(augmentation)
 
 
@@ -63,13 +63,13 @@ def test_landmarks_move_with_the_target(row, col, seed, crop):
     image, target = augmentation(image, (distance <= 10).astype(np.uint8), np.random.default_rng(seed))
     border = np.concatenate([image[[0, -1]].ravel(), image[:, [0, -1]].ravel()])
     if border.any() or not target.any():
-        return  # the blob left the picture, at least in part
+        return  # the blob left the image, at least in part
     for axis in np.indices(target.shape):
         assert abs(np.average(axis, weights=image) - np.average(axis, weights=target)) < 0.4
 
 
 def test_the_image_is_sampled_bilinearly_and_once_at_the_coordinates_of_the_target():
-    """A ramp reads as its own coordinates: what comes out tells where each pixel came from."""
+    """A ramp reads as its own coordinates: the output states where each pixel came from."""
     side = 65
     ramp = (np.indices((side, side)) / (side - 1)).astype(np.float32)  # (2, H, W): row and column, in [0, 1]
     still = dataclasses.replace(EVERYTHING, brightness=0, contrast=0)
@@ -103,7 +103,7 @@ def test_two_resamplings_would_cost_contrast_that_one_keeps():
 
 @pytest.mark.parametrize("flips", FLIPS)
 def test_without_rotation_and_bending_every_pixel_is_exact_and_none_resampled(flips, monkeypatch):
-    monkeypatch.setattr("lungseg.data.augment.sample", None)
+    monkeypatch.setattr("lungseg.data.augment.sample_at", None)
     image, target = random_pair(0)
     vertical, horizontal = flips
     flip = dataclasses.replace(NOTHING, vertical_flip=vertical, horizontal_flip=horizontal)
@@ -122,7 +122,7 @@ def test_a_quarter_turn_is_np_rot90_of_the_flipped_image(shape, flips, quarters)
     coordinates = sampling_coordinates(shape, shape, input_from_output(90 * quarters, *flips), (0, 0), None)
     flipped = image[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
     for order in (0, 1):
-        np.testing.assert_allclose(sample(image, coordinates, order=order), np.rot90(flipped, quarters), atol=1e-5)
+        np.testing.assert_allclose(sample_at(image, coordinates, order=order), np.rot90(flipped, quarters), atol=1e-5)
 
 
 def test_angles_fill_the_range_on_both_sides_and_flips_come_half_the_time():
@@ -169,20 +169,19 @@ def test_the_image_stays_in_0_1_however_strong_the_change(seed):
 
 @settings(max_examples=40)
 @given(height=st.integers(20, 40), width=st.integers(20, 40), size=st.integers(1, 20), seed=st.integers(0, 999))
-def test_a_crop_is_a_window_of_the_whole_augmented_picture(height, width, size, seed):
+def test_a_crop_is_a_part_of_the_whole_augmented_image(height, width, size, seed):
     image, target = random_pair(seed, height, width)
     whole = Augmentation(elastic_probability=0, brightness=0, contrast=0)
     cropped = dataclasses.replace(whole, crop_size=size)
-    row, col = (
-        int(p * (n - size + 1)) for p, n in zip(whole.draw(np.random.default_rng(seed)).place, image.shape, strict=True)
-    )
-    window = np.s_[row : row + size, col : col + size]
+    position = whole.draw(np.random.default_rng(seed)).crop_position
+    row, col = (int(p * (n - size + 1)) for p, n in zip(position, image.shape, strict=True))
+    inside = np.s_[row : row + size, col : col + size]
     for got, full in zip(*(a(image, target, np.random.default_rng(seed)) for a in (cropped, whole)), strict=True):
         assert got.shape == (size, size) and got.flags.c_contiguous
-        np.testing.assert_allclose(got, full[window], atol=2e-5)
+        np.testing.assert_allclose(got, full[inside], atol=2e-5)
 
 
-def test_crops_reach_every_place():
+def test_crops_reach_every_position():
     image, target = random_pair(0, 12, 10)
     crop = dataclasses.replace(NOTHING, crop_size=8)
     corners = {crop(image, target, np.random.default_rng(s))[0][0, 0] for s in range(300)}
@@ -215,7 +214,7 @@ def test_a_foreground_crop_holds_even_a_lesion_of_one_pixel(height, width, where
     assert new_target.any() and new_image.max() > 0.999
 
 
-def test_a_foreground_crop_sets_the_lesion_anywhere_in_the_window():
+def test_a_foreground_crop_puts_the_lesion_anywhere_in_the_crop():
     target = np.zeros((60, 60), np.uint8)
     target[30, 30] = 1
     crop = dataclasses.replace(NOTHING, crop_size=8, crop_foreground=1)
@@ -269,7 +268,7 @@ def test_switching_one_part_off_changes_nothing_about_the_others(seed, name):
 @settings(max_examples=20)
 @given(seed=st.integers(0, 9999), crop=st.sampled_from([None, 24]))
 def test_the_map_of_each_class_moves_as_it_would_alone(seed, crop):
-    """So no label is mixed, lost or made up: between the labels 1 and 3 lies no 2."""
+    """So no label is mixed, lost or invented: there is no 2 between the labels 1 and 3."""
     image = np.random.default_rng(seed).random((40, 50), dtype=np.float32)
     labels = np.digitize(image, [0.6, 0.7, 0.8, 0.9]).astype(np.uint8)
     labels[labels == 2] = 254  # the largest label there is
@@ -311,15 +310,15 @@ def test_the_same_seed_gives_the_same_pictures_with_any_number_of_workers():
         (np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.uint8), "without a channel axis"),
         (np.zeros((8, 8), np.float32), np.zeros((8, 9), np.uint8), r"target of shape \(8, 9\)"),
         (np.zeros((0, 8), np.float32), np.zeros((0, 8), np.uint8), r"\(0, 8\)"),
-        (np.zeros((8, 8)), np.zeros((8, 8), np.uint8), "image is float64"),
-        (np.zeros((8, 8), np.float32), np.zeros((8, 8), bool), "target bool"),
-        (np.full((8, 8), 255, np.float32), np.zeros((8, 8), np.uint8), "divide 8-bit grey by 255"),
-        (np.full((8, 8), np.nan, np.float32), np.zeros((8, 8), np.uint8), "should lie in"),
-        (np.zeros((8, 8), np.float32), np.full((8, 8), 255, np.uint8), "target holds 255"),
+        (np.zeros((8, 8)), np.zeros((8, 8), np.uint8), "got an image of float64"),
+        (np.zeros((8, 8), np.float32), np.zeros((8, 8), bool), "a target of bool"),
+        (np.full((8, 8), 255, np.float32), np.zeros((8, 8), np.uint8), "Divide 8-bit grey by 255"),
+        (np.full((8, 8), np.nan, np.float32), np.zeros((8, 8), np.uint8), "expected an image in"),
+        (np.zeros((8, 8), np.float32), np.full((8, 8), 255, np.uint8), "got one with 255"),
         (np.zeros((8, 6), np.float32), np.zeros((8, 6), np.uint8), "crop_size=7 does not fit into the 8 x 6"),
     ],
 )
-def test_a_pair_that_is_not_one_is_refused_with_the_remedy(image, target, message):
+def test_a_bad_pair_is_refused_with_the_remedy(image, target, message):
     with pytest.raises(ValueError, match=message):
         Augmentation(crop_size=7)(image, target, np.random.default_rng(0))
 
@@ -327,14 +326,14 @@ def test_a_pair_that_is_not_one_is_refused_with_the_remedy(image, target, messag
 @pytest.mark.parametrize(
     "strength, message",
     [
-        ({"rotation": -1}, "rotation=-1 should lie in"),
+        ({"rotation": -1}, "expected rotation in .* got rotation=-1"),
         ({"rotation": float("nan")}, "rotation=nan"),
-        ({"horizontal_flip": 1.5}, "horizontal_flip=1.5 should be a probability"),
-        ({"crop_foreground": 2}, "crop_foreground=2 should be a probability"),
-        ({"elastic_alpha": 30}, "alpha=30 pixels with sigma=24.0"),
-        ({"contrast": 2}, "contrast=2 should lie in"),
-        ({"crop_size": 0}, "crop_size=0 should be a whole number"),
-        ({"crop_size": 9.5}, "crop_size=9.5 should be a whole number"),
+        ({"horizontal_flip": 1.5}, "expected a probability, 0 to 1, got horizontal_flip=1.5"),
+        ({"crop_foreground": 2}, "expected a probability, 0 to 1, got crop_foreground=2"),
+        ({"elastic_alpha": 30}, "alpha=30 pixels .* with sigma=24.0"),
+        ({"contrast": 2}, "expected contrast in .* got contrast=2"),
+        ({"crop_size": 0}, "expected a whole number .* got crop_size=0"),
+        ({"crop_size": 9.5}, "expected a whole number .* got crop_size=9.5"),
         ({"crop_foreground": 0.5}, "give crop_size as well"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The names of lesion classes, and a map of them in its two forms."""
+"""The names of lesion classes, and the two forms of a class map."""
 
 import numpy as np
 import pytest
@@ -53,13 +53,13 @@ def test_what_editors_do_to_a_text_file_changes_no_name(text, tmp_path):
     [
         ("", "it names 0 classes, expected 1 to 254"),
         ("\n \n", "it names 0 classes"),
-        ("LR2\n\nLR3\n", "line 2 is empty, but line 2 names the mask value 2"),
+        ("LR2\n\nLR3\n", "line 2 is empty, but it names the mask value 2"),
         ("LR2\nLR3\nLR2\n", "line 3 is 'LR2', and so is line 1"),
-        ("LR2\nlr2\n", "line 2 is 'lr2', and so is line 1 .capitals do not count."),
+        ("LR2\nlr2\n", "line 2 is 'lr2', and so is line 1 .capitals are ignored."),
         ("background\nLR2\n", "line 1 is 'background', but background is the mask value 0 and has no line"),
         ("LR2\tsolid\n", r"line 1 holds 'LR2\\tsolid'. Use printable characters"),
         ("LR\x00\n", r"line 1 holds 'LR\\x00'. Use printable characters"),
-        ("LR" * 20_000, "is no list of names"),
+        ("LR" * 20_000, "is not a list of names"),
         ("\n".join(f"c{k}" for k in range(MOST_CLASSES + 1)), "it names 255 classes, expected 1 to 254"),
         (b"LR\xff\n", "is not UTF-8 text"),
     ],
@@ -75,9 +75,9 @@ def test_the_name_of_the_file_may_have_capitals(tmp_path):
     assert read_classes(tmp_path) == ("LR2", "LR3")
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
     (tmp_path / "classes.txt").mkdir()
-    with pytest.raises(ValueError, match="classes.txt is no list of names"):
+    with pytest.raises(ValueError, match="classes.txt is not a list of names"):
         read_classes(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_a_writer_refuses_what_a_reader_would(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_values_of_a_mask_without_a_name_are_refused():
+def test_mask_values_without_a_name_are_refused():
     check_labels([0, 1, 2], ("LR2", "LR3"))
     check_labels([2], ("LR2", "LR3"))
     for values, shown in (([0, 3], "0, 3"), ([0, 255], "0, 255"), ([0, 0.5, 1], "0, 0.5, 1"), ([-1, 0], "-1, 0")):
@@ -101,7 +101,7 @@ def test_values_of_a_mask_without_a_name_are_refused():
             check_labels(values, ("LR2", "LR3"))
 
 
-def test_a_class_that_no_mask_holds_is_named():
+def test_a_class_that_no_mask_contains_is_named():
     assert unused_classes([0, 1, 3], ("a", "b", "c")) == [
         "no mask holds the value 2, which classes.txt calls 'b'. Add examples of it, or remove the name and lower the "
         "values above 2 by one."
@@ -117,7 +117,7 @@ def test_labels_are_numbered_in_natural_order_whatever_their_order(names, repeat
 
 
 def test_labels_that_cannot_be_classes_are_refused():
-    refused = {"capitals do not count": ["LR2", "lr2"], "mask value 0": ["a", "background"], "it names 0 classes": []}
+    refused = {"capitals are ignored": ["LR2", "lr2"], "mask value 0": ["a", "background"], "it names 0 classes": []}
     for message, labels in refused.items():
         with pytest.raises(ValueError, match=message):
             number_labels(labels)
@@ -155,6 +155,6 @@ def test_the_label_is_the_most_probable_class_above_the_threshold(probs, thresho
         assert labels[index] == (of_pixel.index(best) + 1 if best > np.float32(threshold) else 0)
 
 
-def test_nan_is_no_class():
+def test_nan_is_not_a_class():
     assert to_labels(np.array([[[np.nan, np.nan]], [[0.9, 0.1]]])).tolist() == [[2, 0]]
     assert to_labels(np.full((1, 2, 2), np.nan)).tolist() == [[0, 0], [0, 0]]

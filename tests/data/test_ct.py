@@ -1,4 +1,4 @@
-"""HU and grey levels, and changes of size that neither shift nor lose what they should keep."""
+"""HU and grey levels, and resizing that neither shifts nor loses lesions."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_each_kind_of_number_holds_its_hu(dtype):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_hu_is_not_rounded(bad):
+def test_nan_and_infinity_are_not_rounded(bad):
     with pytest.raises(ValueError, match="1 of 2 values are NaN or infinite"):
         round_hu([0.0, bad])
 
@@ -78,7 +78,7 @@ def test_known_tissues_have_known_greys():
     assert hu_to_grey(np.array([400]), bits=16).tolist() == [65535]
 
 
-def test_the_same_hu_is_the_same_grey_whatever_else_is_in_the_picture():
+def test_the_same_hu_is_the_same_grey_whatever_else_is_in_the_image():
     dark, bright = hu_to_grey(np.array([-2048, 40])), hu_to_grey(np.array([40, 1500]))
     assert dark[1] == bright[0]  # per-image min-max would make them differ
 
@@ -97,8 +97,8 @@ def test_what_cannot_be_converted_is_named():
     with pytest.raises(ValueError, match="hu_to_unit: 1 of 2 values are NaN"):
         hu_to_unit(np.array([0.0, np.nan]))
     with pytest.raises(ValueError, match="from low to high"):
-        hu_to_grey(np.array([0.0]), window=(400, -1000))
-    with pytest.raises(ValueError, match="bits must be 8 or 16, .* got 12"):
+        hu_to_grey(np.array([0.0]), hu_window=(400, -1000))
+    with pytest.raises(ValueError, match="expected 8 or 16 bits, .* got 12"):
         grey_to_hu(np.array([0]), bits=12)
 
 
@@ -121,7 +121,7 @@ def test_resizing_keeps_the_type_and_the_range(dtype):
     assert image.min() <= resized.min() and resized.max() <= image.max()
 
 
-def test_shrinking_looks_at_every_pixel():
+def test_shrinking_uses_every_pixel():
     image = np.zeros((64, 64), np.float32)
     image[::4, ::4] = 16.0  # one pixel in sixteen: sampling without a filter would see all of it or nothing
     assert np.allclose(resize_image(image, (16, 16))[2:-2, 2:-2], 1.0, atol=0.05)
@@ -131,9 +131,9 @@ def test_image_and_target_stay_in_register():
     rows, cols = np.mgrid[:96, :96]
     disc = ((rows - 30.0) ** 2 + (cols - 60.0) ** 2 < 144).astype(np.uint8)
     image, target = resize_image(disc * 200.0, (48, 40)), resize_target(disc, (48, 40))
-    centre_of = lambda a: [float((g * a).sum() / a.sum()) for g in np.indices(a.shape)]  # noqa: E731
-    assert centre_of(image) == pytest.approx(centre_of(target.astype(float)), abs=0.1)
-    assert centre_of(image) == pytest.approx([30.5 / 2 - 0.5, 60.5 * 40 / 96 - 0.5], abs=0.1)
+    centroid = lambda a: [float((g * a).sum() / a.sum()) for g in np.indices(a.shape)]  # noqa: E731
+    assert centroid(image) == pytest.approx(centroid(target.astype(float)), abs=0.1)
+    assert centroid(image) == pytest.approx([30.5 / 2 - 0.5, 60.5 * 40 / 96 - 0.5], abs=0.1)
 
 
 @given(target=TARGETS, after=st.tuples(SIDES, SIDES))
@@ -187,8 +187,8 @@ def test_the_class_with_the_most_area_wins(labels, factor):
     for i, j in np.ndindex(H, W):
         block = labels[i * factor : (i + 1) * factor, j * factor : (j + 1) * factor]
         counts = np.bincount(block[block > 0], minlength=1)  # pixels of each class
-        want = counts.argmax() if 2 * (block > 0).sum() >= block.size else 0
-        assert resized[i, j] == want, block
+        expected = counts.argmax() if 2 * (block > 0).sum() >= block.size else 0
+        assert resized[i, j] == expected, block
 
 
 @given(labels=LABELS)
@@ -197,7 +197,7 @@ def test_enlarging_and_shrinking_labels_changes_no_pixel(labels):
     assert np.array_equal(resize_target(resize_target(labels, (3 * H, 2 * W)), (H, W)), labels)
 
 
-def test_the_window_is_that_of_the_folder_format():
+def test_the_hu_window_is_that_of_the_folder_format():
     assert HU_WINDOW == (-1000, 400)
 
 
@@ -233,7 +233,7 @@ def test_a_volume_of_one_slice_is_resized_as_a_slice(target, height, width):
 
 
 @given(labels, st.data())
-def test_a_cut_goes_back_to_its_place_and_nowhere_else(whole, data):
+def test_a_cut_goes_back_into_its_position_and_nowhere_else(whole, data):
     start = [data.draw(st.integers(0, n - 1)) for n in whole.shape]
     ends = [data.draw(st.integers(s + 1, n)) for s, n in zip(start, whole.shape, strict=True)]
     box = tuple(map(slice, start, ends))
@@ -243,5 +243,5 @@ def test_a_cut_goes_back_to_its_place_and_nowhere_else(whole, data):
 
 @pytest.mark.parametrize("start", [(1, 0, 0), (-1, 0, 0)])
 def test_a_cut_that_does_not_fit_is_refused(start):
-    with pytest.raises(ValueError, match=r"a cut of shape \(2, 2, 2\) that begins at .* does not lie within"):
+    with pytest.raises(ValueError, match=r"a cut of shape \(2, 2, 2\) that begins at .* does not fit into"):
         uncrop(np.zeros((2, 2, 2)), start, (2, 4, 4))

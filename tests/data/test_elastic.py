@@ -1,4 +1,4 @@
-"""The displacement is smooth, as strong as asked and never folds; the warp is scipy's and torch's."""
+"""The displacement is smooth, as strong as requested and never folds; the warp is that of scipy and torch."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from lungseg.data.elastic import (
     MAX_STRETCH,
     check_elastic_strength,
     elastic_displacement,
+    gaussian_weights,
     largest_stretch,
-    sample,
+    sample_at,
     smooth_noise,
-    spread,
     warp,
 )
 
@@ -84,7 +84,7 @@ def test_a_field_that_would_stretch_too_much_is_shrunk_just_enough(side):
 @pytest.mark.parametrize("sigma", [4.0, 6.5, 24.0])
 def test_its_covariance_is_that_of_white_noise_after_a_gaussian_filter(sigma):
     length = 60
-    ours = spread(length, sigma).astype(float)
+    ours = gaussian_weights(length, sigma).astype(float)
     ours = ours @ ours.T  # (length, length): covariance along one axis; the field's is the product of both axes'
     margin = int(6 * sigma)
     pixels = np.eye(length + 2 * margin)  # one impulse per row
@@ -97,15 +97,15 @@ def test_its_covariance_is_that_of_white_noise_after_a_gaussian_filter(sigma):
 
 def test_the_product_in_blocks_of_rows_is_the_whole_product():
     shape, sigma = (301, 170), 5.0  # several blocks, the last one smaller
-    rows, cols = spread(shape[0], sigma), spread(shape[1], sigma)
+    rows, cols = gaussian_weights(shape[0], sigma), gaussian_weights(shape[1], sigma)
     noise = np.random.default_rng(3).standard_normal((2, rows.shape[1], cols.shape[1]), dtype=np.float32)
     ours = smooth_noise(shape, sigma, np.random.default_rng(3))
     np.testing.assert_allclose(ours, np.einsum("hn,anm,wm->ahw", rows, noise, cols, optimize=True), atol=1e-5)
 
 
-def test_nobody_can_spoil_the_cached_weights():
+def test_the_cached_weights_are_read_only():
     with pytest.raises(ValueError, match="read-only"):
-        spread(10, 2.0)[0, 0] = 7
+        gaussian_weights(10, 2.0)[0, 0] = 7
 
 
 @given(sigma=st.floats(1, 1000))
@@ -116,14 +116,14 @@ def test_a_quarter_of_sigma_is_the_strongest_and_a_hair_more_is_refused(sigma):
 
 
 def test_above_a_quarter_of_sigma_every_field_would_have_to_be_shrunk():
-    """The reason of the limit: `alpha` must still say what happens. Before any shrinking, at 256 x 256 pixels:"""
+    """The reason for the limit: `alpha` should state the actual strength. Without scaling, at 256 x 256 pixels:"""
     sigma, stretches = 24.0, []
     for seed in range(40):
         for axis in smooth_noise((256, 256), sigma, np.random.default_rng(seed)):
             stretches.append(largest_stretch(axis) / np.sqrt(np.mean(axis**2)))  # of a field of RMS 1
 
     def unshrunk(alpha):
-        """Share of the axes that would keep the strength asked for."""
+        """Share of the axes that would keep the requested strength."""
         return np.mean(alpha * np.array(stretches) <= MAX_STRETCH)
 
     assert unshrunk(sigma / 8) > 0.95  # the default strength
@@ -204,5 +204,5 @@ def test_labels_and_dtypes_survive_and_the_input_is_untouched():
 def test_a_warp_of_mismatched_arrays_or_unknown_order_is_refused():
     with pytest.raises(ValueError, match=r"\(4, 5\) with a displacement of shape \(2, 5, 4\)"):
         warp(np.zeros((4, 5)), np.zeros((2, 5, 4)), order=1)
-    with pytest.raises(ValueError, match="order=3 should be 0"):
-        sample(np.zeros((4, 5)), np.zeros((2, 4, 5)), order=3)
+    with pytest.raises(ValueError, match="expected order 0 .* got 3"):
+        sample_at(np.zeros((4, 5)), np.zeros((2, 4, 5)), order=3)

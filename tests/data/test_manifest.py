@@ -110,7 +110,7 @@ def test_an_id_that_is_no_file_name_is_refused(id_):
 def test_letters_and_digits_are_an_id_and_their_capitals_another_only_if_nothing_changes(id_):
     taken = {}
     check_id(id_, taken)
-    check_id(id_, taken)  # the same one: `overlaps` tells of it
+    check_id(id_, taken)  # the same one: `find_overlaps` tells of it
     for other in {id_.upper(), id_.lower()} - {id_}:
         if other.casefold() == id_.casefold():
             with pytest.raises(ValueError, match="are one file name on Windows and macOS"):
@@ -254,7 +254,7 @@ def test_without_a_manifest_the_files_and_folders_are_the_volumes(tmp_path):
         ("a_0,a,train", "a_0,,train", "has no group"),
         ("a_0,a,train", "a_0,a,dev", "has the split 'dev'. Use one of train, val, test"),
         ("a_0,a,train", "a_0,a,test", "group 'a' is in test and in train"),
-        ("a_0,a,train", "a_1,a,train", "id 'a_1' stands twice"),
+        ("a_0,a,train", "a_1,a,train", "id 'a_1' appears twice"),
         ("a_0,a,train,solid,0.7", "a_0,a,train,solid,wide", "spacing_mm 'wide', which is not a number"),
         ("400,8,,", "400,8,512,", "source_height 512 and source_width 0. Write both"),
         ("400,8,,", "400,8,-1,-1", "source_height -1 and source_width -1. Write both"),

@@ -196,7 +196,7 @@ DAMAGES = {
     "a folder": (lambda d: ((d / IMAGE).unlink(), (d / IMAGE).mkdir()), IMAGE, "cannot be read"),
     "extra image": (lambda d: save(GREY, d / "images/x.png"), "images/x.png", "has no row in the manifest"),
     "extra mask": (lambda d: save(GREY, d / "masks/x.png"), "masks/x.png", "has no row in the manifest"),
-    "id twice": (lambda d: edit_row(d / TABLE, "a_1,", "a_0,"), "'a_0'", "stands twice"),
+    "id twice": (lambda d: edit_row(d / TABLE, "a_1,", "a_0,"), "'a_0'", "appears twice"),
     "climbing id": (lambda d: edit_row(d / TABLE, "a_0,", "../a_0,"), "'../a_0'", "is not a plain file name"),
     "windows path": (lambda d: edit_row(d / TABLE, "a_0,", "..\\a_0,"), "a_0", "is not a plain file name"),
     "no id": (lambda d: edit_row(d / TABLE, "a_0,", ","), "line 2", "id '' is not a plain file name"),
@@ -352,7 +352,7 @@ BAD_IDS = ["../evil", "a/b", "a\\b", "", "..", "a\0b", ".a", "S", "s", "x" * 201
 
 @pytest.mark.parametrize("id_", BAD_IDS, ids=ascii)
 def test_a_writer_refuses_every_id_that_a_reader_refuses_before_it_writes(tmp_path, id_):
-    with pytest.raises(ValueError, match="plain file name|one file name on|longer than|stands twice|is no text"):
+    with pytest.raises(ValueError, match="plain file name|one file name on|longer than|appears twice|is no text"):
         with FolderWriter(tmp_path / "deep/f") as out:
             out.add(ImageRecord("s", "g", "train"), *pair(0))
             before = sorted(tmp_path.rglob("*"))

@@ -1,4 +1,4 @@
-"""Splits: whole groups, all rows, the fractions asked for; and groups found where no patient is named."""
+"""Splits: whole groups, all rows, the requested fractions; and groups found where no patient is named."""
 
 import math
 import os
@@ -14,12 +14,12 @@ from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.data.splits import (
     affordable_fractions,
     check_disjoint,
+    find_overlaps,
+    find_similar_groups,
     fine_structure,
     group_slices,
-    like_pairs,
-    like_strangers,
+    link_similar_slices,
     near_duplicate_groups,
-    overlaps,
     split_by_group,
 )
 
@@ -32,7 +32,7 @@ REAL = Path(os.environ.get("LUNGSEG_DATA", "nowhere"), "lidc_slices")
 
 
 @given(groups=GROUPS.filter(lambda g: len(set(g)) >= 3), seed=st.integers(0, 9))
-def test_no_group_is_on_two_sides_and_no_split_is_empty(groups, seed):
+def test_no_group_is_in_two_splits_and_no_split_is_empty(groups, seed):
     splits = split_by_group(groups, FRACTIONS, seed=seed)
     assert len(splits) == len(groups) and set(splits) == set(FRACTIONS)
     assert len({*zip(groups, splits, strict=True)}) == len(set(groups))
@@ -99,19 +99,19 @@ def test_with_too_few_groups_the_first_splits_remain():
 # ---- check_disjoint ----------------------------------------------------------------------------------------
 
 
-def test_an_id_twice_and_a_group_on_two_sides_are_named():
-    with pytest.raises(ValueError, match="'s1' stands twice .in train and test"):
+def test_an_id_twice_and_a_group_in_two_splits_are_named():
+    with pytest.raises(ValueError, match="'s1' appears twice .in train and test"):
         check_disjoint(["s1", "s1"], ["a", "b"], ["train", "test"])
     with pytest.raises(ValueError, match="'a' is in train and in val"):
         check_disjoint(["s1", "s2"], ["a", "a"], ["train", "val"])
-    assert len(overlaps(["s1", "s2", "s3", "s1"], ["a", "a", "a", "b"], ["train", "val", "val", "val"])) == 2
+    assert len(find_overlaps(["s1", "s2", "s3", "s1"], ["a", "a", "a", "b"], ["train", "val", "val", "val"])) == 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5), st.sampled_from(["train", "val"])), max_size=12))
 def test_rows_pass_exactly_when_ids_are_unique_and_groups_have_one_split(rows):
     ids, groups, splits = ([row[i] for row in rows] for i in range(3))
     clean = len(set(ids)) == len(ids) and len({(g, s) for _, g, s in rows}) == len(set(groups))
-    assert (overlaps(ids, groups, splits) == []) == clean
+    assert (find_overlaps(ids, groups, splits) == []) == clean
 
 
 # ---- near-duplicates ---------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_the_order_of_the_rows_is_a_help_but_not_needed(phantoms):
 
 
 def link_patterns(patterns, **how):
-    return group_slices([""] * len(patterns), like_pairs(patterns, **how))
+    return group_slices([""] * len(patterns), link_similar_slices(patterns, **how))
 
 
 def test_groups_are_numbered_in_order_of_first_appearance():
@@ -162,37 +162,37 @@ def test_groups_are_numbered_in_order_of_first_appearance():
     assert link_patterns(patterns) == ["cluster0000", "cluster0001", "cluster0000", "cluster0002"]
 
 
-def test_links_form_chains_and_neighbouring_rows_link_sooner():
+def test_links_form_chains_and_consecutive_rows_link_more_easily():
     angle = np.deg2rad([0, 50, 100])  # correlations cos 50 = 0.64 and cos 100 < 0
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     assert len(set(link_patterns(ring))) == 1
-    assert len(set(link_patterns(ring, threshold=0.8))) == 1  # 0.64 > 0.7 * 0.8, and the rows follow each other
-    assert len(set(link_patterns(ring[[0, 2, 1]], threshold=0.8))) == 2  # only one of the two pairs follows
+    assert len(set(link_patterns(ring, threshold=0.8))) == 1  # 0.64 > 0.7 * 0.8, and the rows are consecutive
+    assert len(set(link_patterns(ring[[0, 2, 1]], threshold=0.8))) == 2  # only one of the two pairs is consecutive
     assert len(set(link_patterns(ring, threshold=0.95))) == 3
 
 
 @pytest.mark.parametrize(
-    ("correlation", "apart", "following"), [(0.41, 1, 1), (0.39, 2, 1), (0.29, 2, 1), (0.27, 2, 2)]
+    ("correlation", "apart", "consecutive"), [(0.41, 1, 1), (0.39, 2, 1), (0.29, 2, 1), (0.27, 2, 2)]
 )
-def test_the_threshold_is_0_4_and_0_7_of_it_for_rows_that_follow_each_other(correlation, apart, following):
+def test_the_threshold_is_0_4_and_0_7_of_it_for_consecutive_rows(correlation, apart, consecutive):
     a, spacer = np.eye(3)[[0, 2]]
     b = np.array([correlation, math.sqrt(1 - correlation**2), 0])
-    assert len(set(link_patterns(np.stack([a, b])))) == following
-    assert len(set(link_patterns(np.stack([a, spacer, b])))) == 1 + apart  # the spacer is like neither
+    assert len(set(link_patterns(np.stack([a, b])))) == consecutive
+    assert len(set(link_patterns(np.stack([a, spacer, b])))) == 1 + apart  # the spacer resembles neither
 
 
 def test_the_threshold_reaches_the_links():
     images, _ = phantom_rows(2, slices=2)
     patterns = [fine_structure(image) for image in images]
-    likeness = (patterns[0] @ patterns[1]).item()
-    for threshold in (likeness / 0.7 - 0.01, likeness / 0.7 + 0.01):
+    similarity = (patterns[0] @ patterns[1]).item()
+    for threshold in (similarity / 0.7 - 0.01, similarity / 0.7 + 0.01):
         groups = near_duplicate_groups(images[:2], threshold=threshold)
         assert groups == link_patterns(patterns[:2], threshold=threshold)
-        assert len(set(groups)) == 1 + (threshold > likeness / 0.7)
+        assert len(set(groups)) == 1 + (threshold > similarity / 0.7)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 137.0, -1000.0])
-def test_blank_slices_have_no_like(value):
+def test_blank_slices_are_similar_to_nothing(value):
     assert not fine_structure(np.full((60, 70), value)).any()
     assert len(set(near_duplicate_groups([np.full((60, 70), value)] * 3))) == 3
 
@@ -211,31 +211,33 @@ def test_a_pattern_ignores_brightness_and_contrast(gain, offset, sides):
 
 SYMMETRIES = {
     "left to right": lambda image: image[:, ::-1], "upside down": lambda image: image[::-1],
-    "turned by 90": np.rot90, "by 180": lambda image: np.rot90(image, 2), "by 270": lambda image: np.rot90(image, 3),
+    "rotated by 90": np.rot90, "by 180": lambda image: np.rot90(image, 2), "by 270": lambda image: np.rot90(image, 3),
     "transposed": np.transpose, "about the other diagonal": lambda image: np.rot90(image, 2).T,
 }  # fmt: skip
 
 
 @given(side=st.integers(20, 300), name=st.sampled_from(sorted(SYMMETRIES)))
 @settings(max_examples=25)
-def test_a_mirrored_or_turned_copy_is_of_the_same_group(side, name):
+def test_a_mirrored_or_rotated_copy_is_in_the_same_group(side, name):
     images = [np.random.default_rng(p).random((side, side)) for p in range(3)]
     groups = near_duplicate_groups([*images, SYMMETRIES[name](images[1])])
     assert groups == ["cluster0000", "cluster0001", "cluster0002", "cluster0001"]
 
 
 @pytest.mark.parametrize("name", SYMMETRIES)
-def test_a_turned_phantom_joins_the_neighbours_of_its_slice_and_no_one_else(name, phantoms):
+def test_a_rotated_phantom_joins_the_neighbours_of_its_slice_and_no_one_else(name, phantoms):
     images, patients = phantoms
     groups = near_duplicate_groups([*images, SYMMETRIES[name](images[5])])
     assert groups[-1] == groups[5] and agreement(groups[:-1], patients) == (0, 1)
 
 
-def test_links_go_both_ways_and_each_slice_is_like_itself():
+def test_links_go_both_ways_and_each_slice_is_linked_to_itself():
     image = np.random.default_rng(0).random((50, 50))
     patterns = [fine_structure(a) for a in (image, np.rot90(image), np.random.default_rng(1).random((50, 50)))]
-    assert like_pairs(patterns, (50, 50)).tolist() == [[True, True, False], [True, True, False], [False, False, True]]
-    assert like_pairs(patterns).tolist() == np.eye(3, dtype=bool).tolist()  # as they lie
+    linked = link_similar_slices(patterns, (50, 50))
+    assert linked.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    linked = link_similar_slices(patterns)  # without mirrored and rotated copies
+    assert linked.tolist() == np.eye(3, dtype=bool).tolist()
 
 
 def test_no_slices_have_no_groups():
@@ -246,7 +248,7 @@ def test_oblong_slices_have_mirrored_copies_too():
     image = np.random.default_rng(0).random((40, 70))
     others = [np.random.default_rng(1).random((40, 70)), image[::-1], image[:, ::-1], image[::-1, ::-1]]
     assert near_duplicate_groups([image, *others]) == ["cluster0000", "cluster0001", *["cluster0000"] * 3]
-    with pytest.raises(ValueError, match=r"slices of one size are expected, got \(40, 70\) and \(70, 40\)"):
+    with pytest.raises(ValueError, match=r"expected slices of one size, got \(40, 70\) and \(70, 40\)"):
         near_duplicate_groups([image, image.T])
 
 
@@ -262,7 +264,7 @@ LINKS = st.integers(1, 9).flatmap(
 
 
 @given(LINKS)
-def test_the_slices_of_a_patient_are_together_and_unnamed_ones_are_with_their_like(drawn):
+def test_the_slices_of_a_patient_are_together_and_unnamed_ones_are_with_similar_slices(drawn):
     """The oracle pulls groups together, one reason at a time, until nothing changes."""
     patients, pairs = drawn
     n = len(patients)
@@ -283,15 +285,15 @@ def test_the_slices_of_a_patient_are_together_and_unnamed_ones_are_with_their_li
         assert group == "+".join(sorted(names)) if names else group.startswith("cluster")
 
 
-def test_capitals_make_no_patient():
+def test_capitals_make_no_new_patient():
     assert group_slices(["P1", "p1", "P2", "p1"], np.eye(4, dtype=bool)) == ["P1", "P1", "P2", "P1"]
 
 
-def test_named_patients_that_look_alike_stay_apart_and_are_told():
+def test_named_patients_that_look_alike_stay_apart_and_are_reported():
     linked = np.zeros((5, 5), bool)
     linked[0, 2] = linked[2, 0] = linked[1, 3] = linked[3, 1] = linked[0, 1] = True
     groups = group_slices(["a", "a", "b", "b", "c"], linked)
-    assert groups == ["a", "a", "b", "b", "c"] and like_strangers(groups, linked) == [("a", "b")]
+    assert groups == ["a", "a", "b", "b", "c"] and find_similar_groups(groups, linked) == [("a", "b")]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="LUNGSEG_DATA names no folder with LIDC-IDRI slices")

@@ -347,13 +347,13 @@ def test_what_a_training_would_refuse_is_not_judged(kind, bright, tmp_path, caps
     """Exchanged masks are found all over the folder, and a network that calls everything lesion has a Dice of 0.9."""
     argv = hardly_meant(kind, tmp_path / "data", range(len(SPLITS)), tmp_path / "out")
     refused(capsys, argv, "10 of 10 ", tmp_path / "out")
-    assert main(argv) == 2 and "lesion and background look exchanged" in capsys.readouterr().err
+    assert main(argv) == 2 and "lesion and background look swapped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", [FolderWriter, VolumeWriter])
 def test_what_a_training_would_warn_of_is_judged_with_a_warning(kind, bright, tmp_path):
     argv = hardly_meant(kind, tmp_path / "data", [7], tmp_path / "out")
-    with pytest.warns(UserWarning, match="1 of 10 .*, such as s7: lesion and background look exchanged"):
+    with pytest.warns(UserWarning, match="1 of 10 .*, such as s7: lesion and background look swapped"):
         assert isinstance(main(argv), float)
 
 

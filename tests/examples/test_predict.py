@@ -421,7 +421,7 @@ def test_exchanged_masks_are_told_of_when_they_are_drawn(predict, checkpoint, tm
             out.add(ImageRecord(name, "a", "test"), make_grey(), 1 - lesion)
     assert run(predict, checkpoint, tmp_path / "out", tmp_path / "data") == 0
     (warning,) = capsys.readouterr().err.splitlines()
-    assert "lesion and background look exchanged" in warning
+    assert "lesion and background look swapped" in warning
 
 
 def test_a_bright_picture_is_not_mistaken(predict, checkpoint, tmp_path, capsys):

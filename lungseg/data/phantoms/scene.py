@@ -1,7 +1,7 @@
-"""Synthetic thorax slices with exact lesion targets, in HU: data for lessons and tests, with no download.
+"""Synthetic thorax slices in HU with exact lesion targets: data for lessons and tests that need no download.
 
-A scene (a thorax and its nodules) is drawn from a random generator, then cut at any height on any pixel grid.
-A "patient" is a short stack of neighbouring cuts through a nodule; a volume is many cuts through one scene.
+A scene (a thorax with its nodules) is drawn from a random generator, then sliced at any height on any pixel grid.
+A "patient" is a short stack of neighbouring slices through a nodule; a volume is many slices through one scene.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from lungseg.data.phantoms.anatomy import Thorax, sample_thorax
-from lungseg.data.phantoms.nodules import KINDS, Nodule, sample_nodule
+from lungseg.data.phantoms.nodules import KINDS, Nodule, check_nodule_arguments, find_nodule_centre, sample_nodule
 from lungseg.data.phantoms.painting import paint_thorax
 from lungseg.data.phantoms.raster import Grid, reconstruction_noise
 
-TOP, BOTTOM = 45.0, 165.0  # mm below the lungs' apex: nodules have their centres between
+TOP, BOTTOM = 45.0, 165.0  # mm below the apex of the lungs: nodules have their centres between these
 MIDDLE = (0.0, 6.0)  # (x, y) in mm: the middle of the chest
 SPAN, WIDEST = 0.7, 3.0  # a stack spans 0.7 of the nodule's diameter, with slices at most 3 mm apart
 
@@ -29,37 +29,39 @@ class PhantomSlice:
     target: NDArray[np.uint8]  # (H, W), 1 where at least half of the pixel's area is lesion, else 0
     spacing_mm: float  # between pixel centres, in both directions
     slice_index: int  # counted from the top of the stack
-    kinds: tuple[str, ...]  # of the nodules with a pixel in this slice; empty where the target is all 0
+    kinds: tuple[str, ...]  # of the nodules with a pixel in this slice; empty if the target is all 0
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A patient in 3-D, and the scanner that looks at it."""
+    """A patient in 3-D, and the properties of the scanner."""
 
     thorax: Thorax
     nodules: tuple[Nodule, ...]
-    noise_hu: float  # standard deviation with small pixels
-    noise_peak: float  # cycles per mm where it is strongest: low for a soft kernel, high for a sharp one
+    noise_hu: float  # standard deviation for small pixels
+    noise_peak: float  # in cycles per mm, where noise is strongest: low for a soft kernel, high for a sharp one
     blur_mm: float  # standard deviation of the scanner's point spread
 
     def render(
         self, grid: Grid, z: float, rng: np.random.Generator
     ) -> tuple[NDArray[np.int16], NDArray[np.uint8], tuple[str, ...]]:
-        """Cut at height z mm: hu (H, W), target (H, W), the kinds of nodule cut; `rng` is for the noise."""
+        """Render the slice at height z mm: hu (H, W), target (H, W), and the kinds of its nodules.
+
+        `rng` draws the noise.
+        """
         image = paint_thorax(self.thorax, grid, z)
         target = np.zeros(grid.shape, np.uint8)
         kinds = []
         for nodule in self.nodules:
-            cut = nodule.paint(image, grid, z, limit=self.thorax.lung_distance)  # a pleural one is cut by it
-            target |= cut
-            kinds += [nodule.kind] * bool(cut.any())
+            lesion = nodule.paint(image, grid, z, limit=self.thorax.lung_distance)  # the lung truncates pleural ones
+            target |= lesion
+            kinds += [nodule.kind] * bool(lesion.any())
         image = gaussian_filter(image, self.blur_mm / grid.spacing, truncate=3.0, mode="nearest")
-        strength = {"hu": self.noise_hu, "peak": self.noise_peak}
-        image += reconstruction_noise(grid.shape, grid.spacing, **strength, rng=rng)
+        image += reconstruction_noise(grid.shape, grid.spacing, hu=self.noise_hu, peak=self.noise_peak, rng=rng)
         return np.clip(np.rint(image), -1024, 3071).astype(np.int16), target, tuple(kinds)
 
     def stack(self, grid: Grid, heights: NDArray, rng: np.random.Generator) -> list[PhantomSlice]:
-        """One slice for each of `heights`, in mm."""
+        """Render one slice for each of `heights`, in mm."""
         slices = []
         for index, z in enumerate(heights.tolist()):
             hu, target, kinds = self.render(grid, z, rng)
@@ -78,7 +80,7 @@ def sample_scene(
 ) -> Scene:
     """Draw a thorax and nodules in its lungs, with centres between the heights `z_range` and inside `view`.
 
-    Diameters are drawn evenly on a logarithmic scale: small nodules are common, as they are in patients.
+    Diameters are drawn uniformly on a logarithmic scale: small nodules are common, as they are in patients.
     """
     check_nodule_arguments(diameter_mm, kinds)
     thorax = sample_thorax(rng)
@@ -86,7 +88,7 @@ def sample_scene(
     for _ in range(num_nodules):
         kind = str(rng.choice(list(kinds)))
         diameter = float(np.exp(rng.uniform(*np.log(diameter_mm))))
-        centre = place_nodule(rng, thorax, kind, diameter, z_range, view, nodules)
+        centre = find_nodule_centre(rng, thorax, kind, diameter, z_range, view, nodules)
         nodules.append(sample_nodule(rng, kind, centre, diameter))
     return Scene(
         thorax=thorax,
@@ -95,50 +97,6 @@ def sample_scene(
         noise_peak=rng.uniform(0.1, 0.26),
         blur_mm=rng.uniform(0.45, 0.7),
     )
-
-
-def place_nodule(
-    rng: np.random.Generator,
-    thorax: Thorax,
-    kind: str,
-    diameter: float,
-    z_range: tuple[float, float],
-    view: Grid | None,
-    others: Sequence[Nodule],
-) -> tuple[float, float, float]:
-    """A centre (x, y, z) in the lung, off the large vessels; a pleural nodule sits on the chest wall."""
-    radius = diameter / 2
-    high = np.array([thorax.half_width, thorax.half_depth])
-    low = -high
-    if view is not None:
-        half = np.array(view.shape[::-1]) * view.spacing / 2
-        margin = np.minimum(half, radius)  # the whole nodule should be in the picture, if there is room
-        low = np.maximum(low, view.centre - half + margin)
-        high = np.maximum(low, np.minimum(high, view.centre + half - margin))
-    points = np.column_stack([rng.uniform(low, high, (800, 2)), rng.uniform(*z_range, 800)])  # (n, 3)
-    room = thorax.clearance(points)  # (n,)
-    for other in others:
-        apart = np.linalg.norm(points - other.centre, axis=1) - other.reach - 2 * radius
-        room = np.where(apart > 0, room, -np.inf)
-    if room.max() < 0:
-        raise ValueError(
-            f"The picture centred on {view.centre if view else MIDDLE} mm has no room for a nodule of "
-            f"{diameter:.0f} mm: show more of the lungs (centre, field of view), or ask for fewer nodules."
-        )
-    if kind == "pleural":
-        wall = -thorax.cavity_distance(*points.T)
-        by_the_wall = wall < room + 1  # and not by the heart or the diaphragm
-        misfit = np.where(by_the_wall, np.abs(wall - 0.55 * radius), np.inf)
-        if not by_the_wall.any():  # no chest wall in view: anywhere in the lung
-            misfit = -room
-    else:
-        misfit = np.maximum(1.1 * radius + 1.5 - room, 0)
-    candidates = np.argsort(misfit, kind="stable")[:16]
-    for i in candidates:
-        fits = misfit[i] < 0.5 + 0.1 * radius
-        if fits and thorax.vessel_clearance(points[i], thicker=1.2) > radius:
-            return tuple(points[i].tolist())
-    return tuple(points[candidates[0]].tolist())  # a crowded lung: then it touches a vessel
 
 
 def phantom_patient(
@@ -153,26 +111,25 @@ def phantom_patient(
     slice_spacing_mm: float | None = None,
     centre_mm: tuple[float, float] | None = None,
 ) -> list[PhantomSlice]:
-    """Draw one patient: `num_slices` neighbouring axial slices, top to bottom, through one nodule.
+    """Draw one patient: `num_slices` neighbouring axial slices through one nodule, from top to bottom.
 
     Args:
         rng: the only source of randomness; the same state gives the same patient.
-        num_slices: slices of the stack.
+        num_slices: number of slices in the stack.
         size: pixels along each side of the square slice.
         field_of_view_mm: width of the slice; 360 mm shows the whole chest.
-        diameter_mm: smallest and largest nodule, within 1 to 40 mm.
-        kinds: the kinds of nodule to draw from, out of `KINDS`.
+        diameter_mm: smallest and largest diameter of a nodule, within 1 to 40 mm.
+        kinds: the kinds of nodule to draw from, a subset of `KINDS`.
         nodule_free: the probability that the patient has no nodule (then every target is empty).
-        slice_spacing_mm: from slice to slice. None spans 0.7 of the nodule's diameter with the stack, with
-            slices at most 3 mm apart, so that nearly every slice cuts the nodule; a wider spacing leaves it.
-        centre_mm: (x, y) of the middle of the picture; None is the middle of the chest. The nodule's centre
-            is always in the picture.
+        slice_spacing_mm: distance between slices. With None the stack spans 0.7 of the nodule's diameter, with slices
+            at most 3 mm apart, so nearly every slice shows the nodule; with a wide spacing the outer slices miss it.
+        centre_mm: (x, y) of the centre of the picture; None is the middle of the chest. The nodule's centre is always
+            in the picture.
 
     Raises:
-        ValueError: an argument is out of range; the sentence says which and what to give instead.
+        ValueError: an argument is out of range; the message says which one and what to give instead.
     """
-    check_grid((size, size), field_of_view_mm / max(size, 1))
-    grid = Grid((size, size), field_of_view_mm / size, MIDDLE if centre_mm is None else tuple(centre_mm))
+    grid = make_grid((size, size), field_of_view_mm / max(size, 1), centre_mm)
     check_stack(num_slices, slice_spacing_mm, nodule_free)
     scene = sample_scene(rng, diameter_mm=diameter_mm, kinds=kinds, view=grid)
     heights = stack_heights(rng, scene.nodules[0], num_slices, slice_spacing_mm)
@@ -190,19 +147,18 @@ def phantom_crops(
     diameter_mm: tuple[float, float] = (3.0, 30.0),
     kinds: Sequence[str] = KINDS,
 ) -> list[PhantomSlice]:
-    """Draw one patient and cut `num` neighbouring windows round the nodule, which lies anywhere in them.
+    """Draw one patient and take crops of `num` neighbouring slices around the nodule, which may be anywhere in them.
 
-    The defaults are a size and a spacing usual for nodule windows cut from real scans. Arguments and errors
-    are those of `phantom_patient`.
+    The default size and spacing are typical of nodule crops from real scans. Arguments and errors are those of
+    `phantom_patient`.
     """
-    check_grid((size, size), spacing_mm)
+    grid = make_grid((size, size), spacing_mm)
     check_stack(num, None, 0.0)
     scene = sample_scene(rng, diameter_mm=diameter_mm, kinds=kinds)
     nodule = scene.nodules[0]
-    room = max(size * spacing_mm / 2 - nodule.diameter / 2 - 1, 0)  # so that the window holds the nodule
+    room = max(size * spacing_mm / 2 - nodule.diameter / 2 - 1, 0)  # so that the crop holds the nodule
     x, y = (c + rng.uniform(-room, room) for c in nodule.centre[:2])
-    grid = Grid((size, size), spacing_mm, (x, y))
-    return scene.stack(grid, stack_heights(rng, nodule, num, None), rng)
+    return scene.stack(replace(grid, centre=(x, y)), stack_heights(rng, nodule, num, None), rng)
 
 
 def phantom_volume(
@@ -218,20 +174,20 @@ def phantom_volume(
     """Draw one patient as a volume: hu (D, H, W) int16 and target (D, H, W) uint8 in {0, 1}.
 
     Slice 0 is nearest to the head, and the middle of the stack is the middle of the lungs. `spacing_mm` is
-    (between slices, between rows, between columns); the last two must be equal. The nodules' centres lie
-    inside the volume.
+    (between slices, between rows, between columns); the last two must be equal. The centres of the nodules are inside
+    the volume.
 
     Raises:
-        ValueError: an argument is out of range; the sentence says which and what to give instead.
+        ValueError: an argument is out of range; the message says which one and what to give instead.
     """
-    if shape[0] < 1 or not spacing_mm[0] > 0 or spacing_mm[1] != spacing_mm[2] or num_nodules < 0:
+    depth, height, width = shape
+    if depth < 1 or not spacing_mm[0] > 0 or spacing_mm[1] != spacing_mm[2] or num_nodules < 0:
         raise ValueError(
-            f"shape {shape}, spacing_mm {spacing_mm}, num_nodules {num_nodules} is no volume: give at least "
-            "1 slice, positive spacings, equal spacings along rows and columns, and 0 or more nodules."
+            f"Expected at least 1 slice, positive spacings, equal spacings along rows and columns, and 0 or more "
+            f"nodules, got shape={shape}, spacing_mm={spacing_mm}, num_nodules={num_nodules}."
         )
-    check_grid(shape[1:], spacing_mm[1])
-    grid = Grid(tuple(shape[1:]), spacing_mm[1], MIDDLE if centre_mm is None else tuple(centre_mm))
-    heights = (TOP + BOTTOM) / 2 + spacing_mm[0] * (np.arange(shape[0]) - (shape[0] - 1) / 2)
+    grid = make_grid((height, width), spacing_mm[1], centre_mm)
+    heights = (TOP + BOTTOM) / 2 + spacing_mm[0] * (np.arange(depth) - (depth - 1) / 2)
     z_range = max(TOP, heights[0]), min(BOTTOM, heights[-1])
     scene = sample_scene(rng, num_nodules=num_nodules, diameter_mm=diameter_mm, kinds=kinds, z_range=z_range, view=grid)
     slices = scene.stack(grid, heights, rng)
@@ -239,33 +195,31 @@ def phantom_volume(
 
 
 def stack_heights(rng: np.random.Generator, nodule: Nodule, num: int, spacing_mm: float | None) -> NDArray:
-    """(num,) heights in mm of slices round the nodule, up to 0.05 of its diameter off its centre."""
+    """Draw the heights of `num` slices around the nodule, (num,) in mm.
+
+    The middle of the stack is up to 0.05 of the nodule's diameter away from its centre.
+    """
     if spacing_mm is None:
         spacing_mm = min(SPAN * nodule.diameter / max(num - 1, 1), WIDEST)
     middle = nodule.centre[2] + rng.uniform(-0.05, 0.05) * nodule.diameter
     return middle + spacing_mm * (np.arange(num) - (num - 1) / 2)
 
 
-def check_grid(shape: Sequence[int], spacing: float) -> None:
+def make_grid(shape: tuple[int, int], spacing: float, centre_mm: tuple[float, float] | None = None) -> Grid:
+    """Make a grid around `centre_mm`, or around the middle of the chest; raise a ValueError if it would be empty."""
     if min(shape) < 1:
-        raise ValueError(f"A slice of {shape[0]} x {shape[1]} pixels is empty: give at least 1 x 1.")
+        raise ValueError(f"A slice of {shape[0]} x {shape[1]} pixels is empty: expected at least 1 x 1.")
     if not 0 < spacing < np.inf:
-        raise ValueError(f"The pixel spacing is {spacing} mm: give a positive field of view or spacing.")
+        raise ValueError(f"Expected a positive field of view or spacing, got pixels of {spacing} mm.")
+    x, y = MIDDLE if centre_mm is None else centre_mm
+    return Grid(shape, spacing, (x, y))
 
 
 def check_stack(num_slices: int, slice_spacing_mm: float | None, nodule_free: float) -> None:
+    """Raise a ValueError for a stack of slices that cannot be drawn."""
     if num_slices < 1:
-        raise ValueError(f"The number of slices is {num_slices}, but a patient needs at least 1.")
+        raise ValueError(f"Expected at least 1 slice for a patient, got {num_slices}.")
     if slice_spacing_mm is not None and not slice_spacing_mm > 0:
-        raise ValueError(f"slice_spacing_mm is {slice_spacing_mm}: slices need a positive distance in mm.")
+        raise ValueError(f"slice_spacing_mm: expected a positive distance in mm, got {slice_spacing_mm}.")
     if not 0 <= nodule_free <= 1:
-        raise ValueError(f"nodule_free is {nodule_free}, but it is a probability: give 0 to 1.")
-
-
-def check_nodule_arguments(diameter_mm: tuple[float, float], kinds: Sequence[str]) -> None:
-    low, high = diameter_mm
-    if not 1 <= low <= high <= 40:
-        raise ValueError(f"diameter_mm is ({low}, {high}), but it must rise and stay within 1 to 40 mm.")
-    unknown = [k for k in kinds if k not in KINDS]
-    if unknown or not kinds:
-        raise ValueError(f"kinds is {tuple(kinds)}: it must name at least one of {KINDS} and no other.")
+        raise ValueError(f"nodule_free: expected a probability, 0 to 1, got {nodule_free}.")

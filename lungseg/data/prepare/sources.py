@@ -19,7 +19,7 @@ from lungseg.data.manifest import ImageRecord
 from lungseg.data.pickles.table import read_table
 from lungseg.data.prepare.columns import patients_of, spacings_of, text_of
 from lungseg.data.prepare.pictures import find_pairs, patient_of, read_image, read_mask, white_of
-from lungseg.data.splits import cells_of, fine_structure
+from lungseg.data.splits import comparison_grid, fine_structure
 
 Window = tuple[float, float]
 
@@ -203,8 +203,8 @@ def patterns_of(slices: Sequence[Slice]) -> tuple[list[NDArray[np.float32]], tup
     """Patterns on one grid, and the grid. Where slices had several sizes, those of what will be written."""
     sizes = {s.record.source_size for s in slices}
     if len(sizes) == 1:
-        return [s.pattern for s in slices], cells_of(sizes.pop())
-    return [fine_structure(s.image) for s in slices], cells_of(slices[0].image.shape)
+        return [s.pattern for s in slices], comparison_grid(sizes.pop())
+    return [fine_structure(s.image) for s in slices], comparison_grid(slices[0].image.shape)
 
 
 def with_unique_ids(slices: Sequence[Slice]) -> None:

@@ -1,4 +1,4 @@
-"""The synthetic chest: plausible, reproducible, and its distances mean what they say."""
+"""The synthetic chest: plausible, reproducible, and its distances are distances."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from lungseg.data.phantoms.anatomy import AIRWAYS, GREAT_VESSELS, points_in_lung, sample_thorax
+from lungseg.data.phantoms.anatomy import AIRWAYS, GREAT_VESSELS, sample_points_in_lung, sample_thorax
 from lungseg.data.phantoms.raster import Grid
 
 GRID = Grid((180, 180), 2.0)
@@ -38,7 +38,7 @@ def test_distances_agree_with_the_distance_to_the_nearest_border_pixel():
     d = thorax().lung_distance(fine.x, fine.y, 100.0)
     true = np.where(d < 0, -distance_transform_edt(d < 0), distance_transform_edt(d >= 0))
     near = np.abs(true) < 8
-    assert np.abs(d - true)[near].mean() < 1.0  # first order, and a pixel's half of the reference
+    assert np.abs(d - true)[near].mean() < 1.0  # first order, and the reference is off by half a pixel
 
 
 def test_neighbouring_heights_have_neighbouring_shapes():
@@ -49,13 +49,13 @@ def test_neighbouring_heights_have_neighbouring_shapes():
 
 @pytest.mark.parametrize("side", [-1, 1])
 def test_points_in_a_lung_are_in_that_lung(side):
-    points = points_in_lung(thorax(), np.random.default_rng(0), 500, side, depth=3.0)
+    points = sample_points_in_lung(thorax(), np.random.default_rng(0), 500, side, depth=3.0)
     assert points.shape == (500, 3)
     assert (np.sign(points[:, 0]) == side).all()
     assert (thorax().lung_distance(*points.T) < -3).all()
 
 
-def test_clearance_is_never_more_than_the_way_to_the_pleura_or_a_great_vessel():
+def test_clearance_never_exceeds_the_distance_to_the_pleura_or_a_great_vessel():
     points = np.random.default_rng(0).uniform((-120, -90, 40), (120, 90, 170), (300, 3))
     room = thorax().clearance(points)
     assert (room <= -thorax().lung_distance(*points.T) + 1e-9).all()

@@ -1,4 +1,4 @@
-"""Nodules: exact targets, five looks, nothing painted out of reach."""
+"""Nodules: exact targets, five appearances, nothing painted outside their reach."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_a_pixel_is_lesion_where_at_least_half_of_its_area_is(kind, seed, diamet
 
 
 @given(kind=kinds, seed=seeds, diameter=st.floats(3, 30), height=st.floats(-1.2, 1.2))
-def test_nothing_is_painted_out_of_reach(kind, seed, diameter, height):
+def test_nothing_is_painted_outside_its_reach(kind, seed, diameter, height):
     nodule = sample_nodule(np.random.default_rng(seed), kind, (1.0, 2.0, 0.0), diameter)
     grid = Grid((60, 60), 1.5)
     image = np.full(grid.shape, -860.0, np.float32)
@@ -72,7 +72,7 @@ def test_a_limit_cuts_the_lesion_and_the_paint():
     assert target[~right].sum() > 0.5 * np.pi * 100 / 0.25
 
 
-def test_ground_glass_is_a_veil_that_hides_no_vessel():
+def test_ground_glass_is_a_haze_that_hides_no_vessel():
     rng = np.random.default_rng(0)
     image = np.full((64, 64), -860.0, np.float32)
     image[:, 32] = 40.0  # a vessel
@@ -83,16 +83,16 @@ def test_ground_glass_is_a_veil_that_hides_no_vessel():
     assert np.median(image[lung]) == pytest.approx(nodule.hu) and -700 < nodule.hu < -400
 
 
-def test_a_part_solid_nodule_is_a_veil_with_a_core():
+def test_a_part_solid_nodule_is_a_haze_with_a_core():
     nodule = sample_nodule(np.random.default_rng(0), "part-solid", (0.0, 0.0, 0.0), 20.0)
     image = np.full((64, 64), -860.0, np.float32)
     target = nodule.paint(image, Grid((64, 64), 0.7), 0.0)
-    core, veil = (target & (image > -100)).sum(), (target & (image < -400)).sum()
-    assert core > 20 and veil > core
+    core, haze = (target & (image > -100)).sum(), (target & (image < -400)).sum()
+    assert core > 20 and haze > core
     assert not (~target & (image > -300)).any()  # the core is inside the lesion
 
 
-def test_spikes_make_a_border_long():
+def test_spikes_lengthen_the_border():
     def border_per_area(kind):
         values = []
         for seed in range(12):

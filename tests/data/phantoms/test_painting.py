@@ -1,4 +1,4 @@
-"""A painted slice has the greys of a chest, and is one chest at every height and resolution."""
+"""A painted slice has the HU of a chest, and shows the same chest at every height and resolution."""
 
 from functools import cache
 
@@ -40,7 +40,7 @@ def test_a_chest_slice_holds_air_lung_fat_muscle_and_bone(seed):
     assert share(300, 700) > 0.005, "bone"
 
 
-def test_a_millimetre_further_down_little_changes():
+def test_little_changes_a_millimetre_further_down():
     for z in (60.0, 100.0, 140.0):
         one, near, far = (paint_thorax(thorax(), GRID, z + dz) for dz in (0.0, 1.0, 25.0))
         assert np.corrcoef(one.ravel(), near.ravel())[0, 1] > 0.98
@@ -55,7 +55,7 @@ def test_coarse_pixels_are_the_mean_of_the_fine_ones():
     assert np.corrcoef(coarse.ravel(), mean.ravel())[0, 1] > 0.995
 
 
-def test_a_window_is_cut_from_the_same_chest():
+def test_a_small_grid_shows_a_part_of_the_same_chest():
     whole = paint_thorax(thorax(), GRID, 90.0)
     x, y = GRID.x[0, 60:100], GRID.y[50:80, 0]
     part = paint_thorax(thorax(), Grid((30, 40), 2.0, (x.mean().item(), y.mean().item())), 90.0)
@@ -70,7 +70,7 @@ def test_a_tube_across_the_slice_is_a_disc():
     centre = (image * grid.x).sum() / image.sum(), (image * grid.y).sum() / image.sum()
     assert centre == pytest.approx((3, -4), abs=0.02)
     paint_tube(image, grid, 80.0, (3, -4, -50), (3, -4, 50), 8.0, 99.0)
-    assert image.max() == 1  # the slice passes below it
+    assert image.max() == 1  # this slice is below it
 
 
 def test_a_bone_has_marrow_in_a_shell():

@@ -1,4 +1,4 @@
-"""Grids, distances, coverage, rods and noise, each against brute force or a formula."""
+"""Grids, distances, coverage, rods and noise, each checked against brute force or a formula."""
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ def test_the_distance_to_a_rod_is_that_to_its_nearest_point(start, stop, point, 
 
 
 @given(grid=grids, z=st.floats(-5, 5), seed=st.integers(0, 1000))
-def test_many_rods_at_once_equal_one_rod_after_the_other(grid, z, seed):
+def test_many_rods_at_once_equal_one_rod_at_a_time(grid, z, seed):
     rng = np.random.default_rng(seed)
     start = rng.uniform((-90, -90, -5), (90, 90, 5), (40, 3))
     rods = Rods(start, start + rng.normal(0, 6, (40, 3)), rng.uniform(0.3, 4, 40), rng.uniform(0.3, 4, 40))
@@ -118,7 +118,7 @@ def test_joined_rods_keep_their_order():
     assert Rods.join([one, one]).r1.tolist() == [1, 2, 1, 2]
 
 
-def test_noise_has_the_strength_asked_for_less_what_the_pixels_cannot_show():
+def test_noise_has_the_requested_strength_less_the_frequencies_that_the_pixels_cannot_show():
     for spacing in (0.3, 1.0, 2.0):
         noise = reconstruction_noise((400, 400), spacing, hu=30, peak=0.2, rng=np.random.default_rng(0))
         f = np.linspace(-3, 3, 1201)

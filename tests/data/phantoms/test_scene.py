@@ -1,4 +1,4 @@
-"""Phantom slices: reproducible, plausible, exact in their targets, and out of reach for a threshold."""
+"""Phantom slices: reproducible, plausible, exact in their targets, and too hard for a threshold."""
 
 from functools import cache
 
@@ -20,12 +20,12 @@ def patient(seed: int, **options):
 
 @cache
 def sixty_slices():
-    """hu and target (60, H, W): the first sixty slices with a lesion, three or less of each patient."""
+    """hu and target (60, H, W): the first sixty slices with a lesion, at most three of each patient."""
     slices = [s for seed in range(24) for s in patient(seed, size=192) if s.target.any()][:60]
     return np.stack([s.hu for s in slices]), np.stack([s.target for s in slices])
 
 
-# ---- the same again, and nothing else ---------------------------------------------------------------------
+# ---- reproducibility ---------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_patient():
@@ -46,13 +46,13 @@ def test_a_patient_does_not_depend_on_the_patients_drawn_before():
     np.testing.assert_array_equal(again[0].hu, patient(5)[0].hu)
 
 
-def test_the_global_generator_is_neither_read_nor_moved():
+def test_the_global_generator_is_neither_used_nor_changed():
     before = np.random.get_state()[1].copy()
     phantom_patient(np.random.default_rng(0), num_slices=1, size=32)
     np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
-# ---- form -------------------------------------------------------------------------------------------------
+# ---- shapes and types ------------------------------------------------------------------------------------
 
 
 @settings(max_examples=15)
@@ -103,7 +103,7 @@ def test_a_lesion_lies_in_the_lung(kind):
 
 
 @pytest.mark.parametrize("low, high", [(4.0, 6.0), (12.0, 14.0), (26.0, 30.0)])
-def test_diameters_are_honoured(low, high):
+def test_diameters_are_as_requested(low, high):
     measured = []
     for seed in range(12):
         target = phantom_crops(
@@ -119,7 +119,7 @@ def test_nearly_every_slice_of_a_patient_cuts_the_nodule():
     assert np.mean([s.target.any() for s in slices]) > 0.95
 
 
-def test_a_wide_spacing_leaves_the_nodule():
+def test_with_a_wide_spacing_the_outer_slices_miss_the_nodule():
     stack = patient(1, num_slices=5, slice_spacing_mm=20.0, diameter_mm=(10, 15))
     assert stack[2].target.any()
     assert not stack[0].target.any() and stack[0].kinds == () and not stack[4].target.any()
@@ -140,19 +140,19 @@ def test_a_view_of_one_lung_holds_the_nodule():
         assert all(s.target.any() for s in stack)
 
 
-# ---- neighbours and strangers -----------------------------------------------------------------------------
+# ---- slices of one patient and of others ----------------------------------------------------------------------
 
 
-def test_slices_of_one_patient_are_alike_and_patients_are_not():
-    def likeness(a, b):
+def test_slices_of_one_patient_are_similar_and_those_of_two_are_not():
+    def similarity(a, b):
         return np.corrcoef(a.hu.clip(-1000, 400).ravel(), b.hu.clip(-1000, 400).ravel())[0, 1]
 
     stacks = [patient(seed) for seed in range(8)]
-    neighbours = [likeness(a, b) for stack in stacks for a, b in zip(stack, stack[1:], strict=False)]
-    strangers = [likeness(patient(a)[1], patient(b)[1]) for a in range(8) for b in range(a)]
+    neighbours = [similarity(a, b) for stack in stacks for a, b in zip(stack, stack[1:], strict=False)]
+    others = [similarity(patient(a)[1], patient(b)[1]) for a in range(8) for b in range(a)]
     assert min(neighbours) > 0.95
-    assert max(strangers) < 0.93 and np.mean(strangers) < 0.85
-    assert min(neighbours) > max(strangers)
+    assert max(others) < 0.93 and np.mean(others) < 0.85
+    assert min(neighbours) > max(others)
 
 
 def test_the_lesion_changes_smoothly_through_the_stack():
@@ -188,11 +188,11 @@ def test_no_band_of_hu_finds_the_nodules():
     assert len(hu) == 60 and area.min() > 0
     assert 0.01 < best < 0.5  # it is about 0.05: fat, muscle, vessels and walls have the same HU
     plain = mean_dice((hu > edges[20]) & (hu <= edges[40]), target > 0)
-    assert plain <= best + 0.02  # the count above and the plain formula speak of the same thing
+    assert plain <= best + 0.02  # the counts above agree with the plain formula
 
 
 def test_no_band_of_hu_finds_them_inside_the_lungs_either():
-    """Even with the outline of the lungs given, vessels and bronchi are in the way."""
+    """Even inside given lungs, vessels and bronchi have the same HU."""
     dice, bands = [], [(low, high) for low in range(-800, 100, 50) for high in (low + 150, low + 400, 3000)]
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -215,15 +215,15 @@ def test_no_fixed_map_finds_the_nodules():
     assert best < 0.1
 
 
-# ---- windows and volumes ----------------------------------------------------------------------------------
+# ---- crops and volumes ----------------------------------------------------------------------------------
 
 
-def test_windows_hold_the_whole_nodule_anywhere_in_them():
+def test_crops_hold_the_whole_nodule_anywhere_in_them():
     middles = []
     for seed in range(20):
-        window = phantom_crops(np.random.default_rng(seed), num=1, diameter_mm=(8, 16))[0]
-        assert window.hu.shape == (64, 64) and window.spacing_mm == 0.7
-        rows, columns = np.nonzero(window.target)
+        crop = phantom_crops(np.random.default_rng(seed), num=1, diameter_mm=(8, 16))[0]
+        assert crop.hu.shape == (64, 64) and crop.spacing_mm == 0.7
+        rows, columns = np.nonzero(crop.target)
         assert len(rows) > 30
         middles.append((rows.mean(), columns.mean()))
     assert np.std(middles, axis=0).min() > 5  # pixels
@@ -233,11 +233,11 @@ def test_a_volume_is_a_chest_with_its_nodules():
     hu, target = phantom_volume(np.random.default_rng(0), shape=(20, 48, 64), spacing_mm=(6.0, 5.6, 5.6))
     assert hu.shape == target.shape == (20, 48, 64)
     assert hu.dtype == np.int16 and target.dtype == np.uint8 and target.max() == 1
-    alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(hu, hu[1:], strict=False)]
-    assert min(alike) > 0.9
+    similarity = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(hu, hu[1:], strict=False)]
+    assert min(similarity) > 0.9
 
 
-def test_a_volume_has_the_nodules_asked_for():
+def test_a_volume_has_the_requested_number_of_nodules():
     from scipy.ndimage import label
 
     for num in (0, 1, 3):
@@ -258,7 +258,7 @@ def test_a_volume_has_the_nodules_asked_for():
         ({"size": 0}, "0 x 0 pixels"),
         ({"field_of_view_mm": -5.0}, "positive field of view"),
         ({"num_slices": 0}, "at least 1"),
-        ({"diameter_mm": (9.0, 3.0)}, "must rise"),
+        ({"diameter_mm": (9.0, 3.0)}, "smallest <= largest"),
         ({"diameter_mm": (3.0, 80.0)}, "1 to 40 mm"),
         ({"kinds": ["cubic"]}, "cubic"),
         ({"kinds": []}, "at least one"),

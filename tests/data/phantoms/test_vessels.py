@@ -14,7 +14,7 @@ def sorted_points(seed, n):
 
 
 @given(seed=seeds, n=sizes)
-def test_every_node_hangs_on_an_earlier_one(seed, n):
+def test_every_node_joins_an_earlier_one(seed, n):
     parent = grow_tree(np.zeros(3), sorted_points(seed, n))
     assert (parent[1:] < np.arange(1, n + 1)).all()
 
@@ -34,7 +34,7 @@ def test_each_point_joins_where_wire_plus_path_is_cheapest(seed, n):
 
 
 @given(seed=seeds, n=sizes)
-def test_radii_obey_murray_s_law(seed, n):
+def test_radii_obey_murrays_law(seed, n):
     parent = grow_tree(np.zeros(3), sorted_points(seed, n))
     radius = branch_radii(parent, tip=0.5, exponent=2.7)
     for i in range(n + 1):

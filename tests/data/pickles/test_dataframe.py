@@ -1,4 +1,4 @@
-"""What numpy and pandas put into a pickle. For arrays numpy is the oracle; test_pickles reads real frames."""
+"""The objects of numpy and pandas in a pickle. For arrays numpy is the oracle; test_table reads real frames."""
 
 import io
 import pickle
@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from lungseg.data.pickles.dataframe import NAMES, array_of, bytes_of, dtype_of, frame_columns, texts_of, values_of
+from lungseg.data.pickles.dataframe import (
+    NAMES,
+    frame_columns,
+    read_array,
+    read_bytes,
+    read_dtype,
+    read_texts,
+    read_values,
+)
 from lungseg.data.pickles.unpickler import PickledObject, RefusedError, unpickle
 
 
@@ -33,32 +41,32 @@ def test_an_array_of_numbers_or_text_is_what_numpy_pickled(code, shape, order, a
     numbers = np.arange(np.prod(shape)).reshape(shape)
     array = np.asarray(numbers.astype(code), order=order)
     array = array.transpose([axis for axis in axes if axis < array.ndim])  # neither C nor Fortran order
-    ours = array_of(read(array, protocol))
+    ours = read_array(read(array, protocol))
     assert ours.dtype == array.dtype
     np.testing.assert_array_equal(ours, array)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=2), st.sampled_from(["C", "F"]), PROTOCOLS)
-def test_an_array_of_objects_holds_them_in_their_places(shape, order, protocol):
+def test_an_array_of_objects_holds_them_in_their_positions(shape, order, protocol):
     array = np.empty(shape, object, order=order)
-    for i, place in enumerate(np.ndindex(*shape)):
-        array[place] = [i, [f"text {i}"], None][i % 3]  # a list is one object: numpy must not look into it
-    ours = array_of(read(array, protocol))
+    for i, index in enumerate(np.ndindex(*shape)):
+        array[index] = [i, [f"text {i}"], None][i % 3]  # a list is one object: numpy must not look into it
+    ours = read_array(read(array, protocol))
     assert ours.tolist() == array.tolist() and ours.shape == array.shape
 
 
 def test_a_large_array_is_a_view_of_the_bytes_that_were_read():
-    record = read(np.zeros((300, 200)))
-    array = array_of(record)
-    assert np.shares_memory(array, np.frombuffer(record.args[0], np.uint8)) and not array.flags.writeable
+    pickled = read(np.zeros((300, 200)))
+    array = read_array(pickled)
+    assert np.shares_memory(array, np.frombuffer(pickled.args[0], np.uint8)) and not array.flags.writeable
 
 
 def test_an_array_is_made_once_however_often_the_file_refers_to_it():
     shared = np.array(["a", [1]], dtype=object)
     first, second = read([shared, shared])
-    assert array_of(first) is array_of(second)
+    assert read_array(first) is read_array(second)
     text = PickledObject("bytes", ("é" * 10, "latin-1"))
-    assert bytes_of(text) == b"\xe9" * 10 and bytes_of(text) is bytes_of(text)
+    assert read_bytes(text) == b"\xe9" * 10 and read_bytes(text) is read_bytes(text)
 
 
 @pytest.mark.parametrize(
@@ -76,36 +84,36 @@ def test_an_array_is_made_once_however_often_the_file_refers_to_it():
 )
 def test_other_types_of_number_are_refused(array):
     with pytest.raises((RefusedError, ValueError, TypeError)) as refusal:
-        array_of(read(array))
-    assert "not bool, int, float, text or object" in str(refusal.value)
+        read_array(read(array))
+    assert "expected an array of bool, int, float, text or object" in str(refusal.value)
 
 
 def test_the_type_of_an_array_is_never_built_from_a_free_text():
     for code in ["f8,f8", "O8\n", "U99999", "U0", "i16", "(1000,1000)f8", "object"]:
         dtype = PickledObject("dtype", (code, False, True))
         dtype.state = (3, "<", None, None, None, -1, -1, 0)
-        with pytest.raises(RefusedError, match="is of type"):
-            dtype_of(dtype)
+        with pytest.raises(RefusedError, match="got type"):
+            read_dtype(dtype)
 
 
-FLOATS = read(np.array(0.5)[None]).args[1]  # the record of a dtype, as numpy writes it
+FLOATS = read(np.array(0.5)[None]).args[1]  # the pickled dtype, as numpy writes it
 
 
 @pytest.mark.parametrize("shape", [(3,), (10**12,), (2, 2), (-1,), (1, 1, 1, 2)])
-def test_an_array_that_claims_another_size_than_its_bytes_is_refused(shape):
-    with pytest.raises(RefusedError, match="not what its size needs"):
-        array_of(PickledObject("buffer", (b"\0" * 16, FLOATS, shape, "C")))
+def test_an_array_whose_bytes_do_not_match_its_shape_is_refused(shape):
+    with pytest.raises(RefusedError, match="does not match its shape"):
+        read_array(PickledObject("buffer", (b"\0" * 16, FLOATS, shape, "C")))
 
 
 @pytest.mark.parametrize("shape", [(-2, -1), (2.0,), 2, None, "2"])
-def test_what_is_no_size_is_refused(shape):
+def test_a_bad_shape_is_refused(shape):
     with pytest.raises((ValueError, TypeError)):
-        array_of(PickledObject("buffer", (b"\0" * 16, FLOATS, shape, "C")))
+        read_array(PickledObject("buffer", (b"\0" * 16, FLOATS, shape, "C")))
 
 
-def test_what_is_no_array_is_not_taken_for_one():
-    with pytest.raises(RefusedError, match="an array was expected where the file has a slice"):
-        array_of(read(slice(1)))
+def test_an_object_that_is_not_an_array_is_refused():
+    with pytest.raises(RefusedError, match="expected an array, got a slice"):
+        read_array(read(slice(1)))
 
 
 # Frames
@@ -114,38 +122,38 @@ def test_what_is_no_array_is_not_taken_for_one():
 def frame(*blocks, names=("a", "b", "c")):
     """A DataFrame as the file has it; each block is (values, where its columns belong)."""
     index = PickledObject("index", (None, {"data": read(np.array(names, object)), "name": None}))
-    blocks = tuple(PickledObject("block", (values, places, 2)) for values, places in blocks)
-    record = PickledObject("frame", ())
-    record.state = {"_mgr": PickledObject("manager", (blocks, [index, None]))}
-    return record
+    blocks = tuple(PickledObject("block", (values, positions, 2)) for values, positions in blocks)
+    pickled = PickledObject("frame", ())
+    pickled.state = {"_mgr": PickledObject("manager", (blocks, [index, None]))}
+    return pickled
 
 
 NUMBERS, TEXTS = read(np.array([[1, 2], [3, 4]])), read(np.array([["x", "y"]], object))
 
 
-def columns(record):
-    return {name: cells.tolist() for name, cells in frame_columns(record).items()}
+def columns(pickled):
+    return {name: cells.tolist() for name, cells in frame_columns(pickled).items()}
 
 
 @pytest.mark.parametrize(
-    "places",
+    "positions",
     [PickledObject("slice", (0, 3, 2)), PickledObject("slice", (0, 4, 2)), read(np.array([0, 2]))],
     ids=["slice", "longer slice", "array"],
 )
-def test_the_columns_of_a_block_go_where_it_says(places):
-    record = frame((NUMBERS, places), (TEXTS, PickledObject("slice", (1, 2, 1))))
-    assert columns(record) == {"a": [1, 2], "b": ["x", "y"], "c": [3, 4]}
-    assert list(columns(record)) == ["a", "b", "c"]
+def test_the_columns_of_a_block_go_where_it_says(positions):
+    pickled = frame((NUMBERS, positions), (TEXTS, PickledObject("slice", (1, 2, 1))))
+    assert columns(pickled) == {"a": [1, 2], "b": ["x", "y"], "c": [3, 4]}
+    assert list(columns(pickled)) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("place", [0, 2, 3])
-def test_a_frame_with_a_column_twice_or_missing_is_refused(place):
-    places = PickledObject("slice", (place, place + 1, 1))
+@pytest.mark.parametrize("position", [0, 2, 3])
+def test_a_frame_with_a_column_twice_or_missing_is_refused(position):
+    positions = PickledObject("slice", (position, position + 1, 1))
     with pytest.raises((RefusedError, IndexError)):
-        columns(frame((NUMBERS, PickledObject("slice", (0, 3, 2))), (TEXTS, places)))
+        columns(frame((NUMBERS, PickledObject("slice", (0, 3, 2))), (TEXTS, positions)))
 
 
-def test_more_places_than_columns_are_refused_without_counting_to_the_end():
+def test_more_positions_than_columns_are_refused_without_counting_them():
     with pytest.raises(ValueError):
         columns(frame((NUMBERS, PickledObject("slice", (0, 10**18, 1)))))
 
@@ -169,14 +177,14 @@ def test_a_column_whose_name_is_not_text_is_refused():
 
 
 def wrapped_texts(values):
-    record = PickledObject("texts", (None, 0, None))
-    record.state = (PickledObject("class", ("python", float("nan"))), read(np.array(values, object)))
-    return record
+    pickled = PickledObject("texts", (None, 0, None))
+    pickled.state = (PickledObject("class", ("python", float("nan"))), read(np.array(values, object)))
+    return pickled
 
 
 def test_the_texts_of_pandas_3_are_an_array_in_a_wrapper():
-    assert texts_of(wrapped_texts(["LR2", "LR4A"])).tolist() == ["LR2", "LR4A"]
-    assert values_of(wrapped_texts(["LR2"])).tolist() == ["LR2"]
+    assert read_texts(wrapped_texts(["LR2", "LR4A"])).tolist() == ["LR2", "LR4A"]
+    assert read_values(wrapped_texts(["LR2"])).tolist() == ["LR2"]
 
 
 def arrow_texts(texts, *, start=0, ends=None, kind="large_string", length=None):
@@ -192,23 +200,23 @@ def arrow_texts(texts, *, start=0, ends=None, kind="large_string", length=None):
     ]
     length = len(texts) - start if length is None else length
     array = (PickledObject("arrow type", (kind,)), length, texts.count(None), start, buffers, [], None)
-    record = PickledObject("arrow texts", ())
-    record.state = {"_pa_array": PickledObject("arrow array", (array,))}
-    return record
+    pickled = PickledObject("arrow texts", ())
+    pickled.state = {"_pa_array": PickledObject("arrow array", (array,))}
+    return pickled
 
 
 @given(st.lists(st.none() | st.text(st.characters(codec="utf-8"))), st.data())
 def test_arrow_texts_are_cut_at_their_ends(texts, data):
     start = data.draw(st.integers(0, len(texts)))
-    assert texts_of(arrow_texts(texts, start=start)).tolist() == texts[start:]
+    assert read_texts(arrow_texts(texts, start=start)).tolist() == texts[start:]
 
 
 @pytest.mark.parametrize("ends", [[0, 2, 1], [-1, 1, 2], [0, 1], [0, 2**63 - 1, -5]])
 def test_arrow_ends_that_go_back_are_refused_because_texts_could_be_repeated_without_end(ends):
     with pytest.raises(RefusedError, match="Arrow texts is damaged"):
-        texts_of(arrow_texts(["a", "b"], ends=ends))
+        read_texts(arrow_texts(["a", "b"], ends=ends))
 
 
 def test_another_arrow_layout_is_refused():
     with pytest.raises(RefusedError, match="not stored as large_string"):
-        texts_of(arrow_texts(["a"], kind="string_view"))
+        read_texts(arrow_texts(["a"], kind="string_view"))

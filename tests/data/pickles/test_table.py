@@ -1,4 +1,4 @@
-"""The published table and its look-alikes: read as they are, or refused with the file, row and column."""
+"""The published table and others of its form: read as they are, or refused with the file, row and column."""
 
 import gzip
 import os
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import lungseg.data.pickles.table
-from lungseg.data.pickles.table import cell_of, read_table
+from lungseg.data.pickles.table import read_cell, read_table
 from lungseg.data.pickles.unpickler import Name, PickledObject
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -146,7 +146,7 @@ def test_an_image_is_a_read_only_view(tmp_path):
     assert not read_table(path)["hu_array"][0].flags.writeable
 
 
-# Refusals: what is missing, or does not fit
+# Refusals: missing or mismatched parts
 
 
 @pytest.mark.parametrize("column", ["label1", "mask"])
@@ -199,11 +199,11 @@ def with_value(image, value):
 BAD_CELLS = [
     ("mask", np.zeros((4, 6), np.int8), "the image is 4 x 5 pixels, but that of 'mask' is 4 x 6"),
     ("hu_array_old", np.zeros((5, 4)), "the image is 5 x 4 pixels, but that of 'mask' is 4 x 5"),
-    ("mask", with_value(MASK, 2), "the mask has the values 0, 2; wanted 0 and 1, or 0 and 255"),
-    ("mask", with_value(MASK, -1), "the mask has the values -1, 0"),
-    ("mask", np.array([[0, 1, 255, 0, 0]] * 4), "the mask has the values 0, 1, 255"),
-    ("mask", with_value(CT, 0.5), "the mask has the values 0.0, 0.5"),
-    ("mask", with_value(CT, np.nan), "the mask has the values 0.0, nan"),
+    ("mask", with_value(MASK, 2), "expected a mask of 0 and 1, or of 0 and 255, got the values 0, 2"),
+    ("mask", with_value(MASK, -1), "got the values -1, 0"),
+    ("mask", np.array([[0, 1, 255, 0, 0]] * 4), "got the values 0, 1, 255"),
+    ("mask", with_value(CT, 0.5), "got the values 0.0, 0.5"),
+    ("mask", with_value(CT, np.nan), "got the values 0.0, nan"),
     ("hu_array", with_value(CT, np.nan), "1 of its values are NaN or infinite"),
     ("hu_array", with_value(CT, -np.inf), "1 of its values are NaN or infinite"),
     ("hu_array", CT[0], "got an array (5,)"),
@@ -211,13 +211,13 @@ BAD_CELLS = [
     ("hu_array", CT[:0], "got an array (0, 5)"),
     ("hu_array", CT.astype(object), "got an array (4, 5)"),
     ("hu_array", CT.astype(str), "got an array (4, 5)"),
-    ("hu_array", CT.astype(complex), "not bool, int, float, text or object"),
+    ("hu_array", CT.astype(complex), "expected an array of bool, int, float, text or object"),
     ("hu_array", CT.tolist(), "got a list"),
-    ("hu_array", None, "an image is expected, as in other rows"),
+    ("hu_array", None, "expected an image, as in other rows"),
     ("label1", b"LR2", "got a bytes"),
     ("label1", ["LR2"], "got a list"),
     ("label1", {"a": 1}, "got a dict"),
-    ("label1", slice(1), "an array was expected where the file has a slice"),
+    ("label1", slice(1), "expected an array, got a slice"),
 ]
 
 
@@ -251,21 +251,21 @@ NOTHING = [[], {}, None, 3, "text", [1, 2], [{}], {"label1": "LR2"}, {"label1": 
 
 
 @pytest.mark.parametrize("nothing", NOTHING, ids=str)
-def test_what_is_no_table_is_refused(nothing, tmp_path):
+def test_a_pickle_without_a_table_is_refused(nothing, tmp_path):
     assert refusal(save(tmp_path / "t.pkl", nothing))
 
 
-def test_a_mask_that_is_no_image_is_refused(tmp_path):
+def test_a_mask_that_is_not_an_image_is_refused(tmp_path):
     assert "column 'mask' holds no images" in refusal(save(tmp_path / "t.pkl", table() | {"mask": [0, 1, 0]}))
 
 
-def test_a_missing_value_of_pandas_is_none_and_a_class_is_no_cell():
-    assert cell_of(Name("missing"), 0, "label1") is None
+def test_a_missing_value_of_pandas_is_none_and_a_class_is_not_a_cell():
+    assert read_cell(Name("missing"), 0, "label1") is None
     with pytest.raises(ValueError, match="row 0 .*got a Name"):
-        cell_of(Name("class"), 0, "label1")
+        read_cell(Name("class"), 0, "label1")
 
 
-def test_a_lack_of_memory_is_one_sentence(tmp_path, monkeypatch):
+def test_too_little_memory_is_one_sentence(tmp_path, monkeypatch):
     def unpickle(*args, **options):
         raise MemoryError
 
@@ -284,7 +284,7 @@ def test_a_column_name_that_is_not_text_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "many", [{c: ["x"] * 50 for c in "abcde"}, [dict.fromkeys("abcde")] * 50, {"a": np.zeros(300)}]
 )
-def test_a_table_of_too_many_cells_is_refused_before_they_are_looked_at(many, tmp_path, monkeypatch):
+def test_a_table_of_too_many_cells_is_refused_before_they_are_read(many, tmp_path, monkeypatch):
     monkeypatch.setattr(lungseg.data.pickles.table, "MAX_CELLS", 200)
     assert "more than" in refusal(save(tmp_path / "t.pkl", many))
 
@@ -293,7 +293,7 @@ def test_a_table_of_too_many_cells_is_refused_before_they_are_looked_at(many, tm
 
 
 @pytest.mark.parametrize("form", ["list", "array"])
-def test_an_image_that_rows_share_is_looked_at_once(form, tmp_path, monkeypatch):
+def test_an_image_that_rows_share_is_checked_once(form, tmp_path, monkeypatch):
     seen = []
     look = lungseg.data.pickles.table.hu_problem
     monkeypatch.setattr(lungseg.data.pickles.table, "hu_problem", lambda image: seen.append(image) or look(image))
@@ -329,7 +329,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path):
         (b"\x1f\x8b\x07" + bytes(20), "the gzip file is damaged or ends too early"),
     ],
 )
-def test_what_is_no_pickle_is_refused(content, sentence, tmp_path):
+def test_a_file_that_is_not_a_pickle_is_refused(content, sentence, tmp_path):
     path = tmp_path / "t.pkl"
     path.write_bytes(content)
     assert sentence in refusal(path)
@@ -350,8 +350,8 @@ def test_a_truncated_or_edited_gzip_is_refused(where, tmp_path):
     for end in (5, len(whole) // 2, len(whole) - 9, len(whole) - 1):
         path.write_bytes(whole[:end])
         assert "the gzip file is damaged or ends too early" in refusal(path)
-    place = {"header": 2, "data": len(whole) // 2, "checksum": len(whole) - 8}[where]
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+    position = {"header": 2, "data": len(whole) // 2, "checksum": len(whole) - 8}[where]
+    path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
     assert refusal(path)
 
 
@@ -382,11 +382,11 @@ def test_an_object_scalar_is_refused_because_numpy_once_unpickled_it(tmp_path):
     dtype = PickledObject("dtype", ("O8", False, True))
     dtype.state = (3, "|", None, None, None, -1, -1, 63)
     with pytest.raises(ValueError, match="row 1 .*the cell is damaged"):
-        cell_of(PickledObject("scalar", (dtype, pickle.dumps(Runs(tmp_path / "it_ran")))), 1, "label1")
+        read_cell(PickledObject("scalar", (dtype, pickle.dumps(Runs(tmp_path / "it_ran")))), 1, "label1")
     assert not (tmp_path / "it_ran").exists()
 
 
-# Anything at all
+# Any bytes
 
 
 @settings(quick, max_examples=150)
@@ -395,8 +395,8 @@ def test_a_file_with_flipped_bytes_is_read_or_refused(seed, flips, writer, tmp_p
     data, rng = bytearray(writer.read_bytes()), np.random.default_rng(seed)
     # Most bytes are pixels, so half of the flips go before the first image and after the last.
     near = rng.choice(np.r_[2:700, len(data) - 700 : len(data)], flips)
-    for place in np.where(rng.random(flips) < 0.5, near, rng.integers(0, len(data), flips)):
-        data[place] = rng.integers(256)
+    for position in np.where(rng.random(flips) < 0.5, near, rng.integers(0, len(data), flips)):
+        data[position] = rng.integers(256)
     path = tmp_path / "flipped.pkl"
     path.write_bytes(data)
     try:

@@ -1,4 +1,4 @@
-"""The machine that reads a pickle without running it: plain values as Python has them, and nothing else."""
+"""The machine that reads a pickle without running it: plain values as Python reads them, and nothing else."""
 
 import io
 import os
@@ -44,7 +44,7 @@ PLAIN = st.recursive(
 @given(PLAIN, st.integers(3, 5))
 @example([[i] for i in range(2500)], 2)  # more than 256 memo entries, and lists in batches of 1000
 @example("x" * 70_000, 4)
-def test_plain_values_come_back_as_python_has_them(value, protocol):
+def test_plain_values_come_back_as_python_reads_them(value, protocol):
     assert repr(read(pickle.dumps(value, protocol))) == repr(value)  # repr tells 1 from True and knows NaN
 
 
@@ -61,18 +61,18 @@ def test_what_occurs_twice_in_the_file_is_one_object():
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_a_call_is_noted_and_not_made(protocol):
-    record = read(pickle.dumps(slice(1, 2, 3), protocol))
-    assert type(record) is PickledObject and (record.name, record.args, record.state) == ("slice", (1, 2, 3), None)
+    pickled = read(pickle.dumps(slice(1, 2, 3), protocol))
+    assert type(pickled) is PickledObject and (pickled.name, pickled.args, pickled.state) == ("slice", (1, 2, 3), None)
 
 
-def test_a_class_alone_is_the_word_for_it():
+def test_a_class_alone_becomes_its_short_name():
     assert read(pickle.dumps(slice, 5)) == Name("slice")
 
 
 def test_a_state_is_noted_and_sets_nothing():
     program = b"\x80\x04cbuiltins\nslice\n)\x81}\x8c\x09__class__K\x01sb."
-    record = read(program)
-    assert type(record) is PickledObject and record.state == {"__class__": 1}
+    pickled = read(program)
+    assert type(pickled) is PickledObject and pickled.state == {"__class__": 1}
 
 
 # What it refuses
@@ -157,17 +157,18 @@ def test_an_instruction_that_no_table_needs_is_refused_by_name(instruction, prog
         ("protocol none", b"\x80"),
         ("ends too early", b"\x80\x04"),
         ("ends too early", b"\x80\x04N"),
-        ("ends too early: 5 bytes were announced, 2 are there", b"\x80\x04\x8c\x05ab"),
+        ("ends too early: expected 5 more bytes, got 2", b"\x80\x04\x8c\x05ab"),
         ("ends too early", b"\x80\x04\x8e" + struct.pack("<Q", 2**64 - 1) + b"ab"),
         ("ends too early", b"\x80\x05\x96" + struct.pack("<Q", 10**12) + b"ab"),
         ("damaged before byte 3", b"\x80\x04."),  # nothing to return
         ("damaged", b"\x80\x04t."),  # a tuple down to a mark that was never set
         ("damaged", b"\x80\x04h\x07."),  # a memo entry that was never made
         ("damaged", b"\x80\x04\x8c\x01\xff."),  # not UTF-8
-        ("type NoneType stands where a list", b"\x80\x04NNa."),
-        ("type str stands where a tuple", b"\x80\x04N\x8c\x00R."),
-        ("type NoneType stands where a Name", b"\x80\x04N)R."),
-        ("type Name stands where", b"\x80\x04cbuiltins\nslice\n}b."),  # an attribute of a class would be set
+        ("expected a value of type list, got NoneType", b"\x80\x04NNa."),
+        ("expected a value of type tuple, got str", b"\x80\x04N\x8c\x00R."),
+        ("expected a value of type Name, got NoneType", b"\x80\x04N)R."),
+        # this one would set an attribute of a class
+        ("expected a value of type PickledObject, got Name", b"\x80\x04cbuiltins\nslice\n}b."),
         ("something that is not text", b"\x80\x04NN\x93."),
         ("the byte b'\\xff'", b"\x80\x04\xff."),
         ("left over", b"\x80\x04NN."),
@@ -189,7 +190,7 @@ def test_a_name_cannot_smuggle_line_breaks_or_a_page_of_text_into_the_message():
     assert str(refusal.value).isprintable() and len(str(refusal.value)) < 2000
 
 
-# What would crash Python's own machine, or fill the memory
+# Files that would crash Python's own machine, or fill the memory
 
 
 @pytest.fixture
@@ -217,8 +218,8 @@ def test_deep_nesting_is_read_and_thrown_away_without_recursion():
     assert type(read(b"\x80\x04)" + b"\x85" * DEEP + b".")) is tuple
     lists = b"\x80\x04" + b"]" * DEEP + b"a" * (DEEP - 1) + b"."
     assert type(read(lists)) is list
-    records = b"\x80\x04" + b"cbuiltins\nslice\n" * DEEP + b")" + b"\x81\x85" * (DEEP - 1) + b"\x81."
-    assert type(read(records)) is PickledObject
+    objects = b"\x80\x04" + b"cbuiltins\nslice\n" * DEEP + b")" + b"\x81\x85" * (DEEP - 1) + b"\x81."
+    assert type(read(objects)) is PickledObject
 
 
 def test_a_memo_index_of_four_thousand_million_takes_no_memory(traced_peak):
@@ -243,7 +244,7 @@ def test_a_program_that_never_ends_is_stopped(monkeypatch):
     assert MAX_STEPS > 20 * 100_000  # 100,000 are enough for a thousand slices
 
 
-# Anything at all
+# Any bytes
 
 CODES = b"N\x88\x89)]}(0.a:esut\x85\x86\x87\x93R\x81b\x94h\x00q\x01K\x07"
 INSTRUCTIONS = st.sampled_from([bytes([code]) for code in CODES])
@@ -263,8 +264,8 @@ def test_any_program_is_read_or_refused(program):
 def test_a_pickle_with_flipped_bytes_is_read_or_refused(seed, flips):
     data = bytearray(pickle.dumps({"a": [slice(1, 2), b"x" * 300], "b": ("text", 1.5, None, slice)}, 5))
     rng = np.random.default_rng(seed)
-    for place in rng.integers(2, len(data), flips):
-        data[place] = rng.integers(256)
+    for position in rng.integers(2, len(data), flips):
+        data[position] = rng.integers(256)
     try:
         read(bytes(data))
     except RefusedError as refusal:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lungseg.data.ct import HU_WINDOW, grey_to_hu, hu_to_grey
 from lungseg.data.prepare.sources import Form, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
-from lungseg.data.splits import like_pairs
+from lungseg.data.splits import link_similar_slices
 
 FORM = Form(size=16, bits=8)
 SIDES = st.integers(1, 40)
@@ -57,10 +57,10 @@ def test_slices_of_one_size_are_compared_as_they_came_and_others_as_they_are_wri
     alike = [made(one, form=form), made(other, form=form), made(one[::-1], form=form)]
     patterns, grid = patterns_of(alike)
     assert grid == (128, 128) and all(p is s.pattern for p, s in zip(patterns, alike, strict=True))
-    assert like_pairs(patterns, grid)[0].tolist() == [True, False, True]
+    assert link_similar_slices(patterns, grid)[0].tolist() == [True, False, True]
     enlarged = made(np.kron(one, np.ones((2, 2))), form=form)
     patterns, grid = patterns_of([*alike, enlarged])
-    assert grid == (64, 64) and like_pairs(patterns, grid)[3].tolist() == [True, False, True, True]
+    assert grid == (64, 64) and link_similar_slices(patterns, grid)[3].tolist() == [True, False, True, True]
 
 
 def test_ids_that_stand_twice_are_numbered():
