@@ -39,17 +39,17 @@ def line_chart(
     right = width - zoom * 40 - max((text_size(name, small)[0] for name in series), default=0)
     top, bottom = zoom * 36, height - zoom * 46
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        """Data to pixels; what lies above or below the axes is drawn on their edge."""
+    def to_pixels(x: float, y: float) -> tuple[float, float]:
+        """Data to pixels; values beyond the axes are drawn on their edge."""
         up = min(max((y - y_low) / (y_high - y_low), 0), 1)
         return left + (x - x_low) / (x_high - x_low) * (right - left), bottom - up * (bottom - top)
 
     for value, words in y_ticks:
-        _, y = place(x_low, value)
+        _, y = to_pixels(x_low, value)
         draw.line((left, y, right, y), GRID, width=zoom)
         draw.text((left - 5 * zoom, y), words, INK, small, anchor="rm")
     for value, words in x_ticks:
-        x, _ = place(value, y_low)
+        x, _ = to_pixels(value, y_low)
         draw.line((x, bottom, x, bottom + 4 * zoom), INK, width=zoom)
         draw.text((x, bottom + 6 * zoom), words, INK, small, anchor="ma")
     draw.line((left, top, left, bottom, right, bottom), INK, width=zoom)
@@ -57,7 +57,7 @@ def line_chart(
     for number, (name, line) in enumerate(series.items()):
         colour = SERIES[number % len(SERIES)]
         for piece in finite_pieces(line):
-            pixels = [place(x, y) for x, y in piece]
+            pixels = [to_pixels(x, y) for x, y in piece]
             draw.line(pixels, colour, width=2 * zoom, joint="curve")
             if len(pixels) == 1:  # a line of one point would be invisible
                 (x, y), r = pixels[0], 3 * zoom
@@ -68,7 +68,7 @@ def line_chart(
 
     draw.text(((left + right) / 2, 10 * zoom), title, INK, large, anchor="ma")
     draw.text(((left + right) / 2, height - 8 * zoom), x_label, INK, small, anchor="md")
-    strip = Image.new("RGB", (height, zoom * 22), "white")  # this text runs upwards: write it, then turn it
+    strip = Image.new("RGB", (height, zoom * 22), "white")  # this text runs upwards: write it, then rotate it
     ImageDraw.Draw(strip).text((height - (top + bottom) / 2, zoom * 4), y_label, INK, small, anchor="ma")
     picture.paste(strip.rotate(90, expand=True), (0, 0))
     return picture.resize(size, Image.Resampling.LANCZOS)
@@ -76,7 +76,7 @@ def line_chart(
 
 def finite_pieces(line: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
     """Cut a curve at its NaN and infinite points."""
-    pieces = [[]]
+    pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in line:
         if math.isfinite(x) and math.isfinite(y):
             pieces[-1].append((float(x), float(y)))

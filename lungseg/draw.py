@@ -31,6 +31,7 @@ SERIES = [
     (86, 180, 233),
     (90, 90, 90),
 ]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, GRID = (40, 40, 40), (225, 225, 225)
 
 
@@ -157,7 +158,7 @@ def label_map(labels: ArrayLike, *, cell: int = 16, text: bool = True) -> Image.
     return picture
 
 
-def font(size: float) -> ImageFont.FreeTypeFont:
+def font(size: float) -> Font:
     """The font that comes with Pillow, so every machine has it; size in pixels."""
     return ImageFont.load_default(size=max(6, round(size)))
 
@@ -219,7 +220,7 @@ def contact_sheet(
     return sheet
 
 
-def text_size(words: str, text: ImageFont.FreeTypeFont) -> tuple[int, int]:
+def text_size(words: str, text: Font) -> tuple[int, int]:
     """(width, height) in pixels that `multiline_text` needs."""
     box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), words, text)
     return math.ceil(box[2]), math.ceil(box[3])
@@ -251,6 +252,7 @@ def prediction_sheet(
     for _, image, target, probs in rows:
         target, probs = np.asarray(target, dtype=np.float64), np.asarray(probs, dtype=np.float64)
         pred = to_labels(probs, threshold) if by_class else probs > threshold
+        tiles: list[NDArray[np.uint8] | None]
         if not with_images:
             tiles = [enlarge(class_picture(target) if by_class else to_rgb(target), scale)]
         elif image is None:

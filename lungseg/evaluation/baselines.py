@@ -31,13 +31,13 @@ def threshold_counts(slices: Slices) -> Tensor:
 
     Returns:
         (n, LEVELS + 1, 4) int64: tp, fp, fn, tn of slice i for t = 0, 1, ..., LEVELS. The last t is above every
-        grey level: it calls everything background.
+        grey level, so everything is background.
     """
     rows = []
     for image, target, _ in slices:
         lesion, every = torch.zeros(2, LEVELS + 1, dtype=torch.int64)
         for cut, lesion_map in zip(*(x.view(-1, *x.shape[-2:]) for x in (image, target)), strict=True):  # (H, W)
-            level = (cut * (LEVELS - 1)).round().long()  # (H, W): of a slice, since of a volume it is a gigabyte
+            level = (cut * (LEVELS - 1)).round().long()  # (H, W) of one slice; for a volume it would be a gigabyte
             lesion += at_least(level[lesion_map > 0.5])
             every += at_least(level.flatten())
         tp, fp, fn = lesion, every - lesion, lesion[0] - lesion
@@ -47,7 +47,7 @@ def threshold_counts(slices: Slices) -> Tensor:
 
 def at_least(level: Tensor, highest: int = LEVELS) -> Tensor:
     """How many of the levels (m,), all below `highest`, are at least t, for t = 0..highest: (highest + 1,) int64."""
-    histogram = torch.bincount(level, minlength=highest + 1)  # (highest + 1,); nothing lies at `highest` itself
+    histogram = torch.bincount(level, minlength=highest + 1)  # (highest + 1,); no level is `highest` itself
     return histogram.flip(0).cumsum(0).flip(0)
 
 
@@ -61,11 +61,12 @@ def best_threshold(slices: Slices) -> int:
 def baseline_counts(train: Slices, held_out: Slices) -> dict[str, Tensor]:
     """name -> counts (n, 4) on the held-out slices, ready for `lungseg.evaluation.metrics.summarise`.
 
-    "all background" finds nothing; "threshold" calls everything lesion that is at least as bright as the grey
-    level that was best on the training slices. For targets of K > 1 classes (K, H, W), each class has a grey level of
-    its own, and the counts are (n, K, 4), for `summarise_classes`. Both are read once for each class.
+    "all background" predicts nothing; "threshold" predicts lesion where a pixel is at least as bright as the grey
+    level that was best on the training slices. With targets of K > 1 classes (K, H, W), each class has its own grey
+    level, and the counts are (n, K, 4), for `summarise_classes`. Both data sets are read once per class.
     """
-    num_classes, found = len(next(iter(held_out))[1]), {"all background": [], "threshold": []}
+    num_classes = len(next(iter(held_out))[1])
+    found: dict[str, list[Tensor]] = {"all background": [], "threshold": []}
     for k in range(num_classes):
         counts = threshold_counts(of_class(held_out, k))
         found["all background"].append(counts[:, LEVELS])

@@ -40,17 +40,17 @@ def match_lesions(
     Raises:
         ValueError: if the shapes differ.
     """
-    pred, target = np.asarray(pred) != 0, np.asarray(target) != 0
-    if pred.shape != target.shape:
-        raise ValueError(f"match_lesions: prediction {pred.shape} and target {target.shape} must have one shape")
-    both = pred & target
-    lesions, num_lesions = connected_components(target)
-    pixels = np.bincount(lesions[target], minlength=num_lesions + 1)[1:]  # (num_lesions,); component 0 is background
+    predicted, lesion = np.asarray(pred) != 0, np.asarray(target) != 0
+    if predicted.shape != lesion.shape:
+        raise ValueError(f"match_lesions: prediction {predicted.shape} and target {lesion.shape} must have one shape")
+    both = predicted & lesion
+    lesions, num_lesions = connected_components(lesion)
+    pixels = np.bincount(lesions[lesion], minlength=num_lesions + 1)[1:]  # (num_lesions,); component 0 is background
     found = np.isin(np.arange(1, num_lesions + 1), lesions[both])  # (num_lesions,)
-    del lesions  # four bytes for each voxel
-    detections, num_detections = connected_components(pred)
+    del lesions  # four bytes per voxel
+    detections, num_detections = connected_components(predicted)
     true_positives = len(np.unique(detections[both]))
-    diameters = [equal_diameter(n, spacing, target.ndim) for n in pixels.tolist()]
+    diameters = [equal_diameter(n, spacing, lesion.ndim) for n in pixels.tolist()]
     return tuple(map(Lesion, diameters, found.tolist())), num_detections - true_positives
 
 
@@ -65,13 +65,13 @@ def called_as(pred: ArrayLike, target: ArrayLike, num_classes: int) -> NDArray[n
     Returns:
         (K, K + 1): row k - 1 counts the lesions of class k that were missed (column 0) and called 1..K.
     """
-    pred, target = np.asarray(pred), np.asarray(target)
+    predicted, labels = np.asarray(pred), np.asarray(target)
     table = np.zeros((num_classes, num_classes + 1), np.int64)
     for k in range(1, num_classes + 1):
-        lesions, num = connected_components(target == k)
+        lesions, num = connected_components(labels == k)
         pixels = np.zeros((num + 1, num_classes + 1), np.int64)  # of each lesion, predicted as each class
         inside = lesions > 0
-        np.add.at(pixels, (lesions[inside], pred[inside]), 1)
+        np.add.at(pixels, (lesions[inside], predicted[inside]), 1)
         pixels[:, 0] = 0  # pixels that were not predicted do not count; without others argmax gives 0, missed
         table[k - 1] = np.bincount(pixels[1:].argmax(axis=1), minlength=num_classes + 1)
     return table

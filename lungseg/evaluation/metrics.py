@@ -1,14 +1,15 @@
 """How good a lesion map is: Dice, IoU, precision, recall, RMSE and the Hausdorff distance.
 
-All but the distance come from four whole numbers per image: its true positive, false positive, false negative
-and true negative pixels. Counts of batches or processes are concatenated; scores are made once, at the end.
+All except the distance are computed from four counts per image: true positive, false positive, false negative and
+true negative pixels. Counts of batches or processes are concatenated; scores are computed once, at the end.
 
-The rule for 0/0, one for all scores: an image for which the formula reads 0/0 has no such score (NaN); it is
-left out of that score's mean, and counted. All else is what the formula says. So a false alarm in an image
-without a lesion has Dice 0, never 1, and weighs as much as a missed lesion.
+One rule for 0/0 in all scores: an image for which the formula gives 0/0 has no such score (NaN); it is left out of
+the mean of that score, and counted. Everything else follows the formula. So a false alarm in an image without a lesion
+has Dice 0, never 1, and weighs as much as a missed lesion.
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+Map = TypeVar("Map", Tensor, NDArray[Any])
+
 COUNTED = ("images", "empty_targets", "empty_predictions", "false_alarms")  # by `summarise`; the rest are scores
 
 
 def confusion_counts(logits: Tensor, target: Tensor, *, threshold: float = 0.5) -> Tensor:
-    """Count the pixels of each image by what was predicted and what is true.
+    """Count the pixels of each image by prediction and target.
 
     Args:
         logits: (B, 1, *spatial), any floating dtype.
@@ -97,7 +100,7 @@ def per_image(counts: Tensor) -> dict[str, Tensor]:
 
 
 def pooled(counts: Tensor) -> dict[str, float]:
-    """The same scores with all images taken as one large image, so that large lesions weigh most."""
+    """The same scores of all images together as one large image, in which large lesions weigh most."""
     whole = _checked(counts).sum(0, keepdim=True)  # (1, 4)
     return {name: score.item() for name, score in per_image(whole).items()}
 
@@ -112,7 +115,7 @@ def summarise(counts: Tensor) -> dict[str, float]:
         "empty_targets": images without a lesion, which have no recall;
         "empty_predictions": images where nothing was predicted, which have no precision;
         "false_alarms": images without a lesion where something was predicted.
-        The `empty_targets - false_alarms` images that are rightly empty have neither Dice nor IoU.
+        The `empty_targets - false_alarms` images that are correctly empty have neither Dice nor IoU.
     """
     tp, fp, fn, _ = _checked(counts).unbind(1)  # (n,) each
     no_lesion, nothing_predicted = tp + fn == 0, tp + fp == 0
@@ -131,8 +134,8 @@ def summarise(counts: Tensor) -> dict[str, float]:
 def summarise_classes(counts: Tensor, names: Sequence[str] = ()) -> dict[str, float]:
     """`summarise` for K classes: the mean of each score over the classes, then the scores of each class.
 
-    A class without a lesion pixel in any of the images has no scores (NaN) and no part in the means: there is nothing
-    of it to find. (What was predicted of it all the same is in its "false_alarms".)
+    A class without a lesion pixel in any image has no scores (NaN) and no part in the means, as there is nothing to
+    find. (False predictions of it are counted in its "false_alarms".)
 
     Args:
         counts: (n, K, 4), of `class_counts`.
@@ -141,13 +144,13 @@ def summarise_classes(counts: Tensor, names: Sequence[str] = ()) -> dict[str, fl
     Returns:
         "dice", ..., "pooled_rmse": means over the classes that occur; "images", "empty_targets",
         "empty_predictions", "false_alarms": as in `summarise`, of lesions of any class; then all but "images" for
-        each class, as "dice of NAME". A mean over classes is that of their means: rare ones weigh as much as common
+        each class, as "dice of NAME". A mean over classes is the mean of their means: rare classes weigh as much as common
         ones.
     """
     if counts.ndim != 3 or counts.shape[1] < 1:
         raise ValueError(f"counts of classes are {tuple(counts.shape)}, but must be (n, K, 4)")
     names = names or [f"class {k}" for k in range(1, counts.shape[1] + 1)]
-    # Of lesions of any class only whether there are any is known here: pixels of two classes may overlap.
+    # For lesions of any class only their presence is known here: pixels of two classes may overlap.
     whole = summarise(counts.sum(1))
     of_classes = []
     for of_class in counts.unbind(1):  # (n, 4) each
@@ -167,9 +170,9 @@ def summarise_classes(counts: Tensor, names: Sequence[str] = ()) -> dict[str, fl
 
 
 def worst_median_best(dice: ArrayLike) -> list[tuple[str, int]]:
-    """Which images to show: ("worst", i), ("median", j), ("best", k), places in the Dice (n,) of n >= 1 images.
+    """Which images to show: ("worst", i), ("median", j), ("best", k), indices into the Dice (n,) of n >= 1 images.
 
-    Images without a Dice (NaN) are left out; where none has one, all three are the first image.
+    Images without a Dice (NaN) are left out; if none has one, all three are the first image.
     """
     dice = np.asarray(dice, dtype=float)
     ranked = [i for i in np.argsort(dice, kind="stable").tolist() if not np.isnan(dice[i])] or [0]
@@ -177,7 +180,7 @@ def worst_median_best(dice: ArrayLike) -> list[tuple[str, int]]:
 
 
 def hausdorff95(pred: ArrayLike, target: ArrayLike, spacing_mm: float | tuple[float, ...]) -> float:
-    """How far apart two outlines are, in mm, leaving out the worst 5 % of each.
+    """How far apart two outlines are, in mm, without the worst 5 % of each.
 
     From every outline pixel of the one map, the distance to the nearest outline pixel of the other; the 95th
     percentile of these; the same the other way round; the larger of the two. An outline pixel is a lesion
@@ -189,27 +192,28 @@ def hausdorff95(pred: ArrayLike, target: ArrayLike, spacing_mm: float | tuple[fl
         spacing_mm: distance between neighbouring pixels, one number or one per axis.
 
     Returns:
-        Distance >= 0; NaN if either map is empty, since nothing is then near or far.
+        Distance >= 0; NaN if either map is empty.
 
     Raises:
-        ValueError: for maps of two shapes, other values than {0, 1}, or a spacing that does not fit.
+        ValueError: if the shapes differ, a value is not 0 or 1, or the spacing does not fit.
     """
-    pred, target, spacing = np.asarray(pred), np.asarray(target), np.asarray(spacing_mm, dtype=float)
-    if pred.shape != target.shape or spacing.shape not in ((), (pred.ndim,)) or not (spacing > 0).all():
+    maps, spacing = [np.asarray(pred), np.asarray(target)], np.asarray(spacing_mm, dtype=float)
+    if maps[0].shape != maps[1].shape or spacing.shape not in ((), (maps[0].ndim,)) or not (spacing > 0).all():
         raise ValueError(
-            f"hausdorff95: prediction {pred.shape} and target {target.shape} must have one shape, and "
+            f"hausdorff95: prediction {maps[0].shape} and target {maps[1].shape} must have one shape, and "
             f"spacing_mm={spacing_mm} must be one positive number, or one for each of their axes"
         )
-    maps = [_as_bool("prediction", pred), _as_bool("target", target)]
+    maps = [_as_bool("prediction", maps[0]), _as_bool("target", maps[1])]
     if not (maps[0].any() and maps[1].any()):
         return float("nan")
-    outlines = [outline_pixels(m) for m in maps]
-    directed = [np.percentile(nearest_distances(*pair, spacing), 95) for pair in (outlines, outlines[::-1])]
+    pred_line, target_line = (outline_pixels(m) for m in maps)
+    pairs = (pred_line, target_line), (target_line, pred_line)
+    directed = [np.percentile(nearest_distances(here, there, spacing), 95) for here, there in pairs]
     return float(max(directed))
 
 
 def outline_pixels(lesion: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(n, ndim) places of the outline of a map that is not empty; only the box round its lesions is looked at."""
+    """(n, ndim) positions of the outline of a map that is not empty; computed in the bounding box of its lesions."""
     sides = []
     for axis in range(lesion.ndim):
         held = np.flatnonzero(lesion.any(axis=tuple(a for a in range(lesion.ndim) if a != axis)))
@@ -219,18 +223,18 @@ def outline_pixels(lesion: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def nearest_distances(here: NDArray[np.int64], there: NDArray[np.int64], spacing: NDArray) -> NDArray[np.float64]:
-    """(n,) mm from each place (n, ndim) to the nearest of the others (m, ndim).
+    """(n,) mm from each position (n, ndim) to the nearest of the others (m, ndim).
 
-    A tree of the few outline pixels, not a map of distances: two spots in the corners of a volume of 300 x 512 x 512
-    would need gigabytes of that.
+    By a tree of the few outline pixels, not a map of distances: for two spots in the corners of a volume of
+    300 x 512 x 512 that map would need gigabytes.
     """
     tree = cKDTree(there * spacing, balanced_tree=False)
     _, nearest = tree.query(here * spacing)  # (n,)
     return np.sqrt((((here - there[nearest]) * spacing) ** 2).sum(axis=1))
 
 
-def _as_bool(name: str, lesion: Tensor | NDArray) -> Tensor | NDArray:
-    """A map of 0 and 1 in any dtype -> bool; probabilities and 0/255 are refused rather than guessed at."""
+def _as_bool(name: str, lesion: Map) -> Map:
+    """A map of 0 and 1 in any dtype -> bool; probabilities and 0/255 are refused, not guessed at."""
     as_bool = lesion != 0
     if not (as_bool == lesion).all():
         raise ValueError(f"the {name} holds other values than 0 and 1; put a threshold to it, as x > 0.5")

@@ -30,15 +30,17 @@ def worst_median_best_rows(
         threshold: lesion is where the probability is above this.
         by_class: the target is a label map of the classes; otherwise it is 1 where there is a lesion of any class.
     """
-    rows = []
+    rows: list[Row] = []
     for name, i in worst_median_best(dice):
-        image, target = samples[i][0][0].numpy(), to_labels(samples[i][1].numpy())  # (*spatial) each
-        target = target if by_class else target > 0
+        sample, channels, _ = samples[i]
+        image, labels = sample[0].numpy(), to_labels(channels.numpy())  # (*spatial) each
+        target = labels if by_class else (labels > 0).astype(np.uint8)
         probs, text = predict(i, image), caption(name, i)
         if image.ndim == 3:
             anything = probs.max(axis=0) if by_class else probs  # (D, H, W)
             z = int(((target > 0).astype(int) + (anything > threshold)).sum(axis=(1, 2)).argmax())
             text += f"\nits slice {z}"
-            image, target, probs = (x.copy() for x in (image[z], target[z], probs[..., z, :, :]))  # views keep volumes
+            # Copies: a view would keep the whole volume in memory.
+            image, target, probs = image[z].copy(), target[z].copy(), probs[..., z, :, :].copy()
         rows.append((text, image, target, probs))
     return rows

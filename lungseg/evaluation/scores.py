@@ -89,13 +89,15 @@ def score_image(
             f"NaN is unknown."
         )
     try:
-        counts = sum(counts_from_pred(*pair) for pair in zip(in_slices(pred), in_slices(target), strict=True))  # (1, 4)
+        slices = zip(in_slices(pred), in_slices(target), strict=True)
+        counts = torch.stack([counts_from_pred(*pair)[0] for pair in slices]).sum(0)  # (4,)
     except ValueError as error:
         raise ValueError(f"{id}: {error}") from None
     unit, distance = ("mm", spacing_mm) if np.isfinite(spacing).all() else ("px", spacing_px)
     lesions, false_positives = match_lesions(pred, target, distance)
     hd95 = hausdorff95(pred, target, distance)
-    return ImageScore(id, group, label, *counts[0].tolist(), hd95, lesions, false_positives, unit)
+    tp, fp, fn, tn = counts.tolist()
+    return ImageScore(id, group, label, tp, fp, fn, tn, hd95, lesions, false_positives, unit)
 
 
 def in_slices(volume: NDArray) -> Iterator[Tensor]:

@@ -71,15 +71,16 @@ def addends(scores: Sequence[ImageScore], stratum: Stratum) -> dict[str, NDArray
     inside = np.array([stratum.has_image(s) for s in scores], dtype=bool)  # (n,)
     no_lesion = np.array([s.tp + s.fn == 0 for s in scores], dtype=bool)
     nothing_predicted = np.array([s.tp + s.fp == 0 for s in scores], dtype=bool)
-    columns = {name: [getattr(s, name) for s in scores] for name in ("tp", "fp", "fn", "tn", "false_positives")}
+    counted = ("tp", "fp", "fn", "tn", "false_positives")
+    columns = {name: np.array([getattr(s, name) for s in scores], dtype=float) for name in counted}
     columns |= {
         "slices": np.ones(len(scores)),
-        "empty_targets": no_lesion,
-        "empty_predictions": nothing_predicted,
-        "false_alarms": no_lesion & ~nothing_predicted,
+        "empty_targets": no_lesion.astype(float),
+        "empty_predictions": nothing_predicted.astype(float),
+        "false_alarms": (no_lesion & ~nothing_predicted).astype(float),
     }
     for name, values in scores_per_image(scores).items():
-        columns |= {f"sum of {name}": np.nan_to_num(values), f"number of {name}": ~np.isnan(values)}
+        columns |= {f"sum of {name}": np.nan_to_num(values), f"number of {name}": (~np.isnan(values)).astype(float)}
     columns = {name: np.where(inside, values, 0.0) for name, values in columns.items()}
     lesions = [stratum.select_lesions(s) for s in scores]
     columns["lesions"] = np.array([len(of_image) for of_image in lesions], dtype=float)
@@ -106,7 +107,7 @@ def patient_sums(scores: Sequence[ImageScore], stratum: Stratum) -> tuple[list[s
     # Sorted names: the order of the images does not matter.
     _, patient = np.unique([s.group for s in scores], return_inverse=True)
     sums = np.stack([np.bincount(patient, values) for values in columns.values()], axis=-1)  # (patients, names)
-    return list(columns), sums[sums.any(axis=1)]
+    return list(columns), sums[sums.any(axis=1)].astype(float)
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def table_rows(scores: Sequence[ImageScore], *, draws: int = 2000, seed: int = 0
     return [table_row(scores, stratum=stratum, draws=draws, seed=seed) for stratum in strata(scores)]
 
 
-def class_rows(scores: Sequence[ImageScore], classes: Sequence[str], **options: int) -> list[Row]:
+def class_rows(scores: Sequence[ImageScore], classes: Sequence[str], **options: Any) -> list[Row]:
     """One `table_row`, which takes the options, for each lesion class on its own: "class NAME".
 
     An image without target and prediction of a class has no Dice in its row; a false alarm has 0. So a class that no

@@ -65,7 +65,7 @@ def markdown_table(
         columns: what to show of each row; columns in a unit that no row has are left out. NaN prints as "–".
         names: keys of the texts at the beginning of each row, such as ("network", "stratum").
     """
-    columns = [c for c in columns if any(c.unit in row.get("unit", c.unit) for row in rows) or not rows]
+    columns = [c for c in columns if any(c.unit in str(row.get("unit", c.unit)) for row in rows) or not rows]
     lines = [[*names, *(column.header for column in columns)], ["---"] * len(names) + ["---:"] * len(columns)]
     lines += [[plain(row[name]) for name in names] + [cell(row, column) for column in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -74,13 +74,14 @@ def markdown_table(
 def cell(row: Mapping[str, Value], column: Column) -> str:
     """0.673, or 0.673 (0.634 to 0.709) with its interval, or – if it is unknown."""
     value, key, digits = row[column.key], column.key, column.decimals
-    if isinstance(value, int):
+    if not isinstance(value, float):
         return str(value)
     if math.isnan(value):
         return "–"
     text = f"{value:.{digits}f}"
-    if column.with_interval and not math.isnan(row[f"{key}_low"]):
-        text += f" ({row[f'{key}_low']:.{digits}f} to {row[f'{key}_high']:.{digits}f})"
+    if column.with_interval:
+        low, high = float(row[f"{key}_low"]), float(row[f"{key}_high"])
+        text += "" if math.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
     return text
 
 
@@ -91,8 +92,10 @@ def plain(text: Value) -> str:
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Value]]) -> None:
     """Write all columns of the rows, whole or not at all; NaN is an empty cell."""
-    how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-    with whole_file(path) as partial, open(partial, "w", **how) as file:
+    with (
+        whole_file(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         for row in rows:
@@ -109,18 +112,17 @@ def image_rows(scores: Sequence[ImageScore], classes: Sequence[str] = ()) -> lis
 
     If each class was scored on its own (`score_all` with by_class), also the counts and the Dice of each.
     """
-    per_slice = {name: values.tolist() for name, values in scores_per_image(scores).items()}
+    per_image = {name: values.tolist() for name, values in scores_per_image(scores).items()}
     rows = []
     for i, s in enumerate(scores):
-        row = {"id": s.id, "group": s.group, "label": s.label}
+        row: dict[str, Value] = {"id": s.id, "group": s.group, "label": s.label}
         row |= {f"diameter_{unit}": s.diameter if s.unit == unit else math.nan for unit in ("mm", "px")}
         row |= {"tp": s.tp, "fp": s.fp, "fn": s.fn, "tn": s.tn}
-        row |= {name: values[i] for name, values in per_slice.items()}
+        row |= {name: values[i] for name, values in per_image.items()}
         found = sum(lesion.found for lesion in s.lesions)
         row |= {"lesions": len(s.lesions), "lesions_found": found, "false_positives": s.false_positives}
         for name, of_class in zip(classes, s.classes, strict=False):
-            of_class, dice = vars(of_class), scores_per_image([of_class])["dice"].item()
-            row |= {f"{count} of {name}": of_class[count] for count in ("tp", "fp", "fn", "tn")}
-            row |= {f"dice of {name}": dice}
+            row |= {f"{count} of {name}": getattr(of_class, count) for count in ("tp", "fp", "fn", "tn")}
+            row[f"dice of {name}"] = scores_per_image([of_class])["dice"].item()
         rows.append(row)
     return rows
