@@ -25,7 +25,8 @@ from tqdm import tqdm
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.data.manifest import SPLITS, ImageRecord, held_kind
+from lungseg.data.folder_files import held_kind
+from lungseg.data.manifest import SPLITS, ImageRecord
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volumes import VolumeDataset, check_volume_folder
 from lungseg.draw import prediction_sheet

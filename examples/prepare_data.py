@@ -24,11 +24,12 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
 
 from lungseg.data.augment import Augmentation
 from lungseg.data.classes import number_labels
-from lungseg.data.manifest import FRACTIONS, OTHER_PICTURES, SPLITS, ImageRecord
+from lungseg.data.folder_files import OTHER_PICTURES
+from lungseg.data.manifest import FRACTIONS, SPLITS, ImageRecord
 from lungseg.data.prepare.columns import as_number
 from lungseg.data.prepare.overview import summarise
 from lungseg.data.prepare.sources import Form, Slice, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
-from lungseg.data.slices import FolderWriter, read_slice
+from lungseg.data.slices import SliceWriter, read_slice
 from lungseg.data.splits import (
     affordable_fractions,
     find_similar_groups,
@@ -169,7 +170,7 @@ def choose_splits(groups: list[str], num_test: int, args: argparse.Namespace) ->
 # ---- writing -----------------------------------------------------------------------------------------------
 
 
-def write_all(out: FolderWriter, slices: list[Slice], records: list[ImageRecord], args: argparse.Namespace) -> None:
+def write_all(out: SliceWriter, slices: list[Slice], records: list[ImageRecord], args: argparse.Namespace) -> None:
     for s, record in zip(tqdm(slices, desc="write", unit="slice", disable=None), records, strict=True):
         out.add(record, s.image, s.target)
     train = [(s, record) for s, record in zip(slices, records, strict=True) if record.split == "train"]
@@ -183,7 +184,7 @@ def write_all(out: FolderWriter, slices: list[Slice], records: list[ImageRecord]
         out.add(replace(record, id=f"{record.id}_aug{copy + 1:02d}"), grey, target)
 
 
-def draw_sheet(out: FolderWriter, count: int = 24, columns: int = 6) -> Image.Image:
+def draw_sheet(out: SliceWriter, count: int = 24, columns: int = 6) -> Image.Image:
     """Slices from all over the folder, read back from the disk, with the lesion outlined in green (or by class)."""
     chosen = np.unique(np.linspace(0, len(out.records) - 1, count).round().astype(int))
     tiles, captions = [], []
@@ -236,7 +237,7 @@ def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) ->
         if args.classes:
             raise ValueError(
                 "--classes takes the classes from the labels of a table, and pictures have none. Masks that hold class "
-                "numbers become a folder with lungseg.data.slices.FolderWriter (docs/data/folder.md, Classes)."
+                "numbers become a folder with lungseg.data.slices.SliceWriter (docs/data/folder.md, Classes)."
             )
         if args.group not in (None, "none") or spacing_is_column:
             raise ValueError("pictures have no columns: use --patient-from for --group, and a number of mm.")
@@ -248,7 +249,7 @@ def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) ->
 
 def prepare(args: argparse.Namespace) -> None:
     check_arguments(args)
-    with FolderWriter(args.out) as out:
+    with SliceWriter(args.out) as out:
         slices: list[Slice] = []
         notes: list[str] = []
         for path in args.sources:

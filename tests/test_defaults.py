@@ -10,7 +10,7 @@ import pytest
 
 from lungseg import charts, draw, inference, losses, nn, predictor
 from lungseg.data import augment, ct, elastic, manifest, scans, slices, splits, volumes
-from lungseg.data.phantoms import anatomy, nodules, raster, scene, vessels
+from lungseg.data.phantoms import anatomy, folders, nodules, raster, scene, vessels
 from lungseg.data.pickles import table
 from lungseg.evaluation import baselines, metrics, scores, strata
 from lungseg.nn import layers, rrc_unet, unetr
@@ -78,11 +78,11 @@ TABLE = {
     splits.link_similar_slices: {"grid": None, "threshold": 0.4},
     table.read_table: {"required": ("label1", "mask")},
     scans.read_scans: {"column": "hu_array_old"},
-    slices.write_phantom_folder: {
+    folders.write_phantom_folder: {
         "view": "chest", "num_patients": 40, "slices_per_patient": 6, "size": 256, "seed": 0, "fractions": SHARES,
     },
     slices.SliceDataset: {"split": None, "size": None, "augment": None, "seed": 0},
-    volumes.write_phantom_volumes: {
+    folders.write_phantom_volumes: {
         "num_patients": 40, "shape": (32, 96, 96), "spacing_mm": (1.5, 1.0, 1.0), "num_nodules": 2,
         "diameter_mm": (8.0, 25.0), "seed": 0, "fractions": SHARES,
     },

@@ -9,7 +9,7 @@ from torch import nn
 from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint, save_checkpoint
 from lungseg.data.ct import resize_image
 from lungseg.data.manifest import ImageRecord
-from lungseg.data.slices import FolderWriter, SliceDataset
+from lungseg.data.slices import SliceDataset, SliceWriter
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
@@ -157,7 +157,7 @@ def test_volumes_are_scaled_along_all_three_sides(shape, scale):
 def test_the_network_sees_what_it_saw_in_training(tmp_path):
     """A folder of 40 x 40 slices, trained at 20 x 20: the same picture, up to the rounding of its grey levels."""
     image = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
-    with FolderWriter(tmp_path / "data") as out:
+    with SliceWriter(tmp_path / "data") as out:
         out.add(ImageRecord("a", "a", "train"), image, np.zeros_like(image))
     trained_on, _, _ = SliceDataset(tmp_path / "data", size=20)[0]
     predictor = watch(size=[20, 20], scale=[0.5, 0.5])

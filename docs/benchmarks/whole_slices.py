@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lungseg.data.ct import hu_to_grey
 from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.phantoms.scene import phantom_patient
-from lungseg.data.slices import FolderWriter, read_slice
+from lungseg.data.slices import SliceWriter, read_slice
 from lungseg.predictor import load_predictor
 
 SIDE = 64  # of a crop in pixels, as of the crops with nodules
@@ -65,7 +65,7 @@ def patient_spacing(patient: np.lib.npyio.NpzFile) -> float:
 def write_slices(source: Path, out: Path) -> None:
     patient = np.load(source, allow_pickle=False)
     name = str(patient["patient"])
-    with FolderWriter(out) as folder:
+    with SliceWriter(out) as folder:
         for i, (hu, votes) in enumerate(zip(patient["hu"], patient["votes"], strict=True)):
             record = ImageRecord(f"{name}_{i:02d}", name, "test", spacing_mm=patient_spacing(patient))
             folder.add(record, hu_to_grey(hu), (votes >= READERS).astype(np.uint8))
@@ -76,7 +76,7 @@ def write_crops(
 ) -> None:
     """Nodule crops as they are, and NUM crops of `hu` (n, H, W) without a pixel of `seen`, half at `wrong`."""
     rng = np.random.default_rng(0)
-    with FolderWriter(out) as folder:
+    with SliceWriter(out) as folder:
         for record in tqdm(read_manifest(nodules), desc="copy", disable=None):
             folder.add(record, *read_slice(nodules, record))
         for number in range(NUM):

@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 
 from lungseg.data.manifest import read_manifest
-from lungseg.data.slices import read_slice, write_phantom_folder
+from lungseg.data.phantoms.folders import write_phantom_folder
+from lungseg.data.slices import read_slice
 from lungseg.draw import contact_sheet, overlay
 
 with tempfile.TemporaryDirectory() as scratch:

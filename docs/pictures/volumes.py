@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lungseg.data.volumes import CropDataset, VolumeDataset, write_phantom_volumes
+from lungseg.data.phantoms.folders import write_phantom_volumes
+from lungseg.data.volumes import CropDataset, VolumeDataset
 from lungseg.draw import contact_sheet, overlay
 
 CROPS, SIZE = 7, (8, 32, 32)

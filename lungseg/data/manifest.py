@@ -1,8 +1,8 @@
-"""The manifest of a folder of slices or volumes: which belongs to which patient, and to which split.
+"""The manifest of a folder of slices or volumes: the patient and the split of each.
 
     id, group, split, label, spacing_mm, hu_low, hu_high, bits, source_height, source_width
 
-One row per slice or volume. `group` is the patient, or a cluster of near-duplicates; it never stands in two splits.
+One row per slice or volume. `group` is the patient, or a cluster of near-duplicates; it is never in two splits.
 Only `id` is required.
 """
 
@@ -15,27 +15,28 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lungseg.data.ct import HU_WINDOW
+from lungseg.data.folder_files import (
+    HOMES,
+    held_kind,
+    how_to_convert,
+    manifest_path,
+    member_id,
+    members,
+    other_files,
+    visible,
+)
 from lungseg.data.headers import read_csv
 from lungseg.data.prepare.columns import text_of
 from lungseg.data.splits import affordable_fractions, find_overlaps, split_by_group
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
-HOMES = {"slices": "images", "volumes": "volumes"}  # what a folder may hold, and the subfolder where it lies
 REMEDIES = {
-    "slices": "Give a folder as examples/prepare_data.py writes it, from tables or (--images, --masks) from pictures.",
+    "slices": "Give a folder that prepare_data.py wrote, from tables or (--images, --masks) from pictures.",
     "volumes": "Put each volume there as <id>.npz (lungseg.data.volumes.write_volume).",
 }
 DIMS = {"slices": 2, "volumes": 3}
-OTHER_PICTURES = (
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".tif",
-    ".tiff",
-)  # what prepare_data.py reads too (lungseg.data.prepare.pictures)
-LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
-MAX_ID_BYTES = 200  # the name of a file has 255, some of them for .npz and what a writer adds while it writes
+MAX_ID_BYTES = 200  # a file name has 255, some of them for .npz and what is added while a file is written
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,18 @@ class ImageRecord:
     group: str  # patient, or cluster of near-duplicates: never in two splits
     split: str  # train, val or test
     label: str = ""
-    spacing_mm: float = float("nan")  # side of a pixel of the file; nan = unknown
-    # Of PNGs only: a volume holds HU.
+    spacing_mm: float = float("nan")  # side of a pixel of the file; NaN is unknown
+    # For PNGs only: a volume holds HU.
     hu_low: float = HU_WINDOW[0]  # HU of grey 0
     hu_high: float = HU_WINDOW[1]  # HU of the largest grey level
     bits: int = 8  # 8, or 16 for images of 65,536 grey levels
-    # Pixels of the slice that the file was resized from; 0 = not resized, or not known to be.
+    # Pixels of the slice that the file was resized from; 0 if it was not, or if that is unknown.
     source_height: int = 0
     source_width: int = 0
 
     @property
     def source_size(self) -> tuple[int, int] | None:
-        """(H, W) of the slice that the file was made from; None = not told."""
+        """(H, W) of the slice that the file was made from; None is unknown."""
         return (self.source_height, self.source_width) if self.source_height else None
 
 
@@ -66,13 +67,13 @@ NUMBERS = {f.name: f.type for f in fields(ImageRecord) if f.type in (float, int)
 
 
 def read_manifest(folder: str | Path, kind: str | None = None) -> list[ImageRecord]:
-    """The records of a folder, in the order of its manifest; columns we do not know are ignored.
+    """The records of a folder, in the order of its manifest; unknown columns are ignored.
 
-    Without a manifest (or without its group or split column) each image is its own group and the split is
-    made here, the same each time; a warning then says that leakage cannot be ruled out.
+    Without a manifest (or without its group or split column) each image is its own group and the split is made here,
+    the same every time; a warning says that leakage cannot be ruled out.
 
     Args:
-        kind: "slices" or "volumes", for who can use only these; None takes what the folder holds.
+        kind: "slices" or "volumes", for callers that can use only these; None takes what the folder holds.
 
     Raises:
         ValueError: the first problem of the manifest, in one sentence.
@@ -84,34 +85,34 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> list[ImageReco
 
 
 def read_split(folder: str | Path, split: str | None, kind: str) -> list[ImageRecord]:
-    """The records of one split (None takes all), never none: a ValueError then names the splits there are."""
+    """The records of one split (None takes all); if there are none, a ValueError names the existing splits."""
     everything = read_manifest(folder, kind)
     records = [r for r in everything if split in (None, r.split)]
     if not records:
         there = ", ".join(f"{n} {s}" for s, n in Counter(r.split for r in everything).items())
-        raise ValueError(f"{folder} has no {kind[:-1]} in the split {split!r} (it has {there}). Choose one of those.")
+        raise ValueError(f"{folder} has no {kind[:-1]} in the split {split!r} (it has {there}). Choose one of these.")
     return records
 
 
 def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRecord], list[str]]:
-    """All the records that can be read, and one sentence for each that cannot or must not be used."""
+    """All records that can be read, and one sentence for each that cannot or must not be used."""
     if not folder.is_dir():
-        return [], [f"{folder} is a file, a folder is wanted." if folder.exists() else f"{folder} does not exist."]
+        return [], [f"{folder}: expected a folder, got a file." if folder.exists() else f"{folder} does not exist."]
     held = held_kind(folder)
     kind = kind or held
     home = folder / HOMES[kind]
     if not home.is_dir() and (folder / HOMES[held]).is_dir():
-        way_out = f"For scripts that have it, give --spatial-dims {DIMS[held]}."
-        return [], [f"{folder} is a folder of {held}, and {kind} are wanted. {way_out}"]
+        way_out = f"Where the script has that flag, give --spatial-dims {DIMS[held]}."
+        return [], [f"{folder}: expected {kind}, got a folder of {held}. {way_out}"]
     if not home.is_dir():
-        there = [p.name for p in visible(folder) if p.is_dir()][:5]
-        there = f" (it holds {'/, '.join(there)}/)" if there else ""
+        names = [p.name for p in visible(folder) if p.is_dir()][:5]
+        there = f" (it holds {'/, '.join(names)}/)" if names else ""
         return [], [f"{folder} holds no folder {home.name}/{there}. {REMEDIES[kind]}"]
     path = manifest_path(folder)
     if not path.exists() and (others := [p.name for p in folder.iterdir() if p.name.lower().startswith("manifest")]):
         return [], [f"{folder} holds {others[0]} but no manifest.csv. Save it as comma-separated text of that name."]
     try:
-        lines = read_csv(path, COLUMNS) if path.exists() else [(0, {"id": id_of(p)}) for p in members(home)]
+        lines = read_csv(path, COLUMNS) if path.exists() else [(0, {"id": member_id(p)}) for p in members(home)]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         return [], [f"{path} cannot be read as a table ({error}). Save it as comma-separated UTF-8 text."]
     except ValueError as error:
@@ -120,9 +121,9 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRec
     if not rows and path.exists():
         return [], [f"{path} lists no {kind[:-1]}. Put at least one there."]
     if not rows:
-        others = other_files(home, "PNG (8-bit grey)" if kind == "slices" else ".npz")
-        way_out = how_to_convert(folder) if others else "Put at least one there"
-        return [], [f"{home} lists no {kind[:-1]}{others}. {way_out}."]
+        found = other_files(home, "PNG (8-bit grey)" if kind == "slices" else ".npz")
+        way_out = how_to_convert(folder) if found else "Put at least one there"
+        return [], [f"{home} lists no {kind[:-1]}{found}. {way_out}."]
     if "id" not in rows[0]:
         return [], [f"{path} has no column id (it has {', '.join(rows[0])}). Separate columns by commas."]
     if "group" not in rows[0]:
@@ -136,7 +137,9 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRec
         groups = [row["group"] for row in rows]
         splits = split_by_group(groups, affordable_fractions(FRACTIONS, len(set(groups))), seed=0)
         rows = [{**row, "split": split} for row, split in zip(rows, splits, strict=True)]
-    records, problems, taken = [], [], {}
+    records: list[ImageRecord] = []
+    problems: list[str] = []
+    taken: dict[str, str] = {}
     for number, row in zip(numbers, rows, strict=True):
         try:
             record = parse_row(row)
@@ -145,16 +148,12 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRec
         except ValueError as error:
             problems.append(f"{path}, line {number}: {error}")
     ids, groups, splits = ([getattr(r, name) for r in records] for name in ("id", "group", "split"))
-    sentences = find_overlaps(ids, groups, splits) + groups_in_capitals(records)
+    sentences = find_overlaps(ids, groups, splits) + find_groups_in_capitals(records)
     return records, problems + [f"{path}: {sentence}" for sentence in sentences]
 
 
-def manifest_path(folder: Path) -> Path:
-    """DIR/manifest.csv, or what differs from it in capitals only: elsewhere they may be the same name."""
-    return next((p for p in sorted(folder.iterdir()) if p.name.lower() == "manifest.csv"), folder / "manifest.csv")
-
-
 def parse_row(row: dict[str, str]) -> ImageRecord:
+    """One row of the table as a record; a ValueError names the column that cannot be read."""
     id_, group, split, label = row["id"], text_of(row["group"]), row["split"].lower(), text_of(row.get("label", ""))
     numbers = {}
     for name, kind in NUMBERS.items():
@@ -175,7 +174,7 @@ def parse_row(row: dict[str, str]) -> ImageRecord:
 
 
 def check_record(record: ImageRecord) -> None:
-    """A ValueError for what no manifest may say: of one that is read, and of one that is to be written."""
+    """Raise a ValueError for values that no manifest may hold, read or written."""
     check_id(record.id, {})
     id_ = record.id
     if not record.group:
@@ -184,9 +183,9 @@ def check_record(record: ImageRecord) -> None:
         raise ValueError(f"id {id_!r} has the split {record.split!r}. Use one of {', '.join(SPLITS)}.")
     if record.bits not in (8, 16):
         raise ValueError(f"id {id_!r} has bits {record.bits:g}. Grey PNGs have 8 or 16.")
-    if record.spacing_mm <= 0 or math.isinf(record.spacing_mm):  # nan is neither
+    if record.spacing_mm <= 0 or math.isinf(record.spacing_mm):  # NaN is neither
         raise ValueError(f"id {id_!r} has spacing_mm {record.spacing_mm:g}. Write mm above 0, or leave it empty.")
-    if not -math.inf < record.hu_low < record.hu_high < math.inf:  # nan fails
+    if not -math.inf < record.hu_low < record.hu_high < math.inf:  # NaN fails
         low, high = f"{record.hu_low:g}", f"{record.hu_high:g}"
         raise ValueError(f"id {id_!r} has hu_low {low} and hu_high {high}. Write two numbers, the lower one first.")
     height, width = record.source_height, record.source_width
@@ -196,7 +195,7 @@ def check_record(record: ImageRecord) -> None:
 
 
 def check_id(id_: str, taken: dict[str, str]) -> None:
-    """A ValueError unless an id can be the name of a file, everywhere and beside those in `taken`, which it joins."""
+    """Raise a ValueError unless an id can be a file name on every system, next to those `taken`; then add it there."""
     odd = any(c in "/\\" or unicodedata.category(c) == "Cc" for c in id_)  # Cc: NUL, line breaks
     if odd or not id_ or id_[0] == "." or id_ != id_.strip():
         raise ValueError(f"id {id_!r} is not a plain file name. Use letters, digits, '_' and '-'.")
@@ -207,20 +206,22 @@ def check_id(id_: str, taken: dict[str, str]) -> None:
         raise ValueError(f"the ids {first!r} and {id_!r} are one file name on Windows and macOS. Rename one of them.")
 
 
-def groups_in_capitals(records: list[ImageRecord]) -> list[str]:
-    """One sentence for each two groups in different splits that differ only in capitals: hardly two patients."""
-    firsts, problems = {}, {}
+def find_groups_in_capitals(records: list[ImageRecord]) -> list[str]:
+    """One sentence per pair of groups in different splits that differ only in capitals: probably one patient."""
+    firsts: dict[str, ImageRecord] = {}
+    problems: dict[str, str] = {}
     for record in records:
         first = firsts.setdefault(record.group.casefold(), record)
         if first.group != record.group and first.split != record.split:
             problems[record.group] = (
                 f"group {first.group!r} is in {first.split} and {record.group!r} in {record.split}. If they are one "
-                f"patient, move all its rows to one split; if not, tell them apart by more than capitals."
+                f"patient, move all its rows to one split; if not, give them names that differ in more than capitals."
             )
     return list(problems.values())
 
 
 def write_manifest(path: Path, records: list[ImageRecord]) -> None:
+    """Write manifest.csv with all columns; unknown numbers are empty cells."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -228,70 +229,13 @@ def write_manifest(path: Path, records: list[ImageRecord]) -> None:
             cells = [getattr(record, name) for name in COLUMNS]
             empty = [c != c or (c == 0 and name.startswith("source_")) for c, name in zip(cells, COLUMNS, strict=True)]
             cells = [f"{c:g}" if isinstance(c, float) else c for c in cells]
-            writer.writerow(["" if e else c for c, e in zip(cells, empty, strict=True)])  # nan != nan
+            writer.writerow(["" if e else c for c, e in zip(cells, empty, strict=True)])  # NaN != NaN
 
 
 def describe_folder(folder: str | Path) -> str:
-    """One line: how many slices (or volumes) and groups stand in each split."""
+    """One line: the number of slices (or volumes) and groups in each split."""
     records = read_manifest(folder)
     items = Counter(r.split for r in records)
     groups = Counter(split for _, split in {(r.group, r.split) for r in records})
     parts = [f"{items[s]} {s} (of {groups[s]} groups)" for s in SPLITS if items[s]]
     return f"{folder} holds {len(records)} {held_kind(Path(folder))}: {', '.join(parts)}"
-
-
-def held_kind(folder: Path) -> str:
-    """ "volumes" where there are volumes/ and no images/, else "slices"."""
-    only_volumes = (folder / HOMES["volumes"]).is_dir() and not (folder / HOMES["slices"]).is_dir()
-    return "volumes" if only_volumes else "slices"
-
-
-def members(home: Path) -> list[Path]:
-    """The PNGs of images/ or masks/; the .npz files and the folders of volumes/. Suffixes may be in capitals."""
-    if home.name != HOMES["volumes"]:
-        return pictures(home)
-    return [p for p in visible(home) if p.suffix.lower() == ".npz" or p.is_dir()]
-
-
-def pictures(folder: Path) -> list[Path]:
-    return [p for p in visible(folder) if p.suffix.lower() == ".png"]
-
-
-def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, without what systems leave there: "._a.png" and __MACOSX of macOS, for instance."""
-    return sorted(p for p in folder.iterdir() if p.name[0] != "." and p.name.lower() not in LEFT_BY_SYSTEMS)
-
-
-def find_member(home: Path, id_: str) -> Path:
-    """The file of an id in images/, masks/ or volumes/, its suffix in small letters unless it is there in capitals."""
-    suffix = ".npz" if home.name == HOMES["volumes"] else ".png"
-    names = [id_ + s for s in (suffix, suffix.upper(), suffix.title())]
-    return next((home / name for name in names if (home / name).exists()), home / names[0])
-
-
-def other_files(folder: Path, suffix: str) -> str:
-    """What there is in the place of files of that suffix, as the end of a sentence; "" if there is nothing."""
-    found = Counter("".join(p.suffixes[-2:] if p.suffix == ".gz" else [p.suffix]) for p in visible(folder))
-    found = [(ending, n) for ending, n in found.most_common(3) if ending]
-    if not found:
-        return ""
-    return f"; only {suffix} is read, and there are {' and '.join(f'{n} {ending}' for ending, n in found)}"
-
-
-def how_to_convert(folder: Path) -> str:
-    """What to do about images of another format: if they are pictures, the command that makes a folder of them."""
-    image, mask = (commonest_suffix(folder / name) for name in ("images", "masks"))
-    if image.lower() not in OTHER_PICTURES:
-        return "Convert them"
-    patterns = f"--images 'images/*{image}' --masks 'masks/*{mask or '.png'}'"
-    return f"Convert them: prepare_data.py {folder} {patterns} --out NEW_FOLDER"
-
-
-def commonest_suffix(home: Path) -> str:
-    """Of its files; "" if there are none."""
-    found = Counter(p.suffix for p in (visible(home) if home.is_dir() else []))
-    return max(found, key=found.get, default="")
-
-
-def id_of(path: Path) -> str:
-    return path.name if path.is_dir() else path.stem  # a folder 1.2.840 is not 840 of something

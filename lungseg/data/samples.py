@@ -18,9 +18,14 @@ class Samples(Protocol):
         classes: names of the lesion classes; () in a binary folder without names.
     """
 
-    folder: Path
-    records: Sequence[ImageRecord]
-    classes: tuple[str, ...]
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def records(self) -> Sequence[ImageRecord]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 

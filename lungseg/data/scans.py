@@ -20,20 +20,15 @@ from numpy.typing import NDArray
 
 from lungseg.data.classes import read_classes
 from lungseg.data.ct import grey_to_hu
-from lungseg.data.manifest import (
-    ImageRecord,
-    find_member,
-    manifest_path,
-    other_files,
-    pictures,
-    read_manifest,
-    visible,
-)
+from lungseg.data.folder_files import find_member, manifest_path, other_files, pictures, visible
+from lungseg.data.grey_png import grey_bits, read_grey_png
+from lungseg.data.manifest import ImageRecord, read_manifest
+from lungseg.data.mapped_arrays import map_file
 from lungseg.data.pickles.table import read_table
 from lungseg.data.plausible import iterate_slices
 from lungseg.data.prepare.columns import SPACING_COLUMNS, find_column, spacing_of
-from lungseg.data.slices import grey_bits, read_grey_png, read_slice
-from lungseg.data.volume_file import check_sums, map_file, read_volume
+from lungseg.data.slices import read_slice
+from lungseg.data.volume_file import check_sums, read_volume
 from lungseg.data.volumes import volume_path
 
 

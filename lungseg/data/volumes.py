@@ -1,4 +1,4 @@
-"""The folder of volumes: write it, check it, train on crops of it, judge on whole volumes.
+"""The folder of volumes: check it, write it, train on crops of it, evaluate on whole volumes.
 
     DIR/volumes/<id>.npz    hu (D, H, W), target (D, H, W) in {0, 1}, spacing_mm (3,)   (or a folder <id>/ of .npy)
     DIR/manifest.csv        id, group, split, label, spacing_mm    as for slices
@@ -7,6 +7,7 @@
 Axes are (slices, rows, columns), everywhere.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,37 +20,36 @@ from tqdm import tqdm
 
 from lungseg.data.classes import one_hot, read_classes, unused_classes
 from lungseg.data.ct import hu_to_unit
-from lungseg.data.manifest import FRACTIONS, ImageRecord, find_member, members, parse_manifest, read_split
-from lungseg.data.phantoms.scene import phantom_volume
+from lungseg.data.folder_files import find_member, members
+from lungseg.data.manifest import ImageRecord, parse_manifest, read_split
+from lungseg.data.manifest_writer import ManifestWriter
 from lungseg.data.plausible import LesionExtent, Tally
-from lungseg.data.slices import FolderWriter, told
-from lungseg.data.splits import split_by_group
-from lungseg.data.volume_file import Volume, check_sums, check_target, check_volume, read_labelled, write_volume
+from lungseg.data.slices import tally_problems
+from lungseg.data.volume_file import LabelledVolume, check_sums, check_target, check_volume, read_labelled, write_volume
 
-MAX_VOXELS = 2000  # remembered of each lesion: enough places for a crop, and 24 kB however large the lesion
-LUNG_MM = (45.0, 85.0), (-20.0, 20.0)  # a phantom's lung: so far to either side of its middle, and up or down
-TRIES = 20  # at a view that has room for the nodules
+MAX_VOXELS = 2000  # kept of each lesion: enough positions for crops, and 24 kB however large the lesion is
 
 
 # ---- checking ----------------------------------------------------------------------------------------------------
 
 
 def volume_path(folder: str | Path, record: ImageRecord) -> Path:
-    """DIR/volumes/<id>.npz, or the folder DIR/volumes/<id> where that is there."""
+    """DIR/volumes/<id>.npz, or the folder DIR/volumes/<id> if it exists."""
     home = Path(folder, "volumes")
     return home / record.id if (home / record.id).is_dir() else find_member(home, record.id)
 
 
 def check_volume_folder(folder: str | Path) -> list[str]:
-    """One sentence for each thing that is wrong with a folder, and what to do; [] is a sound folder. Reads it all.
+    """The problems of a folder, each a sentence with what to do; [] if there are none. Reads every file.
 
-    What is odd (`lungseg.data.plausible`) in more than half of it is wrong too; in less, it is a warning.
+    What is implausible (`lungseg.data.plausible`) in more than half of the volumes is a problem too; in fewer, a
+    warning.
     """
     folder = Path(folder)
     records, problems = parse_manifest(folder, "volumes")
     try:
         classes, seen = read_classes(folder), set()
-    except ValueError as error:  # no target can be judged
+    except ValueError as error:  # then no target can be checked
         return [*problems, str(error)]
     tally = Tally(folder, "volumes")
     for record in tqdm(records, desc="check", unit="volume", disable=None):  # None: quiet when not on a terminal
@@ -62,9 +62,9 @@ def check_volume_folder(folder: str | Path) -> list[str]:
         tally.add_image(record.id, record.split, volume.hu)
         if len(classes) > 1:
             seen.update(np.unique(volume.target).tolist())
-    if not problems:  # else a target that cannot be read may hold it
+    if not problems:  # a target that cannot be read may hold the missing class
         problems += [f"{folder}: {sentence}" for sentence in unused_classes(seen, classes)]
-    problems += told(tally)
+    problems += tally_problems(tally)
     if records or not problems:
         known = {volume_path(folder, record) for record in records}
         problems += [
@@ -78,7 +78,7 @@ def check_volume_folder(folder: str | Path) -> list[str]:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-class VolumeWriter(FolderWriter):
+class VolumeWriter(ManifestWriter):
     """Write a folder of volumes completely or not at all: `with VolumeWriter(folder) as out: out.add(...)`."""
 
     subfolders = ("volumes",)
@@ -86,68 +86,21 @@ class VolumeWriter(FolderWriter):
     def add(
         self, record: ImageRecord, hu: NDArray, target: NDArray, spacing_mm: ArrayLike, **geometry: ArrayLike
     ) -> None:
-        """Write one volume; arguments as for `write_volume`, also those that say where it lies (affine, ...)."""
-        self._check(record)
+        """Write one volume; arguments as for `write_volume`, including its position (affine, ...)."""
+        self.check(record)
         write_volume(self.path / "volumes" / f"{record.id}.npz", hu, target, spacing_mm, self.classes, **geometry)
         self.records.append(record)
 
 
-def write_phantom_volumes(
-    folder: str | Path,
-    *,
-    num_patients: int = 40,
-    shape: tuple[int, int, int] = (32, 96, 96),
-    spacing_mm: tuple[float, float, float] = (1.5, 1.0, 1.0),
-    num_nodules: int = 2,
-    diameter_mm: tuple[float, float] = (8.0, 25.0),
-    seed: int = 0,
-    fractions: dict[str, float] = FRACTIONS,
-    **phantom_options: object,
-) -> None:
-    """Write phantom patients (lungseg.data.phantoms.scene) as a folder of volumes, split by patient.
-
-    A volume shows some place of the right or the left lung, unless `centre_mm` is given. Patient p is drawn from the
-    generator of (seed, p), so a larger folder begins with the volumes of a smaller one.
-
-    Args:
-        num_patients: at least one per split.
-        shape: (D, H, W) in voxels.
-        spacing_mm: between slices, rows, columns; the last two are equal.
-        num_nodules: in each volume.
-        diameter_mm: smallest and largest nodule.
-        fractions: share of the volumes in each split.
-        phantom_options: passed on to `phantom_volume`: kinds, centre_mm.
-    """
-    patients = [f"phantom{p:04d}" for p in range(num_patients)]
-    split_of = dict(zip(patients, split_by_group(patients, fractions, seed=seed), strict=True))
-    options = {"num_nodules": num_nodules, "diameter_mm": diameter_mm, **phantom_options}
-    with VolumeWriter(folder) as out:
-        for p, patient in enumerate(tqdm(patients, desc="phantoms", unit="patient", disable=None)):
-            rng = np.random.default_rng([seed, p])
-            hu, target = draw_volume(rng, shape=shape, spacing_mm=spacing_mm, **options)
-            out.add(ImageRecord(patient, patient, split_of[patient], spacing_mm=spacing_mm[1]), hu, target, spacing_mm)
-
-
-def draw_volume(rng: np.random.Generator, **options: object) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """`phantom_volume` of a place in a lung. Where a small view has no room for its nodules, another is drawn."""
-    for _ in range(TRIES):
-        x, y = rng.choice([-1.0, 1.0]) * rng.uniform(*LUNG_MM[0]), rng.uniform(*LUNG_MM[1])
-        try:
-            return phantom_volume(rng, **{"centre_mm": (float(x), float(y)), **options})
-        except ValueError as error:
-            problem = error
-    raise problem
-
-
-# ---- training and judging ----------------------------------------------------------------------------------------
+# ---- training and evaluation ----------------------------------------------------------------------------------------
 
 
 class VolumeDataset(Dataset):
     """The whole volumes of one split, as (image, target, id).
 
     image is float32 (1, D, H, W): HU_WINDOW (lungseg.data.ct) mapped to [0, 1]. target is float32 (1, D, H, W) in
-    {0, 1}, or (K, D, H, W) of a folder with K > 1 lesion classes, whose names are `classes`. split: "train", "val" or
-    "test"; None takes all.
+    {0, 1}, or (K, D, H, W) if the folder has K > 1 lesion classes, named in `classes`. split: "train", "val" or "test";
+    None takes all.
 
     Raises:
         ValueError: for a bad manifest or an empty split here, and for a bad file when it is read.
@@ -156,30 +109,33 @@ class VolumeDataset(Dataset):
     def __init__(self, folder: str | Path, split: str | None = None):
         self.folder = Path(folder)
         self.records, self.classes = read_split(folder, split, "volumes"), read_classes(folder)
-        self._whole: set[int] = set()  # what was read whole, and its checksums compared
+        self._verified: set[int] = set()  # those whose checksums have been compared
 
     def __len__(self) -> int:
         return len(self.records)
 
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, str]]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
-        if index not in self._whole:  # the first time: mapped reading passes checksums by
+        if index not in self._verified:  # the first time: mapped reading does not compare checksums
             check_sums(volume_path(self.folder, self.records[index]))
-            self._whole.add(index)
-        image, target = map(torch.from_numpy, self._cut(index, self._open(index)))
+            self._verified.add(index)
+        image, target = map(torch.from_numpy, self._read_box(index, self._open(index)))
         return image[None], target, self.records[index].id  # (1, D, H, W), (K, D, H, W)
 
     def spacing_mm(self, number: int) -> tuple[float, float, float]:
-        """Of the volume of records[number], between slices, rows, columns; nan = unknown."""
+        """The spacing of the volume of records[number] between slices, rows, columns; NaN is unknown."""
         return self._open(number).spacing_mm
 
-    def _open(self, number: int) -> Volume:
-        # Opened anew each time: a map holds its file open, and a system allows only so many open files.
+    def _open(self, number: int) -> LabelledVolume:
+        # Opened again each time: a memory map keeps its file open, and the number of open files is limited.
         return read_labelled(volume_path(self.folder, self.records[number]))
 
-    def _cut(
-        self, number: int, volume: Volume, box: tuple[slice, ...] = ()
+    def _read_box(
+        self, number: int, volume: LabelledVolume, box: tuple[slice, ...] = ()
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Image (d, h, w) and target (K, d, h, w) in a box of the volume (() is all), checked as they are read."""
+        """Image (d, h, w) and target (K, d, h, w) in a box of the volume (() is all of it), checked while reading."""
         hu, target = volume.hu[box], volume.target[box]
         try:
             check_target(target, self.classes)
@@ -197,16 +153,17 @@ class CropDataset(VolumeDataset):
     """Crops of the volumes of one split, as (image, target, id), `crops_per_volume` of each in every epoch.
 
     image is float32 (1, d, h, w), target (1, d, h, w) or (K, d, h, w), as in `VolumeDataset`; id is "<volume>:<number
-    of the crop>". Of an uncompressed file only the parts that the crop touches are read. A volume smaller than the
-    crop is filled up at the far ends: with 0 in both, which is air and no lesion.
+    of the crop>". Of an uncompressed file only the parts in the crop are read. A volume smaller than the crop is
+    padded at the far ends with 0 in both, which is air and no lesion.
 
     Args:
         crop_size: (d, h, w) in voxels.
-        foreground: the share of the crops that must hold a lesion voxel, where the volume has a lesion: first a
-            lesion is drawn, then one of its voxels, then a crop round it. Were it a voxel out of all, a lesion of
-            twice the diameter would be seen eight times as often. The other crops lie anywhere. Of several classes,
-            first one of those in the volume is drawn, then a lesion of it: rare ones are seen as often as common ones.
-        flips: turn each axis round with probability 1/2.
+        foreground: the share of crops that must hold a lesion voxel, if the volume has a lesion: first a lesion is
+            drawn, then one of its voxels, then a crop around it. (If a voxel were drawn from all lesions, a lesion of
+            twice the diameter would be seen eight times as often.) The other crops are anywhere. With several classes,
+            first one of those in the volume is drawn, then a lesion of it: rare classes are seen as often as common
+            ones.
+        flips: reverse each axis with probability 1/2.
         seed: with the epoch and the index it decides each crop, so that neither the number of workers nor the order
             of reading changes what is drawn.
     """
@@ -225,17 +182,17 @@ class CropDataset(VolumeDataset):
         super().__init__(folder, split)
         if len(crop_size) != 3 or min(crop_size) < 1 or crops_per_volume < 1 or not 0 <= foreground <= 1:
             raise ValueError(
-                f"CropDataset: crop_size {tuple(crop_size)}, crops_per_volume {crops_per_volume}, foreground "
-                f"{foreground}: three sides and a number of at least 1, and a probability, are wanted."
+                f"CropDataset: expected crop_size with three sides of at least 1, crops_per_volume of at least 1 and "
+                f"foreground from 0 to 1, got {tuple(crop_size)}, {crops_per_volume} and {foreground}."
             )
         self.crop_size, self.crops_per_volume = tuple(crop_size), crops_per_volume
         self.foreground, self.flips, self.seed = foreground, flips, seed
-        # In shared memory, so that set_epoch also reaches worker processes that live through all epochs.
+        # In shared memory, so that set_epoch also reaches worker processes that persist over epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._lesions: dict[int, list[list[NDArray]]] = {}  # of each volume, of each class in it
+        self._lesions: dict[int, list[list[NDArray]]] = {}  # volume -> for each class in it, the voxels of its lesions
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins: other crops are drawn in each."""
+        """Set the epoch: other crops are drawn in each."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -246,20 +203,21 @@ class CropDataset(VolumeDataset):
         number, crop = divmod(index, self.crops_per_volume)
         volume = self._open(number)
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
-        start = self._place(number, volume, rng)
+        start = self._draw_start(number, volume, rng)
         box = tuple(slice(s, s + side) for s, side in zip(start, self.crop_size, strict=True))
-        image, target = self._cut(number, volume, box)
+        image, target = self._read_box(number, volume, box)
         cut = np.concatenate([image[None], target])  # (1 + K, d, h, w), or less at the end of a small volume
         missing = np.subtract(self.crop_size, cut.shape[1:])
         pair = np.pad(cut, [(0, 0), *((0, n) for n in missing)])  # (1 + K, d, h, w)
         if self.flips:
-            pair = np.flip(pair, 1 + np.flatnonzero(rng.random(3) < 0.5)).copy()
-        image, target = torch.from_numpy(pair).tensor_split([1])
-        return image, target, f"{self.records[number].id}:{crop}"  # (1, d, h, w), (K, d, h, w)
+            axes = 1 + np.flatnonzero(rng.random(3) < 0.5)
+            pair = np.flip(pair, tuple(axes.tolist())).copy()
+        channels = torch.from_numpy(pair)  # (1 + K, d, h, w)
+        return channels[:1], channels[1:], f"{self.records[number].id}:{crop}"  # (1, d, h, w), (K, d, h, w)
 
-    def _place(self, number: int, volume: Volume, rng: np.random.Generator) -> NDArray:
-        """(3,) the first voxel of a crop."""
-        last = np.maximum(np.subtract(volume.hu.shape, self.crop_size), 0)  # the last place where a crop may begin
+    def _draw_start(self, number: int, volume: LabelledVolume, rng: np.random.Generator) -> NDArray:
+        """(3,) the first voxel of a random crop."""
+        last = np.maximum(np.subtract(volume.hu.shape, self.crop_size), 0)  # the last voxel where a crop may begin
         if rng.random() < self.foreground:
             if number not in self._lesions:
                 several = len(self.classes) > 1
@@ -274,15 +232,18 @@ class CropDataset(VolumeDataset):
         return rng.integers(0, last, endpoint=True)
 
 
+PatchDataset = CropDataset  # the name that MONAI and others use; a patch is a token's square in our networks
+
+
 def find_lesions(target: NDArray) -> list[NDArray[np.int32]]:
-    """(n, 3) voxels of each connected lesion (touching at a corner is touching), of large ones every k-th."""
+    """(n, 3) voxels of each lesion (connected also at corners); of large lesions every k-th voxel."""
     voxels = np.argwhere(target)  # (n, 3)
     if not len(voxels):
         return []
     low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
-    cut = target[tuple(map(slice, low, high))]  # labels need four bytes a voxel: only where there are lesions
+    cut = target[tuple(map(slice, low, high))]  # labels need four bytes per voxel: only where there are lesions
     labels, _ = ndimage.label(cut, structure=np.ones((3, 3, 3)))
-    lesion_of = labels[tuple((voxels - low).T)]  # (n,), 1 .. count
-    order = np.argsort(lesion_of, kind="stable")
-    lesions = np.split(voxels[order].astype(np.int32), np.cumsum(np.bincount(lesion_of)[1:-1]))
+    component = labels[tuple((voxels - low).T)]  # (n,), 1 .. count
+    order = np.argsort(component, kind="stable")
+    lesions = np.split(voxels[order].astype(np.int32), np.cumsum(np.bincount(component)[1:-1]))
     return [lesion[:: -(-len(lesion) // MAX_VOXELS)] for lesion in lesions]

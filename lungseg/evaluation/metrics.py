@@ -144,8 +144,8 @@ def summarise_classes(counts: Tensor, names: Sequence[str] = ()) -> dict[str, fl
     Returns:
         "dice", ..., "pooled_rmse": means over the classes that occur; "images", "empty_targets",
         "empty_predictions", "false_alarms": as in `summarise`, of lesions of any class; then all but "images" for
-        each class, as "dice of NAME". A mean over classes is the mean of their means: rare classes weigh as much as common
-        ones.
+        each class, as "dice of NAME". A mean over classes is the mean of their means: rare classes weigh as much as
+        common ones.
     """
     if counts.ndim != 3 or counts.shape[1] < 1:
         raise ValueError(f"counts of classes are {tuple(counts.shape)}, but must be (n, K, 4)")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lungseg.data.classes import classes_file
-from lungseg.data.manifest import manifest_path, members
+from lungseg.data.folder_files import manifest_path, members
 from lungseg.files import regular_file, whole_file
 
 FILE = "data.json"

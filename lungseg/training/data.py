@@ -126,7 +126,7 @@ def draw_slices(recipe: TrainingRecipe, options: RunOptions) -> Path:
     name = f"phantoms_{r.phantom_view}_{r.phantom_patients}x{r.phantom_slices}_{r.img_size}px_seed{seed}"
     folder = options.out / name
     if not folder.exists():
-        from lungseg.data.slices import write_phantom_folder  # only a run without data needs the phantoms
+        from lungseg.data.phantoms.folders import write_phantom_folder  # only a run without data needs the phantoms
 
         how: dict[str, Any] = {"diameter_mm": (8.0, 25.0)} if r.phantom_view == "nodule" else {}
         how |= {"view": r.phantom_view, "num_patients": r.phantom_patients, "slices_per_patient": r.phantom_slices}
@@ -140,7 +140,7 @@ def draw_volumes(recipe: TrainingRecipe, options: RunOptions) -> Path:
     shape, patients, seed = recipe.phantom_shape, recipe.phantom_volumes, options.seed
     folder = options.out / f"phantoms_volume_{patients}x{'x'.join(map(str, shape))}_seed{seed}"
     if not folder.exists():
-        from lungseg.data.volumes import write_phantom_volumes
+        from lungseg.data.phantoms.folders import write_phantom_volumes
 
         how: dict[str, Any] = {"spacing_mm": PHANTOM_SPACING_MM, "num_nodules": 1}  # two would not fit a small volume
         write_phantom_volumes(folder, num_patients=patients, shape=shape, seed=seed, **how)

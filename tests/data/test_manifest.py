@@ -11,8 +11,6 @@ from lungseg.data.manifest import (
     ImageRecord,
     check_id,
     describe_folder,
-    find_member,
-    members,
     parse_manifest,
     read_manifest,
     read_split,
@@ -156,16 +154,16 @@ def test_volumes_have_the_same_manifest(small):
     (small / "images").rename(small / "volumes")
     assert describe_folder(small).startswith(f"{small} holds 8 volumes: 4 train")
     assert read_split(small, "val", "volumes") == read_split(small, "val", None)
-    with pytest.raises(ValueError, match="is a folder of volumes, and slices are wanted. .* --spatial-dims 3"):
+    with pytest.raises(ValueError, match="expected slices, got a folder of volumes. .* --spatial-dims 3"):
         read_manifest(small, "slices")
 
 
 def test_what_is_no_folder_of_that_kind_is_called_what_it_is(small):
-    with pytest.raises(ValueError, match="is a folder of slices, and volumes are wanted. .* --spatial-dims 2"):
+    with pytest.raises(ValueError, match="expected volumes, got a folder of slices. .* --spatial-dims 2"):
         read_manifest(small, "volumes")
     with pytest.raises(ValueError, match="nowhere does not exist.$"):
         read_manifest(small / "nowhere")
-    with pytest.raises(ValueError, match="manifest.csv is a file, a folder is wanted.$"):
+    with pytest.raises(ValueError, match="manifest.csv: expected a folder, got a file.$"):
         read_manifest(small / "manifest.csv", "slices")
     (small / "images").rename(small / "pictures")
     with pytest.raises(ValueError, match="holds no folder images/ .it holds pictures/.. Give a folder"):
@@ -189,62 +187,6 @@ def test_a_pixel_has_a_size_or_it_is_unknown(small, spacing, good):
         return
     with pytest.raises(ValueError, match="manifest.csv, line 2: id 'a_0' has spacing_mm .*, or leave it empty"):
         read_manifest(small)
-
-
-def test_what_there_is_instead_of_pngs_is_counted(tmp_path):
-    (tmp_path / "images").mkdir()
-    for name in ("a.jpg", "b.jpg", "c.JPG", "d.tif", "Thumbs.db", ".DS_Store", "._a.png"):
-        (tmp_path / "images" / name).touch()
-    with pytest.raises(ValueError, match=r"lists no slice; only PNG .* there are 2 .jpg and 1 .JPG and 1 .tif"):
-        read_manifest(tmp_path)
-    (tmp_path / "images").rename(tmp_path / "volumes")
-    for path in (tmp_path / "volumes").glob("*.jpg"):
-        path.rename(path.with_suffix(".nii.gz"))
-    with pytest.raises(ValueError, match="lists no volume; only .npz is read, and there are 2 .nii.gz"):
-        read_manifest(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("masks", "pattern"),
-    [(("a_mask.png", "b.png", "c.txt"), "*.png"), (("a.tif",), "*.tif"), ((), "*.png"), (None, "*.png")],
-)
-def test_pictures_of_another_format_are_answered_with_the_command_that_converts_them(tmp_path, masks, pattern):
-    for home, names in (("images", ("a.JPG", "b.JPG", "c.jpg")), ("masks", masks)):
-        if names is not None:
-            (tmp_path / home).mkdir()
-            for name in names:
-                (tmp_path / home / name).touch()
-    with pytest.raises(ValueError) as error:
-        read_manifest(tmp_path)
-    command = f"Convert them: prepare_data.py {tmp_path} --images 'images/*.JPG' --masks 'masks/{pattern}' --out"
-    assert command in str(error.value)
-
-
-def test_files_that_are_no_pictures_are_answered_with_no_command(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images/a.dcm").touch()
-    with pytest.raises(ValueError, match="there are 1 .dcm. Convert them[.]$"):
-        read_manifest(tmp_path)
-
-
-@pytest.mark.parametrize(("home", "suffix"), [("images", "PNG"), ("images", "Png"), ("volumes", "NPZ")])
-def test_suffixes_in_capitals_and_what_systems_leave(tmp_path, home, suffix):
-    (tmp_path / home / "__MACOSX").mkdir(parents=True)
-    junk = f"._a.{suffix}", f".b.{suffix.lower()}", ".DS_Store", "Thumbs.db"
-    for name in (f"a.{suffix}", f"b.{suffix.lower()}", *junk):
-        (tmp_path / home / name).touch()
-    with pytest.warns(UserWarning, match="belong to one patient"):
-        assert [r.id for r in read_manifest(tmp_path)] == ["a", "b"]
-    assert find_member(tmp_path / home, "a").name == f"a.{suffix}" and len(members(tmp_path / home)) == 2
-    assert find_member(tmp_path / home, "c").name == f"c.{suffix.lower()}"  # it is not there
-
-
-def test_without_a_manifest_the_files_and_folders_are_the_volumes(tmp_path):
-    (tmp_path / "volumes/1.2.840").mkdir(parents=True)
-    for name in ("a.npz", "b.npz", ".c.npz.partial-7", ".d.npz", "notes.txt"):
-        (tmp_path / f"volumes/{name}").touch()
-    with pytest.warns(UserWarning, match="which volumes belong to one patient"):
-        assert [r.id for r in read_manifest(tmp_path)] == ["1.2.840", "a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from lungseg.data.manifest import ImageRecord
+from lungseg.data.phantoms.folders import write_phantom_folder, write_phantom_volumes
 from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.data.pickles.table import read_table
 from lungseg.data.plausible import SWAPPED, LesionExtent, Tally, odd_grey, odd_hu, same_picture
-from lungseg.data.slices import FolderWriter, check_folder, write_phantom_folder
-from lungseg.data.volumes import VolumeWriter, check_volume_folder, write_phantom_volumes
+from lungseg.data.slices import SliceWriter, check_folder
+from lungseg.data.volumes import VolumeWriter, check_volume_folder
 from lungseg.training.data import find_data
 
 DATA = Path(os.environ.get("LUNGSEG_DATA", "nowhere"))
@@ -151,7 +152,7 @@ SPLITS = ("train", "train", "train", "val", "val", "test", "test", "test")
 
 def write(folder, spoil=lambda image, target: (image, target), odd=()):
     """Eight slices, those whose numbers are in `odd` spoiled."""
-    with FolderWriter(folder) as out:
+    with SliceWriter(folder) as out:
         for i, split in enumerate(SPLITS):
             image, target = spoil(*pair(i)) if i in odd else pair(i)
             out.add(ImageRecord(f"s{i}", f"p{i}", split), image, target)

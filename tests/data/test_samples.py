@@ -3,8 +3,9 @@
 import pytest
 from torch import Tensor
 
-from lungseg.data.slices import SliceDataset, write_phantom_folder
-from lungseg.data.volumes import CropDataset, VolumeDataset, write_phantom_volumes
+from lungseg.data.phantoms.folders import write_phantom_folder, write_phantom_volumes
+from lungseg.data.slices import SliceDataset
+from lungseg.data.volumes import CropDataset, VolumeDataset
 
 
 @pytest.fixture(scope="module")

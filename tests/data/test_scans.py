@@ -12,7 +12,7 @@ from PIL import Image
 
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.scans import Scan, kind_of, own_name, read_scans
-from lungseg.data.slices import FolderWriter
+from lungseg.data.slices import SliceWriter
 from lungseg.data.volumes import VolumeWriter
 
 WINDOW = (-1000.0, 400.0)
@@ -64,14 +64,14 @@ def as_images_without_masks(folder, grey):
 
 
 def as_slices(folder, grey):
-    with FolderWriter(folder / "data") as out:
+    with SliceWriter(folder / "data") as out:
         out.add(ImageRecord("scan", "a", "test"), grey, np.zeros_like(grey))
     return folder / "data"
 
 
 def as_sixteen_bits_in_another_window(folder, grey):
     levels = np.rint((hu_of(grey) + 1400) / 2000 * 65535).astype(np.uint16)
-    with FolderWriter(folder / "data") as out:
+    with SliceWriter(folder / "data") as out:
         out.add(ImageRecord("scan", "a", "test", hu_low=-1400, hu_high=600, bits=16), levels, np.zeros_like(grey))
     return folder / "data"
 
@@ -139,7 +139,7 @@ def test_black_and_white_of_a_lone_png_are_the_ends_of_the_window(low, width, tm
 
 def test_slices_come_in_the_order_of_their_manifest_with_spacing_and_target(tmp_path):
     greys = {id_: make_grey(seed=seed) for seed, id_ in enumerate("cab")}
-    with FolderWriter(tmp_path / "data") as out:
+    with SliceWriter(tmp_path / "data") as out:
         for id_, grey in greys.items():
             out.add(ImageRecord(id_, id_, "test", spacing_mm=0.7 if id_ == "a" else np.nan), grey, grey > 200)
     (tmp_path / "data/masks/b.png").unlink()
@@ -154,7 +154,7 @@ def test_slices_come_in_the_order_of_their_manifest_with_spacing_and_target(tmp_
 def test_a_scan_knows_the_slice_it_was_made_from(tmp_path):
     """Arrays, volumes and tables are sources; a folder says it; a lone PNG does not."""
     grey = make_grey()
-    with FolderWriter(tmp_path / "shrunk") as out:
+    with SliceWriter(tmp_path / "shrunk") as out:
         out.add(ImageRecord("a", "a", "test", source_height=512, source_width=500), grey, np.zeros_like(grey))
         out.add(ImageRecord("b", "b", "test"), grey, np.zeros_like(grey))
     assert [scan.source_size for scan in scans_in(tmp_path / "shrunk")] == [(512, 500), None]
@@ -328,7 +328,7 @@ def test_a_folder_of_other_pictures_says_what_there_is(tmp_path):
 
 
 def test_a_png_of_a_folder_has_its_spacing(tmp_path):
-    with FolderWriter(tmp_path / "data") as out:
+    with SliceWriter(tmp_path / "data") as out:
         out.add(ImageRecord("a", "p", "test", spacing_mm=0.7), make_grey(), np.zeros((30, 41)))
     assert scans_in(tmp_path / "data/images/a.png")[0].spacing_mm == (0.7, 0.7)
 
@@ -372,16 +372,16 @@ def test_what_is_no_file_is_not_opened(name, device, tmp_path):
         (saved(np.array([[0, np.nan], [np.inf, 0]])), "2 of 4 HU are NaN or infinite. Fill gaps with -1000"),
         (saved(np.full((2, 4, 4), np.inf)), "32 of 32 HU are NaN or infinite"),
         (saved(np.zeros((0, 4))), "hu is empty: its shape is (0, 4)"),
-        (saved(np.zeros((4, 4), complex)), "hu holds complex128, plain numbers are wanted. Save it"),
+        (saved(np.zeros((4, 4), complex)), "hu: expected plain numbers, got complex128. Save it"),
         (
             saved(np.array([[{}]], object), pickled=True),
-            "hu holds object, plain numbers are wanted. Save it with .asty",
+            "hu: expected plain numbers, got object. Save it with .asty",
         ),
         (saved(np.zeros(4)), "has shape (4,), (H, W) of a slice or (D, H, W) of a volume is wanted"),
         (saved(np.zeros(())), "has shape (), (H, W) of a slice or (D, H, W)"),
         (saved(np.zeros((1, 2, 3, 4))), "has shape (1, 2, 3, 4), (H, W) of a slice or (D, H, W)"),
         (no_hu, "no array hu"),
-        (colours, "RGB PNG"),
+        (colours, "expected a grey PNG of 8 bits, got RGB"),
         (named("x.dcm"), "ends neither in .png"),
         (named("x.npz"), "x.npz is damaged"),
         (named("x.npy"), "x.npy"),
@@ -402,7 +402,7 @@ def test_one_at_a_time_a_bad_file_is_noticed_when_its_turn_comes(tmp_path):
     colours(tmp_path)
     scans = read_scans(tmp_path, WINDOW)
     assert next(scans).id == "scan"
-    with pytest.raises(ValueError, match="RGB PNG"):
+    with pytest.raises(ValueError, match="expected a grey PNG of 8 bits, got RGB"):
         next(scans)
 
 
@@ -419,7 +419,7 @@ def test_a_folder_has_a_name_however_it_is_given(tmp_path, monkeypatch):
 def test_a_folder_with_classes_says_what_its_targets_mean(tmp_path):
     grey, labels = make_grey(), np.zeros((30, 41), np.uint8)
     labels[3:6, 4:9], labels[20:24, 30:33] = 1, 2
-    with FolderWriter(tmp_path / "slices", classes=("LR2", "LR3")) as out:
+    with SliceWriter(tmp_path / "slices", classes=("LR2", "LR3")) as out:
         out.add(ImageRecord("a", "p", "test"), grey, labels)
     with VolumeWriter(tmp_path / "volumes", classes=("LR2", "LR3")) as out:
         out.add(ImageRecord("b", "p", "test"), np.zeros((1, 30, 41), np.int16), labels[None], 1.0)

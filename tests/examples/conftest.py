@@ -11,7 +11,7 @@ import torch
 
 from lungseg.checkpoint import load_checkpoint
 from lungseg.data.manifest import ImageRecord
-from lungseg.data.slices import FolderWriter
+from lungseg.data.slices import SliceWriter
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -35,7 +35,7 @@ def discs(tmp_path_factory):
     """A folder of slices of 32 x 32: bright discs on noise, one slice to a patient."""
     folder = tmp_path_factory.mktemp("data") / "discs"
     y, x = np.mgrid[:32, :32]
-    with FolderWriter(folder) as out:
+    with SliceWriter(folder) as out:
         for i, split in enumerate(("train",) * 9 + ("val",) * 3 + ("test",) * 3):
             rng = np.random.default_rng(i)
             row, col = rng.integers(8, 24, 2)
@@ -61,7 +61,7 @@ def two_classes(tmp_path_factory):
     """A folder of slices of 32 x 32 with two lesion classes: a bright disc, and in most slices a dark square too."""
     folder = tmp_path_factory.mktemp("data") / "classes"
     y, x = np.mgrid[:32, :32]
-    with FolderWriter(folder, classes=("solid", "cyst")) as out:
+    with SliceWriter(folder, classes=("solid", "cyst")) as out:
         for i, split in enumerate(("train",) * 9 + ("val",) * 3 + ("test",) * 3):
             rng = np.random.default_rng(i)
             row, col = rng.integers(8, 24, 2)

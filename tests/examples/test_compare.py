@@ -18,7 +18,7 @@ from PIL import Image
 import lungseg
 from lungseg.checkpoint import load_checkpoint
 from lungseg.data.manifest import ImageRecord
-from lungseg.data.slices import FolderWriter
+from lungseg.data.slices import SliceWriter
 from lungseg.flags import parse_recipe
 from lungseg.training.recipe import RunOptions, TrainingRecipe
 
@@ -102,7 +102,7 @@ def test_the_spread_is_of_the_trainings(compare, discs, tmp_path):
 
 
 def test_a_test_split_without_lesion_is_refused_before_any_training(compare, tmp_path, capsys):
-    with FolderWriter(tmp_path / "data") as folder:
+    with SliceWriter(tmp_path / "data") as folder:
         for i, split in enumerate(("train", "val", "test")):
             image, target = np.arange(64, dtype=np.uint8).reshape(8, 8) + i, np.eye(8, dtype=np.uint8)
             folder.add(ImageRecord(f"s{i}", f"p{i}", split), image, target * (split != "test"))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lungseg.checkpoint import InputSpec, save_checkpoint
 from lungseg.data.manifest import ImageRecord
-from lungseg.data.slices import FolderWriter
+from lungseg.data.slices import SliceWriter
 from lungseg.data.volumes import VolumeWriter
 from lungseg.evaluation.baselines import fixed_map
 from lungseg.nn.unet import UNet
@@ -46,7 +46,7 @@ def disc(number, dims):
 def folder(tmp_path_factory):
     """Slices of 1 mm pixels, two to a patient; the last one has no lesion, and nothing bright."""
     path = tmp_path_factory.mktemp("data") / "discs"
-    with FolderWriter(path) as out:
+    with SliceWriter(path) as out:
         for i, split in enumerate(SPLITS):
             bright, target = disc(i, 2) if i < len(SPLITS) - 1 else np.zeros((2, SIDE, SIDE), np.uint8)
             label, image = "LR3" if target.any() else "none", 50 + 150 * bright
@@ -235,7 +235,7 @@ def test_without_a_spacing_sizes_and_distances_are_in_pixels_and_said_to_be(brig
 
 
 def test_without_any_lesion_nothing_is_said_of_their_share(bright, tmp_path):
-    with FolderWriter(tmp_path / "data") as out:
+    with SliceWriter(tmp_path / "data") as out:
         for i, split in enumerate(("train", "test")):
             image = np.random.default_rng(i).integers(30, 80, (SIDE, SIDE), dtype=np.uint8)
             out.add(ImageRecord(f"s{i}", f"p{i}", split), image, np.zeros((SIDE, SIDE)))
@@ -331,10 +331,10 @@ def hardly_meant(kind, folder, odd, out):
     """A folder of slices or volumes of which `odd` are not what they should be."""
     with kind(folder) as writer:
         for i, split in enumerate(SPLITS):
-            bright, target = disc(i, 2 if kind is FolderWriter else 3)
+            bright, target = disc(i, 2 if kind is SliceWriter else 3)
             noise = np.random.default_rng(i).integers(0, 50, bright.shape)
             record = ImageRecord(f"s{i}", f"p{i}", split, spacing_mm=1.0)
-            if kind is FolderWriter:
+            if kind is SliceWriter:
                 writer.add(record, (50 + 100 * bright + noise).astype(np.uint8), target ^ (i in odd))
             else:
                 hu = (-800 + 1000 * bright.astype(int) + noise).astype(np.int16)
@@ -342,7 +342,7 @@ def hardly_meant(kind, folder, odd, out):
     return ["any.pt", "--data", str(folder), "--out", str(out)]
 
 
-@pytest.mark.parametrize("kind", [FolderWriter, VolumeWriter])
+@pytest.mark.parametrize("kind", [SliceWriter, VolumeWriter])
 def test_what_a_training_would_refuse_is_not_judged(kind, bright, tmp_path, capsys):
     """Exchanged masks are found all over the folder, and a network that calls everything lesion has a Dice of 0.9."""
     argv = hardly_meant(kind, tmp_path / "data", range(len(SPLITS)), tmp_path / "out")
@@ -350,7 +350,7 @@ def test_what_a_training_would_refuse_is_not_judged(kind, bright, tmp_path, caps
     assert main(argv) == 2 and "lesion and background look swapped" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [FolderWriter, VolumeWriter])
+@pytest.mark.parametrize("kind", [SliceWriter, VolumeWriter])
 def test_what_a_training_would_warn_of_is_judged_with_a_warning(kind, bright, tmp_path):
     argv = hardly_meant(kind, tmp_path / "data", [7], tmp_path / "out")
     with pytest.warns(UserWarning, match="1 of 10 .*, such as s7: lesion and background look swapped"):

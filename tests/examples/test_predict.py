@@ -21,7 +21,7 @@ from lungseg.checkpoint import InputSpec, load_checkpoint, save_checkpoint
 from lungseg.data.ct import grey_to_hu
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.scans import Scan
-from lungseg.data.slices import FolderWriter
+from lungseg.data.slices import SliceWriter
 from lungseg.data.volume_file import write_volume
 from lungseg.draw import PRED, TARGET
 from lungseg.nn.unet import UNet
@@ -113,7 +113,7 @@ def as_npy(folder, grey):
 def as_sixteen_bits_in_another_window(folder, grey):
     hu = grey_to_hu(grey)
     levels = np.rint((hu + 1400) / 2000 * 65535).astype(np.uint16)
-    with FolderWriter(folder / "data") as out:
+    with SliceWriter(folder / "data") as out:
         out.add(ImageRecord("scan", "a", "test", hu_low=-1400, hu_high=600, bits=16), levels, np.zeros_like(grey))
     return folder / "data"
 
@@ -160,7 +160,7 @@ def test_probabilities_are_sixteen_bits_and_the_threshold_cuts_them(predict, che
 def test_the_overlay_shows_the_prediction_in_orange_and_the_target_in_green(predict, checkpoint, tmp_path):
     grey, target = np.full((40, 40), 20, np.uint8), np.zeros((40, 40), np.uint8)
     grey[5:12, 5:12], target[25:32, 25:32] = 200, 1
-    with FolderWriter(tmp_path / "data") as folder:
+    with SliceWriter(tmp_path / "data") as folder:
         folder.add(ImageRecord("a", "p", "train", spacing_mm=0.7), grey, target)
     assert run(predict, checkpoint, tmp_path / "out", tmp_path / "data") == 0
     picture = read_png(tmp_path / "out/overlays/a.png")
@@ -416,7 +416,7 @@ def test_a_picture_that_shows_nothing_is_predicted_with_a_warning(levels, cause,
 
 def test_exchanged_masks_are_told_of_when_they_are_drawn(predict, checkpoint, tmp_path, capsys):
     lesion = np.pad(np.ones((9, 9), np.uint8), ((9, 12), (9, 23)))
-    with FolderWriter(tmp_path / "data") as out:
+    with SliceWriter(tmp_path / "data") as out:
         for name in "ab":
             out.add(ImageRecord(name, "a", "test"), make_grey(), 1 - lesion)
     assert run(predict, checkpoint, tmp_path / "out", tmp_path / "data") == 0
@@ -432,7 +432,7 @@ def test_a_bright_picture_is_not_mistaken(predict, checkpoint, tmp_path, capsys)
 
 @pytest.mark.parametrize(("spacing", "warned"), [(0.7, False), (1.0, False), (1.1, True), (0.5, False), (0.4, True)])
 def test_pixels_of_another_size_are_resampled_and_told(spacing, warned, predict, checkpoint, tmp_path, capsys):
-    with FolderWriter(tmp_path / "data") as out:
+    with SliceWriter(tmp_path / "data") as out:
         for name in "ab":  # one warning for both
             out.add(ImageRecord(name, "a", "test", spacing_mm=spacing), make_grey(), np.zeros((30, 41)))
     assert run(predict, checkpoint, tmp_path / "out", tmp_path / "data") == 0
@@ -526,7 +526,7 @@ def test_pixels_of_an_unknown_scale_are_told_once(form, predict, table, tmp_path
 
 
 def test_a_stated_pixel_size_does_not_overrule_that_of_the_file(predict, checkpoint, tmp_path, capsys):
-    with FolderWriter(tmp_path / "data") as out:
+    with SliceWriter(tmp_path / "data") as out:
         out.add(ImageRecord("a", "a", "test", spacing_mm=0.7), make_grey(), np.zeros((30, 41)))
     assert run(predict, checkpoint, tmp_path / "out", tmp_path / "data", "--spacing-mm", "7") == 0
     assert capsys.readouterr().err == ""
@@ -564,7 +564,7 @@ def dicom(folder):
     ("make", "words"),
     [
         (nan_slice, "HU are NaN or infinite"),
-        (colours, "RGB PNG"),
+        (colours, "expected a grey PNG of 8 bits, got RGB"),
         (dicom, "ends neither in .png"),
         (lambda folder: folder / "x.png", "does not exist"),
     ],

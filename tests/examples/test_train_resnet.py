@@ -107,7 +107,7 @@ def test_ones_own_weights_are_a_start(reference, train_resnet, discs, tmp_path, 
 def test_two_files_to_start_from_are_one_too_many(train_resnet, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         train_resnet.main(["--weights", "a.pth", "--pretrained", "b.pth", "--out", str(tmp_path / "run")])
-    assert stop.value.code == 2 and "two names of one thing" in capsys.readouterr().err
+    assert stop.value.code == 2 and "two names of one option" in capsys.readouterr().err
 
 
 def test_the_head_of_a_published_unet_is_not_overwritten_by_the_prior(train_resnet, discs, tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
 from lungseg.data.manifest import ImageRecord, read_manifest
-from lungseg.data.slices import FolderWriter
+from lungseg.data.slices import SliceWriter
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.training.contents import list_contents, read_contents
 from lungseg.training.optim import make_optimizer
@@ -44,7 +44,7 @@ TINY = [
 def make_folder(folder, splits=("train",) * 11 + ("val",) * 5 + ("test",) * 3, empty=()):
     """Bright discs on noise: enough to learn something from, one slice to a patient."""
     y, x = np.mgrid[:16, :16]
-    with FolderWriter(folder) as out:
+    with SliceWriter(folder) as out:
         for i, split in enumerate(splits):
             rng = np.random.default_rng(i)
             row, col = rng.integers(4, 12, 2)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lungseg.data.manifest import ImageRecord
-from lungseg.data.slices import FolderWriter
+from lungseg.data.slices import SliceWriter
 from lungseg.data.volumes import VolumeWriter
 from lungseg.training import contents
 from lungseg.training.contents import differences, digest, list_contents, read_contents, write_contents
@@ -18,7 +18,7 @@ from lungseg.training.contents import differences, digest, list_contents, read_c
 @pytest.fixture
 def slices(tmp_path):
     folder = tmp_path / "slices"
-    with FolderWriter(folder, classes=("solid", "cyst")) as out:
+    with SliceWriter(folder, classes=("solid", "cyst")) as out:
         for i in range(3):
             out.add(ImageRecord(f"s{i}", f"p{i}", "train"), np.full((4, 4), i, np.uint8), np.eye(4, dtype=np.uint8))
     return folder

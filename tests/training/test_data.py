@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lungseg.data.manifest import ImageRecord, read_manifest
-from lungseg.data.slices import FolderWriter, check_folder
+from lungseg.data.slices import SliceWriter, check_folder
 from lungseg.data.volumes import VolumeWriter
 from lungseg.training.data import empty_channels, find_data, fingerprint, median_spacing, open_data
 from lungseg.training.distributed import ALONE
@@ -32,7 +32,7 @@ def drawn(tmp_path_factory):
 
 
 def small_folder(folder, splits, size=8):
-    with FolderWriter(folder) as out:
+    with SliceWriter(folder) as out:
         for i, split in enumerate(splits):
             target = np.zeros((size, size), np.uint8)
             target[i % size] = 1
@@ -131,7 +131,7 @@ def test_slices_of_two_hu_windows_are_refused(tmp_path, row):
 
 def folder_of(folder, sizes, sources, spacings):
     """Training slices, and one for validation."""
-    with FolderWriter(folder) as out:
+    with SliceWriter(folder) as out:
         for i, (size, (height, width), mm) in enumerate(zip(sizes, sources, spacings, strict=True)):
             about = {"spacing_mm": mm, "source_height": height, "source_width": width}
             split = "val" if i == len(sizes) - 1 else "train"
@@ -167,7 +167,7 @@ def test_files_of_several_sizes_have_training_pixels_of_a_median_size(tmp_path):
 
 def test_the_scale_is_that_of_the_commonest_size_and_a_warning_says_so(tmp_path):
     sizes = [(6, 6), (8, 12), (8, 12), (16, 16), (16, 16), (16, 16)]
-    with FolderWriter(tmp_path / "data") as out:
+    with SliceWriter(tmp_path / "data") as out:
         for i, size in enumerate(sizes):
             record = ImageRecord(f"s{i}", f"p{i}", "train" if i < 3 else "val")
             out.add(record, np.random.default_rng(i).integers(0, 255, size, np.uint8), np.eye(*size, dtype=np.uint8))
@@ -227,7 +227,7 @@ def test_classes_are_part_of_the_input_and_of_the_fingerprint(tmp_path):
     found = []
     for names in ((), ("a", "b"), ("a", "c")):
         folder = tmp_path / f"f{len(found)}"
-        with FolderWriter(folder, classes=names) as out:
+        with SliceWriter(folder, classes=names) as out:
             for i, split in enumerate(("train", "val")):
                 target = np.zeros((8, 8), np.uint8)
                 target[2, 2:4] = (1, max(1, len(names)))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lungseg.data.manifest import ImageRecord
-from lungseg.data.slices import FolderWriter
+from lungseg.data.slices import SliceWriter
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.training.distributed import ALONE
@@ -128,7 +128,7 @@ def test_another_network_is_refused(tmp_path):
 def test_lesions_that_vanish_by_shrinking_are_told_so(tmp_path, side, hint):
     """A pixel of lesion in each slice, at an --img-size of 16; or none at all."""
     data = tmp_path / "data"
-    with FolderWriter(data) as folder:
+    with SliceWriter(data) as folder:
         for i, name in enumerate(("train", "train", "val", "test")):
             target = np.zeros((side, side), np.uint8)
             target[5, 5] = hint or name != "val"
@@ -144,7 +144,7 @@ def test_lesions_that_vanish_by_shrinking_are_told_so(tmp_path, side, hint):
 @pytest.mark.parametrize(("split", "monitor"), [("train", "loss"), ("val", "dice")])
 def test_a_split_without_any_lesion_is_refused_before_the_first_epoch(tmp_path, split, monitor):
     data = tmp_path / "data"
-    with FolderWriter(data) as folder:
+    with SliceWriter(data) as folder:
         for i, name in enumerate(("train", "train", "val", "test")):
             image, target = np.arange(64, dtype=np.uint8).reshape(8, 8) + i, np.eye(8, dtype=np.uint8)
             folder.add(ImageRecord(f"s{i}", f"p{i}", name), image, target * (name != split))

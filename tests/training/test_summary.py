@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from lungseg.data.manifest import ImageRecord
-from lungseg.data.slices import FolderWriter, SliceDataset
+from lungseg.data.slices import SliceDataset, SliceWriter
 from lungseg.draw import class_colour
 from lungseg.evaluation.metrics import worst_median_best
 from lungseg.losses import bce_loss
@@ -37,7 +37,7 @@ def test_worst_median_and_best_leave_out_slices_without_a_dice():
 def finished(tmp_path):
     """A network that is right everywhere, what it scored, and the slices."""
     rng = np.random.default_rng(0)
-    with FolderWriter(tmp_path / "data") as out:
+    with SliceWriter(tmp_path / "data") as out:
         for i, split in enumerate(["train", "train", "test", "test", "test"]):
             target = np.zeros((16, 16), np.uint8)
             target[3 : 6 + i, 4:9] = 1
