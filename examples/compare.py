@@ -199,7 +199,7 @@ def train(name: str, data: Path, options: Comparison, epochs: int, seed: int, ki
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode:
-        raise ValueError(f"the training of {name} with seed {seed} ended with an error, which stands above.")
+        raise ValueError(f"the training of {name} with seed {seed} ended with the error above.")
 
 
 def read_log(folder: Path) -> list[dict]:
@@ -347,7 +347,7 @@ def contradiction(name: str, dice: float, iou: float | None) -> str:
     bound = 2 * iou / (1 + iou)
     if iou <= dice <= bound:
         return f"{name} is possible: {iou} <= {dice} <= {bound:.4f}."
-    return f"{name} contradicts itself: {dice} lies outside {iou} to {bound:.4f}."
+    return f"{name} contradicts itself: {dice} is outside {iou} to {bound:.4f}."
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--out",
         type=given_path,
         metavar="DIR",
-        help="a new or empty folder (default: evaluation_SPLIT beside the checkpoint)",
+        help="a new or empty folder (default: evaluation_SPLIT next to the checkpoint)",
     )
     add_flags(parser, PredictOptions())
     args = parser.parse_args(argv)

@@ -208,15 +208,15 @@ def predict(args: argparse.Namespace) -> None:
     used, table, lines = set(), [], []
     with whole_folder(args.out) as out:
         for path in args.inputs:
-            rows, told = [], set()
+            rows, warned = [], set()
             scans = read_scans(path, predictor.input.hu_window, rows=args.rows, column=args.column)
             for scan in tqdm(scans, desc=path.name, unit="scan", disable=None):
                 scan = with_spacing(scan, args.spacing_mm)
                 grey, probs, about_scale = predict_scan(path, scan, predictor)
                 for kind, sentence in oddities(scan, grey, about_scale).items():
-                    if kind not in told:  # once per input, however many slices it has
+                    if kind not in warned:  # once per input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
-                        told.add(kind)
+                        warned.add(kind)
                 pred, wanted = predictor.labels(probs, options.threshold), probs if args.probabilities else None
                 rows += write_scan(out, free_id(scan.id, used), scan, grey, pred, wanted, predictor.classes)
             table += [[name, path, n, "" if math.isnan(mm2) else f"{mm2:.2f}", *each] for name, n, mm2, *each in rows]

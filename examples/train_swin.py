@@ -45,9 +45,8 @@ class Recipe(TrainingRecipe):
 
 
 RECIPES = {
-    # Two and a half minutes on one CPU core. So there are two stages (a third takes half as long again and finds no
-    # more in 64 pixels), small batches, which make many steps, and flips alone, which are learned sooner than all
-    # variations.
+    # Two and a half minutes on one CPU core. Hence two stages (a third takes half as long again and gains nothing at
+    # 64 pixels), small batches for many steps, and only flips, which are learned faster than the full augmentation.
     "demo": Recipe(augment="flips", batch_size=4, lr=7e-4, warmup_epochs=1.0, epochs=15, threads=1),
     # The training of the original report: 224 px, Adam, 0.005, BCE, and a stop after 10 epochs without improvement
     # once 100 are done. It states neither the batch size (8 is what it used for UNETR), nor the largest number of

@@ -160,15 +160,15 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
-    """Write `state` so that at any moment, power cut included, `path` holds all of it or what it held before.
+    """Write `state` so that at any moment, even after a power cut, `path` holds all of it or what it held before.
 
-    The bytes go to a temporary file in the same folder and are forced onto the disk before the rename, which
-    is atomic; then the folder itself is forced, so that the rename is not lost.
+    The bytes go to a temporary file in the same folder and are forced onto the disk before the rename, which is atomic;
+    then the folder itself is forced onto the disk, so that the rename is not lost.
 
     Args:
         path: for example run/last.pt.
-        state: dicts, lists, tuples, numbers, strings, None and tensors; nothing else could be read back.
-        keep_previous: first rename the file that stands there to `previous_path(path)` (run/last.prev.pt).
+        state: dicts, lists, tuples, numbers, strings, None and tensors; nothing else can be read back.
+        keep_previous: first rename the existing file to `previous_path(path)` (run/last.prev.pt).
     """
     path = Path(path)
     with whole_file(path) as partial:
@@ -200,8 +200,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, all tensors on the CPU.
 
     Raises:
-        ValueError: in one sentence, if the file is missing, cut short, changed, or not one of ours. A file
-            whose checksum is wrong is not unpickled at all; a right one is, with `weights_only=True`.
+        ValueError: in one sentence, if the file is missing, cut short, changed, or not one of ours. A file with a wrong
+            checksum is not unpickled at all; one with the right checksum is, with `weights_only=True`.
     """
     path = Path(path)
     try:
@@ -211,11 +211,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     body, comment = data[:-COMMENT_LENGTH], data[-COMMENT_LENGTH:]
     if is_foreign(data):
         raise ValueError(
-            f"{path} was not written by lungseg, but by torch.save. To start a training from its weights, give it to "
+            f"{path} was not written by lungseg, but by torch.save. To start training from its weights, give it to "
             f"--weights; here, give a file that one of the training scripts wrote."
         )
     if not data.startswith(b"PK"):
-        raise ValueError(f"{path} is no checkpoint of lungseg. Give a file that one of its training scripts wrote.")
+        raise ValueError(f"{path} is not a checkpoint of lungseg. Give a file that one of its training scripts wrote.")
     if comment != TAG + hashlib.sha256(body).hexdigest().encode():
         raise ValueError(f"{path} is damaged: its checksum is wrong or missing. Use another checkpoint of that run.")
     try:
@@ -226,13 +226,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def is_foreign(data: bytes) -> bool:
-    """Are these bytes a whole file of `torch.save` that never had a checksum? (One of ours, cut or changed, is not.)"""
+    """Whether these bytes are a whole file of `torch.save` without our checksum (not one of ours, cut or changed)."""
     end = data[-22:]  # the last record of a zip archive without a comment: its signature, and the comment's length
     return data.startswith(LEGACY) or (data.startswith(b"PK") and end.startswith(b"PK\5\6") and end.endswith(b"\0\0"))
 
 
 def is_sealed(path: str | Path) -> bool:
-    """Does a file end like those of `save_checkpoint`? `load_checkpoint` knows whether it is whole.
+    """Whether a file ends like those of `save_checkpoint`; only `load_checkpoint` checks whether it is complete.
 
     Raises:
         OSError: if it cannot be read.
@@ -251,11 +251,11 @@ def previous_path(path: str | Path) -> Path:
 def load_latest(path: str | Path) -> dict[str, Any] | None:
     """The checkpoint at `path`, or the one before it, or None if there is neither.
 
-    A damaged file is reported on standard output and renamed to run/last.damaged.pt, so that the good one
-    before it is not pushed out by it at the next save.
+    A damaged file is reported on standard output and renamed to run/last.damaged.pt, so that the next save does not
+    replace the good checkpoint before it.
 
     Raises:
-        ValueError: if files stand there and none of them is good.
+        ValueError: if there are files and none of them can be read.
     """
     path = Path(path)
     for candidate in (path, previous_path(path)):
@@ -266,7 +266,7 @@ def load_latest(path: str | Path) -> dict[str, Any] | None:
         except ValueError as error:
             damaged = path.with_name(f"{candidate.stem}.damaged{path.suffix}")
             os.replace(candidate, damaged)
-            print(f"{error} It is now called {damaged.name}; the checkpoint before it is tried.")
+            print(f"{error} It is now called {damaged.name}; trying the checkpoint before it.")
     if any(path.parent.glob(f"{path.stem}*.damaged{path.suffix}")):
         raise ValueError(f"{path.parent} holds no checkpoint that can be read. Start the run again in a new folder.")
     return None

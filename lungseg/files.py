@@ -1,6 +1,7 @@
-"""A folder of results is written completely or not at all, over nobody's files, and nothing lands beside it.
+"""Writing and opening files safely.
 
-And a file is opened only if it is one: opening a pipe waits for ever, and reading a device may have no end.
+A file or folder of results is written completely or not at all, and never over existing files. Only regular files are
+opened: opening a pipe waits forever, and reading a device may never end.
 """
 
 import errno
@@ -14,10 +15,10 @@ from pathlib import Path
 
 
 def regular_file(path: str | Path) -> Path:
-    """The path of a file, or of a link to one, that can be opened without harm; every reader asks before it opens.
+    """The path of a file that is safe to open, or of a link to one; every reader calls this before it opens a file.
 
     Raises:
-        OSError: it is missing, or a pipe, a device or a socket. (A folder passes: opening one is an error at once.)
+        OSError: if it is missing, or a pipe, a device or a socket. (A folder passes: opening it fails anyway.)
     """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -26,7 +27,7 @@ def regular_file(path: str | Path) -> Path:
 
 
 def check_free(folder: str | Path) -> None:
-    """Raise a ValueError, in the words of a script with --out, unless `folder` is new or empty."""
+    """Raise a ValueError that mentions --out unless `folder` is new or empty."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty. Choose another folder with --out.")
@@ -34,36 +35,38 @@ def check_free(folder: str | Path) -> None:
 
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` that takes its name at the end: whoever sees it sees all of it.
+    """A hidden folder next to `folder` that gets its name at the end, when it is complete.
 
         with whole_folder("predictions") as out:
             (out / "slices.csv").write_text(...)
 
-    An error or Ctrl-C inside the `with` removes the hidden folder, and goes on. Folders above are made as needed.
+    An error or Ctrl-C inside the `with` removes the hidden folder and propagates. Parent folders are created as needed.
 
     Args:
         folder: a new or an empty folder.
 
     Raises:
-        OSError: at the end, if `folder` holds something by then. What was written is removed.
+        OSError: at the end, if `folder` is no longer empty. What was written is removed.
     """
-    folder = Path(folder).resolve()  # of a link to an empty folder, that folder: a link cannot be renamed over
+    folder = Path(
+        folder
+    ).resolve()  # a link to an empty folder: the folder itself, because a link cannot be replaced by renaming
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process that had our number
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with our process id
     partial.mkdir(parents=True)
     try:
         yield partial
         os.rename(partial, folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # nothing is left there after the rename
+        shutil.rmtree(partial, ignore_errors=True)  # after the rename there is nothing to remove
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A hidden file beside `path` that takes its name at the end; an error or Ctrl-C inside the `with` removes it.
+    """A hidden file next to `path` that gets its name at the end; an error or Ctrl-C inside the `with` removes it.
 
     Raises:
-        OSError: naming `path`, also where the system does not say which file it is about, as on a full disk.
+        OSError: naming `path`, also where the system does not name a file, as on a full disk.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -72,12 +75,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             yield partial
             os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)  # nothing is left there after the rename
+        partial.unlink(missing_ok=True)  # after the rename there is nothing to remove
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Let an OSError inside the `with` name `path` if it names no file, as on a full disk: exits.py shows the name."""
+    """Add `path` to an OSError inside the `with` that names no file, as on a full disk: exits.py prints the name."""
     try:
         yield
     except OSError as error:
@@ -88,7 +91,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def or_warn(what: str) -> Iterator[None]:
-    """Go on with a warning if a picture fails inside the `with`: the scores beside it are worth more than hours.
+    """Turn an error inside the `with` into a warning: a failed picture must not cost the scores of a long run.
 
     Args:
         what: begins the sentence, such as "worst_median_best.png was not drawn".
@@ -101,18 +104,18 @@ def or_warn(what: str) -> Iterator[None]:
 
 
 def path_below(folder: str | Path, name: str) -> Path:
-    """The place of a new file in `folder`; folders on the way are made. All files named by others get their place here.
+    """The path of a new file in `folder`, with its parent folders created. Use it for all names that come from outside.
 
     Args:
-        name: relative, with "/" between folders: masks/scan/000.png. Its parts may come from a manifest, a table or the
-            name of somebody's file.
+        name: relative, with "/" between folders: masks/scan/000.png. Its parts may come from a manifest, a table or a
+            file name.
 
     Raises:
-        ValueError: if it would not lie below `folder`: an empty or absolute name, "." or ".." in it, a link out of it.
+        ValueError: if it would not be inside `folder`: an empty or absolute name, "." or "..", a link out of it.
     """
     path = Path(folder, name)
     parts = name.split("/")
     if {"", ".", ".."} & set(parts) or "\0" in name or not path.resolve().is_relative_to(Path(folder).resolve()):
-        raise ValueError(f"{name!r} would not lie below {folder}. Rename the input, or its row.")
+        raise ValueError(f"{name!r} would not be inside {folder}. Rename the input, or its row.")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -152,7 +152,7 @@ def check_arguments(
             f"{len(spatial)} sides of the image."
         )
     if not 0 <= overlap < 1:
-        raise ValueError(f"sliding_window: overlap={overlap} must lie in [0, 1): the share of a side, 0.5 as a rule.")
+        raise ValueError(f"sliding_window: overlap={overlap} must be in [0, 1): the share of a side, usually 0.5.")
     if batch_size < 1:
         raise ValueError(f"sliding_window: batch_size={batch_size} windows in one call; at least 1 is needed.")
     return tuple(min(w, n) for w, n in zip(sides, spatial, strict=True))

@@ -49,7 +49,7 @@ class PredictOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
-            raise ValueError(f"--threshold must lie between 0 and 1, got {self.threshold}.")
+            raise ValueError(f"--threshold must be between 0 and 1, got {self.threshold}.")
         if not 0 <= self.overlap < 1:
             raise ValueError(f"--overlap must be at least 0 and below 1, got {self.overlap}.")
         if self.batch_size < 1:
@@ -188,7 +188,7 @@ class Predictor:
             )
         if not (grey.min() >= 0 and grey.max() <= 1):  # NaN fails both
             raise ValueError(
-                f"grey values must lie in [0, 1], got {grey.min():g} to {grey.max():g}. "
+                f"grey values must be in [0, 1], got {grey.min():g} to {grey.max():g}. "
                 f"Use Predictor.grey for HU, and divide grey levels by the largest."
             )
         scale = scale or file_scale(self.input, network_sides(self.input, grey.shape))

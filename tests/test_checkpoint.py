@@ -55,7 +55,7 @@ GOOD = sealed(STATE)
 def test_one_changed_byte_anywhere_is_noticed(tmp_path_factory, place, change):
     path = tmp_path_factory.getbasetemp() / "changed.pt"
     path.write_bytes(GOOD[:place] + bytes([GOOD[place] ^ change]) + GOOD[place + 1 :])
-    with pytest.raises(ValueError, match=r"damaged|no checkpoint"):
+    with pytest.raises(ValueError, match=r"damaged|not a checkpoint"):
         load_checkpoint(path)
 
 
@@ -63,7 +63,7 @@ def test_one_changed_byte_anywhere_is_noticed(tmp_path_factory, place, change):
 def test_a_file_cut_short_anywhere_is_noticed(tmp_path_factory, length):
     path = tmp_path_factory.getbasetemp() / "short.pt"
     path.write_bytes(GOOD[:length])
-    with pytest.raises(ValueError, match=r"damaged|no checkpoint"):
+    with pytest.raises(ValueError, match=r"damaged|not a checkpoint"):
         load_checkpoint(path)
 
 
@@ -79,7 +79,7 @@ def test_a_foreign_file_is_refused_and_nothing_in_it_runs(tmp_path, monkeypatch)
     Path("plain.pkl").write_bytes(pickle.dumps(Bomb()))
     Path("foreign.pt").write_bytes(buffer.getvalue())
     Path("forged.pt").write_bytes(sealed({"model": Bomb()}))  # with a right checksum
-    cases = {"plain.pkl": "no checkpoint", "foreign.pt": "not written by lungseg", "forged.pt": "not read"}
+    cases = {"plain.pkl": "not a checkpoint", "foreign.pt": "not written by lungseg", "forged.pt": "not read"}
     for name, words in cases.items():
         with pytest.raises(ValueError, match=words):
             load_checkpoint(name)

@@ -269,7 +269,7 @@ GOOD = {"image": torch.zeros(1, 1, 8, 8), "window_size": 4}
         ({"window_size": 0}, "window_size=0"),
         ({"window_size": (4, 4, 4)}, "each of the 2 sides"),
         ({"window_size": (4, -1)}, "at least 1"),
-        ({"overlap": 1.0}, r"overlap=1.0 must lie in \[0, 1\)"),
+        ({"overlap": 1.0}, r"overlap=1.0 must be in \[0, 1\)"),
         ({"overlap": -0.1}, "overlap=-0.1"),
         ({"overlap": float("nan")}, "overlap=nan"),
         ({"batch_size": 0}, "at least 1 is needed"),

@@ -183,8 +183,8 @@ def hausdorff95(pred: ArrayLike, target: ArrayLike, spacing_mm: float | tuple[fl
     """How far apart two outlines are, in mm, without the worst 5 % of each.
 
     From every outline pixel of the one map, the distance to the nearest outline pixel of the other; the 95th
-    percentile of these; the same the other way round; the larger of the two. An outline pixel is a lesion
-    pixel with background or the edge of the image beside it (not diagonally; in a volume also before and
+    percentile of these; the same in the other direction; the larger of the two. An outline pixel is a lesion
+    pixel with background or the edge of the image next to it (not diagonally; in a volume also before and
     behind).
 
     Args:

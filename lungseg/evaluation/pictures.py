@@ -26,7 +26,7 @@ def worst_median_best_rows(
     Args:
         dice: (n,) of the n samples; NaN where a sample has none.
         predict: (index, image (*spatial)) -> probabilities (*spatial), or with classes (K, *spatial).
-        caption: ("worst", index) -> text beside the row.
+        caption: ("worst", index) -> text next to the row.
         threshold: lesion is where the probability is above this.
         by_class: the target is a label map of the classes; otherwise it is 1 where there is a lesion of any class.
     """

@@ -36,7 +36,7 @@ class Loader(DataLoader):
 
     Args:
         num_workers: processes that read; 0 reads in this one.
-        pin: put each batch where a CUDA GPU can fetch it while the program goes on.
+        pin: put each batch into pinned memory, from which a CUDA GPU can copy it while the program continues.
         batches: `batch_sampler=`, or `batch_size=` and `sampler=`, as of DataLoader.
     """
 

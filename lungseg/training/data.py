@@ -163,11 +163,11 @@ def empty_channels(samples: Iterable[tuple[Tensor, Tensor, str]], num_classes: i
     return missing
 
 
-def check_lesions(data: Data, recipe: TrainingRecipe, *, tell: Callable[[str], None]) -> None:
+def check_lesions(data: Data, recipe: TrainingRecipe, *, report: Callable[[str], None]) -> None:
     """Refuse splits without a lesion to learn or to be scored on; the validation split may lack a class.
 
     Args:
-        tell: receives a remark on classes that the validation split lacks.
+        report: receives a remark on classes that the validation split lacks.
 
     Raises:
         ValueError: naming the split, and the class if there are several.
@@ -188,7 +188,7 @@ def check_lesions(data: Data, recipe: TrainingRecipe, *, tell: Callable[[str], N
                 f"learn it. Put some into that split, or take the class out of classes.txt and the masks."
             )
         if names:
-            tell(
+            report(
                 f"No validation image holds a lesion of {names}: it has no score, and no part in the mean over classes."
             )
 

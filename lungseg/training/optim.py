@@ -30,8 +30,8 @@ def make_optimizer(recipe: TrainingRecipe, model: nn.Module) -> Optimizer:
 def _keep_saved_kind(optimizer: Optimizer) -> None:
     """A run that began without `fused` resumes without it, and so keeps its digits: load_state_dict sees to that.
 
-    But it does not change what the GradScaler (of --amp fp16) looks at, which would go on passing arguments that only
-    the fused step accepts.
+    But it does not change the attribute that the GradScaler (of --amp fp16) looks at, which would continue to pass
+    arguments that only the fused step accepts.
     """
     optimizer._step_supports_amp_scaling = all(g["fused"] for g in optimizer.param_groups)  # type: ignore[attr-defined]
 

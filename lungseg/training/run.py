@@ -75,12 +75,12 @@ class Run:
         if options.resume:
             recipes = recipes or {"default": type(recipe)()}
             self.recipe, self.options, self.started, remark = as_started(self.saved, recipe, options, given, recipes)
-        self.tell(remark)
+        self.print(remark)
         if self.recipe.threads and self.device.type == "cpu":
             torch.set_num_threads(self.recipe.threads)
         self.dtype = autocast_dtype(self.recipe.amp, self.device)
         self.compute: dict[str, Any] = {"autocast_dtype": self.dtype, "processes": processes}
-        self.tell(precision_remark(self.recipe.amp, self.device))
+        self.print(precision_remark(self.recipe.amp, self.device))
 
         # Set by the methods below, in this order.
         self.network = NetworkSpec("", {})
@@ -94,7 +94,7 @@ class Run:
         self.log = RunLog(self.out / "log.jsonl", enabled=False)
         self.epoch_began = 0.0
 
-    def tell(self, text: object) -> None:
+    def print(self, text: object) -> None:
         """Print, in the main process only; nothing if the text is empty."""
         if self.processes.is_main and str(text):
             print(text, flush=True)
@@ -123,11 +123,11 @@ class Run:
         if weights and not self.saved:
             report = load_published(model, weights, arguments=arguments)
             self.head_is_fresh = "head.weight" in report.fresh
-            self.tell(report)
+            self.print(report)
         elif self.recipe.freeze_encoder and not self.saved:
-            self.tell("There are no --weights, so --freeze-encoder freezes an encoder of random numbers.")
+            self.print("There are no --weights, so --freeze-encoder freezes an encoder of random numbers.")
         elif not self.saved:
-            self.tell(reminder)
+            self.print(reminder)
         return model
 
     def open_data(self) -> Data:
@@ -148,7 +148,7 @@ class Run:
                 f"{data.folder} has changed since the run in {self.out} began: {what}. "
                 f"Restore it, or start a new run in another --out."
             )
-        check_lesions(data, self.recipe, tell=self.tell)
+        check_lesions(data, self.recipe, report=self.print)
         self._data = data
         return data
 
@@ -252,7 +252,7 @@ class Run:
             if is_best:  # before last.pt: a kill in between repeats this epoch and ends with the same best.pt
                 save_checkpoint(self.out / "best.pt", state)
             save_checkpoint(self.out / "last.pt", state, keep_previous=True)
-        self.tell(epoch_line(epoch + 1, self.recipe.epochs, train_loss, val, is_best))  # after it was saved
+        self.print(epoch_line(epoch + 1, self.recipe.epochs, train_loss, val, is_best))  # after it was saved
 
     def _snapshot(self) -> Checkpoint:
         """Everything that the rest of the run depends on."""

@@ -37,7 +37,7 @@ def write_summary(
     The run may have taken days: what fails here, a picture or a baseline, is left out with a warning.
 
     Args:
-        log: of the whole run; the pictures go beside it.
+        log: of the whole run; the pictures are written next to it.
         test: the result of `evaluate` for `model` on the test split.
         train_set: without augmentation, for the threshold of the baseline.
         split: the real name of the test split, "test" or "val".

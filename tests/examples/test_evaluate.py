@@ -295,7 +295,7 @@ def refused(capsys, argv, sentence, out):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--threshold", "1"], "--threshold must lie between 0 and 1, got 1.0"),
+        (["--threshold", "1"], "--threshold must be between 0 and 1, got 1.0"),
         (["--overlap", "1"], "--overlap must be at least 0 and below 1"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--split", "holdout"], "invalid choice: 'holdout'"),
@@ -372,7 +372,7 @@ def test_a_bad_checkpoint_ends_in_one_sentence(folder, tmp_path, capsys):
     flags = ["--data", str(folder), "--out", str(out)]
     refused(capsys, [str(tmp_path / "no.pt"), *flags], "no.pt cannot be read", out)
     (tmp_path / "text.pt").write_text("hello")
-    refused(capsys, [str(tmp_path / "text.pt"), *flags], "text.pt is no checkpoint of lungseg", out)
+    refused(capsys, [str(tmp_path / "text.pt"), *flags], "text.pt is not a checkpoint of lungseg", out)
 
 
 def fails(error):

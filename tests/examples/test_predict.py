@@ -579,7 +579,7 @@ def test_an_input_that_cannot_be_read_is_refused_and_nothing_is_left(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--threshold", "0"], "--threshold must lie between 0 and 1"),
+        (["--threshold", "0"], "--threshold must be between 0 and 1"),
         (["--overlap", "1"], "--overlap must be at least 0 and below 1"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--rows", "0"], "no INPUT is one"),
@@ -601,7 +601,7 @@ def test_what_is_not_said_is_as_the_help_says(predict):
 
 def test_a_file_that_is_no_checkpoint_is_refused(predict, tmp_path, capsys):
     source = as_png(tmp_path, make_grey())
-    assert_refused(predict, source, tmp_path, capsys, source, words="is no checkpoint of lungseg")
+    assert_refused(predict, source, tmp_path, capsys, source, words="is not a checkpoint of lungseg")
 
 
 def test_a_checkpoint_of_an_older_version_is_refused(predict, checkpoint, tmp_path, capsys):
