@@ -64,6 +64,12 @@ def test_a_run_of_this_version_is_left_as_it_is():
         assert from_older_version(settings) == settings
 
 
+def test_fields_that_were_renamed_keep_their_values():
+    now = asdict(VolumeRecipe(spatial_dims=3, crop_size=(4, 8, 16), crops_per_volume=5))
+    old = {{"crop_size": "window", "crops_per_volume": "windows_per_volume"}.get(k, k): v for k, v in now.items()}
+    assert old["window"] == (4, 8, 16) and from_older_version(old) == now == from_older_version(now)
+
+
 def test_options_that_cannot_be():
     for options, words in (({"num_workers": -1}, "^num_workers=-1 must be"), ({"seed": 2**63}, "^seed=9.* must be")):
         with pytest.raises(ValueError, match=words):
