@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungseg.data.ct import round_hu
-from lungseg.data.geometry import affine_of, even_step
+from lungseg.data.geometry import even_step, make_affine
 
 AIR = -1000.0  # HU
-DENSEST = 3000.0  # HU: a "padding value" between air and this could be tissue, so it is left as it is
+DENSEST_TISSUE = 3000.0  # HU: a "padding value" between air and this could be tissue, so it is left as it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def read_series(
     """
     headers, skipped = [], Counter()
     for path, header in read_headers(Path(folder), dcmread):
-        if reason := "no readable DICOM file" if header is None else why_no_slice(header):
+        if reason := "no readable DICOM file" if header is None else why_not_a_slice(header):
             skipped[reason] += 1
         elif keep(header):
             headers.append((path, header))
@@ -60,10 +60,10 @@ def read_series(
         others.append(f"Left out, copies of other files: {copies}.")
     where = str(folder)
     try:
-        chosen, notes = longest_series(list(unique.values())[::-1])
-        chosen = sorted_slices(chosen)
-        where = f"{folder}, {name_of(chosen[0][1])}"
-        affine = affine_of_slices([header for _, header in chosen])
+        chosen, notes = find_longest_series(list(unique.values())[::-1])
+        chosen = sort_slices(chosen)
+        where = f"{folder}, {series_name(chosen[0][1])}"
+        affine = stack_affine([header for _, header in chosen])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     hu = np.stack([read_hu(path, dcmread) for path, _ in chosen])  # (D, H, W)
@@ -82,7 +82,7 @@ def read_headers(folder: Path, dcmread: Callable[..., Any]) -> Iterator[tuple[Pa
 # ---- which files -------------------------------------------------------------------------------------------------
 
 
-def why_no_slice(header: Any) -> str:
+def why_not_a_slice(header: Any) -> str:
     """Why this file cannot be a slice of a CT volume; "" if it can."""
     image_type = [str(word).upper() for word in getattr(header, "ImageType", None) or []]
     modality = getattr(header, "Modality", None)
@@ -99,9 +99,9 @@ def why_no_slice(header: Any) -> str:
         return "a scout (localizer)"
     if not rescale_type.startswith(("HU", "US")):
         return f"values in {rescale_type}, not HU"
-    if numbers(header, "ImagePositionPatient", 3) is None or numbers(header, "PixelSpacing", 2) is None:
+    if read_numbers(header, "ImagePositionPatient", 3) is None or read_numbers(header, "PixelSpacing", 2) is None:
         return "no position in the patient"
-    if (orientation := numbers(header, "ImageOrientationPatient", 6)) is None:
+    if (orientation := read_numbers(header, "ImageOrientationPatient", 6)) is None:
         return "no position in the patient"
     along_row, along_column = orientation.reshape(2, 3)
     products = along_row @ along_row, along_column @ along_column, along_row @ along_column
@@ -112,7 +112,7 @@ def why_no_slice(header: Any) -> str:
     return ""
 
 
-def numbers(header: Any, name: str, count: int) -> NDArray[np.float64] | None:
+def read_numbers(header: Any, name: str, count: int) -> NDArray[np.float64] | None:
     """An attribute of `count` finite numbers, else None."""
     try:
         values = np.array([float(v) for v in getattr(header, name, None) or []])
@@ -121,23 +121,23 @@ def numbers(header: Any, name: str, count: int) -> NDArray[np.float64] | None:
     return values if values.shape == (count,) and np.isfinite(values).all() else None
 
 
-def longest_series(headers: list[tuple[Path, Any]]) -> tuple[list[tuple[Path, Any]], list[str]]:
+def find_longest_series(headers: list[tuple[Path, Any]]) -> tuple[list[tuple[Path, Any]], list[str]]:
     """The slices of the series with most of them, and a sentence for each other series."""
     groups: dict[tuple, list] = {}
     for path, header in headers:
-        directions = numbers(header, "ImageOrientationPatient", 6)
+        directions = read_numbers(header, "ImageOrientationPatient", 6)
         key = (
             str(getattr(header, "SeriesInstanceUID", "")),
             int(header.Rows),
             int(header.Columns),
             *np.round(directions, 2).tolist(),
-            *np.round(numbers(header, "PixelSpacing", 2), 3).tolist(),
+            *np.round(read_numbers(header, "PixelSpacing", 2), 3).tolist(),
         )  # one series may hold several scans: only slices that fit on each other are one
         groups.setdefault(key, []).append((path, header))
     (uid, *_), first = max(groups.items(), key=lambda item: len(item[1]))
     longest = [group for group in groups.values() if len(group) == len(first)]
     if len(longest) > 1:
-        names = "; ".join(name_of(group[0][1]) for group in longest)
+        names = "; ".join(series_name(group[0][1]) for group in longest)
         raise ValueError(
             f"several series have {len(first)} slices: {names}. Choose with keep, for example "
             f"keep=lambda header: header.SeriesNumber == {getattr(first[0][1], 'SeriesNumber', None)}."
@@ -146,11 +146,11 @@ def longest_series(headers: list[tuple[Path, Any]]) -> tuple[list[tuple[Path, An
     for key, group in groups.items():
         unlike = ", which have another size, spacing or direction" if key[0] == uid else ""
         if group is not first:
-            notes.append(f"Not taken: {len(group)} slices of {name_of(group[0][1])}{unlike}.")
+            notes.append(f"Not taken: {len(group)} slices of {series_name(group[0][1])}{unlike}.")
     return first, notes
 
 
-def name_of(header: Any) -> str:
+def series_name(header: Any) -> str:
     """Its series, for people."""
     words = [str(getattr(header, a, None) or "") for a in ("SeriesDescription", "ConvolutionKernel")]
     return f"series {getattr(header, 'SeriesNumber', None)} ({', '.join(w for w in words if w) or 'no description'})"
@@ -159,18 +159,18 @@ def name_of(header: Any) -> str:
 # ---- in which order ----------------------------------------------------------------------------------------------
 
 
-def sorted_slices(slices: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
+def sort_slices(slices: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
     """Slices in the order of their positions.
 
     Neither file names nor InstanceNumber nor SliceLocation are reliable: what counts is where a slice lies along the
     normal of its plane.
     """
-    along_row, along_column = numbers(slices[0][1], "ImageOrientationPatient", 6).reshape(2, 3)
+    along_row, along_column = read_numbers(slices[0][1], "ImageOrientationPatient", 6).reshape(2, 3)
     normal = np.cross(along_row, along_column)
-    return sorted(slices, key=lambda s: float(numbers(s[1], "ImagePositionPatient", 3) @ normal))
+    return sorted(slices, key=lambda s: float(read_numbers(s[1], "ImagePositionPatient", 3) @ normal))
 
 
-def affine_of_slices(headers: list[Any]) -> NDArray[np.float64]:
+def stack_affine(headers: list[Any]) -> NDArray[np.float64]:
     """The affine of an array (slices, rows, columns) of sorted slices.
 
     PixelSpacing is (between rows, between columns), but ImageOrientationPatient begins with the direction along a row.
@@ -180,10 +180,10 @@ def affine_of_slices(headers: list[Any]) -> NDArray[np.float64]:
     """
     if len(headers) < 2:
         raise ValueError("one slice is no volume. Give the folder of the whole series.")
-    positions = [numbers(header, "ImagePositionPatient", 3) for header in headers]  # of the first voxel
-    along_row, along_column = numbers(headers[0], "ImageOrientationPatient", 6).reshape(2, 3)
-    between_rows, between_columns = numbers(headers[0], "PixelSpacing", 2)
-    return affine_of(positions[0], [even_step(positions), between_rows * along_column, between_columns * along_row])
+    positions = [read_numbers(header, "ImagePositionPatient", 3) for header in headers]  # of the first voxel
+    along_row, along_column = read_numbers(headers[0], "ImageOrientationPatient", 6).reshape(2, 3)
+    between_rows, between_columns = read_numbers(headers[0], "PixelSpacing", 2)
+    return make_affine(positions[0], [even_step(positions), between_rows * along_column, between_columns * along_row])
 
 
 # ---- in HU -------------------------------------------------------------------------------------------------------
@@ -197,12 +197,12 @@ def read_hu(path: Path, dcmread: Callable[..., Any]) -> NDArray[np.int16]:
     except Exception as error:  # compressed pixels need a decoder, and a library has its own errors for that
         raise ValueError(f"{path}: the pixels cannot be read ({error}).") from None
     try:
-        return hu_of(raw, dataset)
+        return to_hu(raw, dataset)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def hu_of(raw: NDArray, header: Any) -> NDArray[np.int16]:
+def to_hu(raw: NDArray, header: Any) -> NDArray[np.int16]:
     """HU = slope * raw + intercept, rounded; padding outside of the scanned circle becomes air.
 
     MONOCHROME1 needs nothing: it asks viewers to draw high values dark, the values mean the same.
@@ -221,6 +221,6 @@ def hu_of(raw: NDArray, header: Any) -> NDArray[np.int16]:
         ends = np.array([padding, padding if limit is None else limit], np.int64)
         low, high = np.sort(ends.astype(raw.dtype))  # -2000 is often written as 63536, which are the same 16 bits
         as_hu = sorted(float(v) * float(slope) + float(intercept) for v in (low, high))
-        if as_hu[1] <= AIR or as_hu[0] >= DENSEST:
+        if as_hu[1] <= AIR or as_hu[0] >= DENSEST_TISSUE:
             hu[(raw >= low) & (raw <= high)] = AIR
     return round_hu(hu)

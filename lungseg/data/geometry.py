@@ -15,13 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 MAX_DEGREES = 2.0  # between an axis of an array and its axis of the body: 2 degrees shear a ball by 3.5 %
-EVEN, ROUNDED_MM = 0.2, 0.1  # a slice may lie so far off its place: a share of the step, or what one decimal costs
-SAME = 0.1  # of a voxel
+MAX_OFFSET, MAX_ROUNDING_MM = (
+    0.2,
+    0.1,
+)  # a slice may lie so far off its place: a share of the step, or what one decimal costs
+MAX_MISMATCH = 0.1  # of a voxel
 
 # ---- grids -------------------------------------------------------------------------------------------------------
 
 
-def affine_of(origin: ArrayLike, steps: ArrayLike) -> NDArray[np.float64]:
+def make_affine(origin: ArrayLike, steps: ArrayLike) -> NDArray[np.float64]:
     """The affine of a grid.
 
     Args:
@@ -39,7 +42,7 @@ def ras_to_lps(affine: ArrayLike) -> NDArray[np.float64]:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, np.float64)
 
 
-def spacing_of(affine: NDArray) -> tuple[float, float, float]:
+def voxel_spacing(affine: NDArray) -> tuple[float, float, float]:
     """mm between two neighbouring voxels along each axis of the array."""
     return tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
 
@@ -58,10 +61,10 @@ def even_step(positions: ArrayLike) -> NDArray[np.float64]:
     distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)  # (D - 1,)
     usual = float(np.median(distances))
     off = np.linalg.norm(positions[0] + np.arange(len(positions))[:, None] * step - positions, axis=1)
-    if usual > 0 and off.max() <= max(EVEN * usual, ROUNDED_MM + 1e-6):
+    if usual > 0 and off.max() <= max(MAX_OFFSET * usual, MAX_ROUNDING_MM + 1e-6):
         return step
     worst = int(distances.argmin())
-    if distances[worst] <= EVEN * distances.max():
+    if distances[worst] <= MAX_OFFSET * distances.max():
         raise ValueError(
             f"slices {worst + 1} and {worst + 2} of {len(positions)} lie at the same place. Two scans are mixed, or a "
             f"slice is there twice: choose one of them."
@@ -78,12 +81,12 @@ def check_same_grid(shape: tuple[int, ...], affine: NDArray, other_shape: tuple[
     """A ValueError unless two arrays, such as a scan and its labels, have each voxel at one place."""
     if tuple(shape) != tuple(other_shape):
         raise ValueError(f"the scan has shape {shape}, but its labels have {other_shape}. Export both on one grid.")
-    apart = float(np.linalg.norm(corners(shape, affine) - corners(shape, other), axis=1).max())
-    if not apart <= SAME * min(spacing_of(affine)):
+    apart = float(np.linalg.norm(corner_positions(shape, affine) - corner_positions(shape, other), axis=1).max())
+    if not apart <= MAX_MISMATCH * min(voxel_spacing(affine)):
         raise ValueError(f"the labels lie up to {apart:.2f} mm beside the scan. Export both on one grid.")
 
 
-def corners(shape: tuple[int, ...], affine: NDArray) -> NDArray[np.float64]:
+def corner_positions(shape: tuple[int, ...], affine: NDArray) -> NDArray[np.float64]:
     """(8, 3) mm: the centres of the voxels in the corners."""
     index = np.array([[*i, 1] for i in product(*[(0, n - 1) for n in shape])])
     return (index @ affine.T)[:, :3]
@@ -107,7 +110,7 @@ def orient(array: NDArray, affine: NDArray, *, max_degrees: float = MAX_DEGREES)
         ValueError: for a grid that is none, and for one that lies obliquely or has oblique slices (a tilted gantry).
     """
     check_grid(np.shape(array), affine)
-    axes, reverse, degrees = turns(affine)
+    axes, reverse, degrees = match_axes(affine)
     if degrees > max_degrees:
         raise ValueError(
             f"the scan lies {degrees:.1f} degrees off the axes of the body (a tilted gantry, or a grid that was "
@@ -128,7 +131,7 @@ def restore(array: NDArray, shape: tuple[int, int, int], affine: NDArray) -> NDA
         ValueError: if it was not made of a scan of that shape.
     """
     check_grid(shape, affine)
-    axes, reverse, _ = turns(affine)
+    axes, reverse, _ = match_axes(affine)
     expected = tuple(shape[a] for a in axes)
     if np.shape(array) != expected:
         raise ValueError(
@@ -138,7 +141,7 @@ def restore(array: NDArray, shape: tuple[int, int, int], affine: NDArray) -> NDA
     return np.ascontiguousarray(np.transpose(flipped, np.argsort(axes)))
 
 
-def turns(affine: NDArray) -> tuple[list[int], list[bool], float]:
+def match_axes(affine: NDArray) -> tuple[list[int], list[bool], float]:
     """(axes, reverse, degrees): our axis n is axis axes[n] of the array, backwards if reverse[n].
 
     degrees is the largest angle between such an axis and the axis of the body that it stands for.
@@ -179,12 +182,12 @@ def resample_upright(array: NDArray, affine: NDArray, *, fill: float = -1000) ->
 
 def upright_grid(shape: tuple[int, int, int], affine: NDArray) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     """(shape, affine) of the smallest grid along the body's axes that holds a scan, with about its spacing."""
-    ends = corners(shape, affine)
+    ends = corner_positions(shape, affine)
     low, high = ends.min(axis=0)[::-1], ends.max(axis=0)[::-1]  # z, y, x
-    axes, *_ = turns(affine)
+    axes, *_ = match_axes(affine)
     spacing = np.abs(affine[[2, 1, 0], axes])  # of the scan's steps, the part along the axis
     counts = np.ceil((high - low) / spacing - 1e-6).astype(int) + 1
-    return tuple(counts.tolist()), affine_of(low[::-1], np.diag(spacing)[:, ::-1])
+    return tuple(counts.tolist()), make_affine(low[::-1], np.diag(spacing)[:, ::-1])
 
 
 def resample_onto(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lungseg.data.ct import HU_WINDOW
 from lungseg.data.headers import read_csv
-from lungseg.data.prepare.columns import text_of
+from lungseg.data.prepare.columns import cell_text
 from lungseg.data.splits import affordable_fractions, overlaps, split_by_group
 
 SPLITS = ("train", "val", "test")
@@ -155,7 +155,7 @@ def manifest_path(folder: Path) -> Path:
 
 
 def parse_row(row: dict[str, str]) -> ImageRecord:
-    id_, group, split, label = row["id"], text_of(row["group"]), row["split"].lower(), text_of(row.get("label", ""))
+    id_, group, split, label = row["id"], cell_text(row["group"]), row["split"].lower(), cell_text(row.get("label", ""))
     numbers = {}
     for name, kind in NUMBERS.items():
         if row.get(name):  # empty = the default

@@ -31,7 +31,7 @@ from lungseg.data.manifest import (
 )
 from lungseg.data.pickles.table import read_table
 from lungseg.data.plausible import slices_of
-from lungseg.data.prepare.columns import SPACING_COLUMNS, find_column, spacing_of
+from lungseg.data.prepare.columns import SPACING_COLUMNS, find_column, parse_spacing
 from lungseg.data.slices import grey_bits, read_grey_png, read_slice
 from lungseg.data.volume_file import check_sums, map_file, read_volume
 from lungseg.data.volumes import volume_path
@@ -77,23 +77,23 @@ def read_scans(
         ValueError: in one sentence that names the file, when its turn comes: what precedes it has been given by then.
     """
     path = Path(path)
-    kind = kind_of(path)
+    kind = input_kind(path)
     if kind == "slices":
-        yield from read_slices(path)
+        yield from read_slice_folder(path)
     elif kind == "volumes":
-        for record in records_of(path, "volumes"):
+        for record in read_records(path, "volumes"):
             yield replace(read_one_volume(volume_path(path, record), record.id), classes=read_classes(path))
     elif kind == "volume":
-        yield read_one_volume(path, own_name(path))
+        yield read_one_volume(path, input_name(path))
     elif kind == "table":
-        yield from read_rows(path, rows, column)
+        yield from read_table_rows(path, rows, column)
     elif kind == "array":
-        yield read_array(path)
+        yield read_numpy_file(path)
     else:
         yield from read_pngs(pictures(path) if kind == "pngs" else [path], hu_window)
 
 
-def kind_of(path: str | Path) -> str:
+def input_kind(path: str | Path) -> str:
     """What `read_scans` would take it for, from its name and what lies in it; no file is opened.
 
     Returns:
@@ -122,7 +122,7 @@ def kind_of(path: str | Path) -> str:
     raise ValueError(f"{path} ends neither in .png, .npy, .npz, .pkl nor .pkl.gz. Convert it to one of these.")
 
 
-def own_name(folder: str | Path) -> str:
+def input_name(folder: str | Path) -> str:
     """The last part of its path; of "." and "..", which have none, that of the folder they stand for."""
     path = Path(folder)
     return path.name if path.name not in ("", "..") else path.resolve().name or "root"
@@ -136,7 +136,7 @@ def read_pngs(files: list[Path], hu_window: tuple[float, float]) -> Iterator[Sca
     home = files[0].parent
     known = {}
     if home.name == "images" and manifest_path(home.parent).exists():
-        known = {find_member(home, record.id): record for record in records_of(home.parent, "slices")}
+        known = {find_member(home, record.id): record for record in read_records(home.parent, "slices")}
     for file in files:
         record = known.get(file)
         window = hu_window if record is None else (record.hu_low, record.hu_high)
@@ -147,10 +147,10 @@ def read_pngs(files: list[Path], hu_window: tuple[float, float]) -> Iterator[Sca
         yield Scan(file.stem, hu, None, spacing, from_grey=True, source_size=source_size)
 
 
-def read_slices(folder: Path) -> Iterator[Scan]:
+def read_slice_folder(folder: Path) -> Iterator[Scan]:
     """A folder of slices; targets where there are any."""
     classes = read_classes(folder)
-    for record in records_of(folder, "slices"):
+    for record in read_records(folder, "slices"):
         if find_member(folder / "masks", record.id).exists():
             grey, target = read_slice(folder, record, classes)
         else:
@@ -160,7 +160,7 @@ def read_slices(folder: Path) -> Iterator[Scan]:
         yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size, classes=classes)
 
 
-def records_of(folder: Path, kind: str) -> list[ImageRecord]:
+def read_records(folder: Path, kind: str) -> list[ImageRecord]:
     """`read_manifest` without its warning that training and test may share patients: nothing is trained here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -173,10 +173,10 @@ def read_one_volume(path: Path, id_: str) -> Scan:
     check_sums(path)
     spacing = volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None
     about = {"source_size": volume.hu.shape[1:], "geometry": volume.geometry}
-    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing, **about)
+    return Scan(id_, check_hu(path, volume.hu), volume.target, spacing, **about)
 
 
-def read_array(path: Path) -> Scan:
+def read_numpy_file(path: Path) -> Scan:
     """A .npz with a volume, or a .npy with a volume or a single slice."""
     try:
         hu = map_file(path, "hu") if path.suffix.lower() == ".npy" else None
@@ -186,10 +186,10 @@ def read_array(path: Path) -> Scan:
         return read_one_volume(path, path.stem)
     if hu.ndim != 2:
         raise ValueError(f"{path} has shape {hu.shape}, (H, W) of a slice or (D, H, W) of a volume is wanted.")
-    return Scan(path.stem, checked_hu(path, hu), source_size=hu.shape)
+    return Scan(path.stem, check_hu(path, hu), source_size=hu.shape)
 
 
-def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[Scan]:
+def read_table_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[Scan]:
     """The chosen rows of a pickled table."""
     table = read_table(path, required=(column,), judged=False)
     hus = table[column]
@@ -204,15 +204,15 @@ def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[S
     for row in rows:
         where, hu = f"{path}, row {row}", hus[row]
         try:
-            spacing = spacing_of(spacings[row])
+            spacing = parse_spacing(spacings[row])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         known = None if math.isnan(spacing) else (spacing, spacing)
         id_ = f"{path.name.split('.')[0]}_row{row:04d}"
-        yield Scan(id_, checked_hu(where, hu), targets[row], known, source_size=hu.shape)
+        yield Scan(id_, check_hu(where, hu), targets[row], known, source_size=hu.shape)
 
 
-def checked_hu(where: Path | str, hu: NDArray) -> NDArray:
+def check_hu(where: Path | str, hu: NDArray) -> NDArray:
     """The same, or a ValueError if these cannot be HU."""
     if hu.dtype.kind not in "iuf":
         raise ValueError(f'{where}: HU are plain numbers, got {hu.dtype}. Save them with .astype("int16").')

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from lungseg.data.dicom import hu_of, read_series, why_no_slice
-from lungseg.data.geometry import orient, resample_upright, spacing_of
+from lungseg.data.dicom import read_series, to_hu, why_not_a_slice
+from lungseg.data.geometry import orient, resample_upright, voxel_spacing
 
 SUPINE, PRONE = (1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0)
 ORIENTATIONS = {
@@ -121,7 +121,7 @@ def test_each_position_of_the_patient_gives_the_same_axes(folder, orientation):
     z, y, x = affine[:3, :3].T
     assert z[2] == pytest.approx(2.5) and y[1] > 0 and x[0] > 0  # to the head, to the back, to the left
     expected = SPACING if orientation[0] else (SPACING[0], SPACING[2], SPACING[1])  # on its side, rows run downwards
-    assert spacing_of(affine) == pytest.approx(expected)
+    assert voxel_spacing(affine) == pytest.approx(expected)
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -238,7 +238,7 @@ def test_one_slice_is_no_volume(folder):
 
 def hu(raw, dtype=np.int16, **attributes):
     raw = np.array([raw], dtype)
-    return hu_of(raw, SimpleNamespace(**{"Rows": 1, "Columns": raw.size, "RescaleSlope": 1, **attributes})).tolist()[0]
+    return to_hu(raw, SimpleNamespace(**{"Rows": 1, "Columns": raw.size, "RescaleSlope": 1, **attributes})).tolist()[0]
 
 
 def test_hu_are_rounded_and_clipped():
@@ -296,6 +296,6 @@ def test_pixels_that_cannot_be_read_are_a_sentence(folder):
 
 
 def test_a_slice_is_a_slice():
-    assert why_no_slice(slices()[0]) == ""
+    assert why_not_a_slice(slices()[0]) == ""
     for attributes in ({"RescaleType": "US"}, {"RescaleType": "HU"}, {"NumberOfFrames": 1}, {"ImageType": None}):
-        assert why_no_slice(changed(slices(), **attributes)[0]) == ""
+        assert why_not_a_slice(changed(slices(), **attributes)[0]) == ""

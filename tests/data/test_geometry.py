@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, strategies as st
 
 from lungseg.data.geometry import (
-    affine_of,
     check_same_grid,
     even_step,
+    make_affine,
     orient,
     ras_to_lps,
     resample_onto,
     resample_upright,
     restore,
-    spacing_of,
     upright_grid,
+    voxel_spacing,
 )
 
 SHAPES = st.tuples(*[st.integers(1, 5)] * 3)
@@ -33,7 +33,7 @@ def scan_on(turn, spacing, origin, shape):
     steps = np.zeros((3, 3))
     for n in range(3):
         steps[n, order[n]] = signs[n] * spacing[n]
-    return np.arange(np.prod(shape), dtype=np.int16).reshape(shape), affine_of(origin, steps)
+    return np.arange(np.prod(shape), dtype=np.int16).reshape(shape), make_affine(origin, steps)
 
 
 def about_x(degrees):
@@ -56,7 +56,7 @@ def test_each_voxel_stays_where_it_is_and_the_axes_become_ours(turn, spacing, or
     before, after = places(array, affine), places(ours, turned)
     assert before.keys() == after.keys()
     assert all(np.allclose(before[v], after[v], atol=1e-5) for v in before)
-    directions = turned[:3, :3] / spacing_of(turned)
+    directions = turned[:3, :3] / voxel_spacing(turned)
     assert np.allclose(directions, [[0, 0, 1], [0, 1, 0], [1, 0, 0]])  # to the head, to the back, to the left
 
 
@@ -71,9 +71,9 @@ def test_restore_undoes_orient(turn, spacing, origin, shape):
 @given(turn=TURNS, spacing=SPACINGS, shape=SHAPES)
 def test_spacing_follows_the_axes(turn, spacing, shape):
     array, affine = scan_on(turn, spacing, (0, 0, 0), shape)
-    assert spacing_of(affine) == pytest.approx(spacing)
+    assert voxel_spacing(affine) == pytest.approx(spacing)
     of_body_axis = dict(zip(turn[0], spacing, strict=True))
-    assert spacing_of(orient(array, affine)[1]) == pytest.approx([of_body_axis[2], of_body_axis[1], of_body_axis[0]])
+    assert voxel_spacing(orient(array, affine)[1]) == pytest.approx([of_body_axis[2], of_body_axis[1], of_body_axis[0]])
 
 
 def test_nifti_places_become_those_of_dicom():
@@ -198,9 +198,9 @@ def test_an_upright_scan_resampled_is_the_same_as_turned(turn, spacing, origin, 
 
 
 OBLIQUE = {
-    "turned by 20 degrees": affine_of((10, -5, 30), (about_x(20) @ np.diag([0.8, 0.8, 1.5])).T[::-1]),
-    "gantry tilted by 15 degrees": affine_of((10, -5, 30), [(0, 0, 1.5), about_x(-15) @ (0, 0.8, 0), (0.8, 0, 0)]),
-    "prone, tilted": affine_of((10, -5, 30), [(0, 0, -1.5), about_x(15) @ (0, -0.8, 0), (-0.8, 0, 0)]),
+    "turned by 20 degrees": make_affine((10, -5, 30), (about_x(20) @ np.diag([0.8, 0.8, 1.5])).T[::-1]),
+    "gantry tilted by 15 degrees": make_affine((10, -5, 30), [(0, 0, 1.5), about_x(-15) @ (0, 0.8, 0), (0.8, 0, 0)]),
+    "prone, tilted": make_affine((10, -5, 30), [(0, 0, -1.5), about_x(15) @ (0, -0.8, 0), (-0.8, 0, 0)]),
 }
 
 
@@ -236,6 +236,6 @@ def test_a_map_on_the_upright_grid_comes_back_to_the_scans_own(affine):
 
 def test_whole_numbers_are_rounded_not_cut():
     array = np.array([0, 1, 2, 3], np.int16).reshape(1, 1, 4)
-    shifted = affine_of((0.75, 0, 0), [(0, 0, 1), (0, 1, 0), (1, 0, 0)])
-    plain = affine_of((0, 0, 0), [(0, 0, 1), (0, 1, 0), (1, 0, 0)])
+    shifted = make_affine((0.75, 0, 0), [(0, 0, 1), (0, 1, 0), (1, 0, 0)])
+    plain = make_affine((0, 0, 0), [(0, 0, 1), (0, 1, 0), (1, 0, 0)])
     assert resample_onto(array, plain, (1, 1, 3), shifted, order=1).ravel().tolist() == [1, 2, 3]

@@ -533,7 +533,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path, train_pickle, capsys):
     assert [p.name for p in tmp_path.rglob("*")] == ["thesis", "chapter1.txt"]
 
 
-@pytest.mark.parametrize("function", ["slices_of_table", "like_pairs", "split_by_group", "draw_sheet"])
+@pytest.mark.parametrize("function", ["read_table_slices", "like_pairs", "split_by_group", "draw_sheet"])
 def test_ctrl_c_at_any_stage_leaves_no_folder(tmp_path, train_pickle, monkeypatch, capsys, function):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

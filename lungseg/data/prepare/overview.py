@@ -9,7 +9,9 @@ from lungseg.data.manifest import SPLITS, ImageRecord
 from lungseg.data.prepare.sources import Slice
 
 
-def summarise(slices: Sequence[Slice], groups: Sequence[str], records: Sequence[ImageRecord], origin: str) -> list[str]:
+def overview_lines(
+    slices: Sequence[Slice], groups: Sequence[str], records: Sequence[ImageRecord], origin: str
+) -> list[str]:
     """What to know before training: how many of what, how large, and from how many patients; one line each.
 
     Args:
@@ -19,7 +21,7 @@ def summarise(slices: Sequence[Slice], groups: Sequence[str], records: Sequence[
     """
     first, size = records[0], slices[0].image.shape[0]
     window = f"HU window {first.hu_low:g} to {first.hu_high:g}"
-    lines = [f"{size} x {size} pixels, {first.bits} bits, {window}, {spacing_in_words(records)}", f"from {origin}"]
+    lines = [f"{size} x {size} pixels, {first.bits} bits, {window}, {describe_spacing(records)}", f"from {origin}"]
     lines.append(f"{len(slices)} slices read, {len(records) - len(slices)} augmented copies added")
     counts = Counter((r.label or "(none)", r.split) for r in records)
     lines.append("label, with copies".ljust(20) + "".join(split.rjust(8) for split in SPLITS))
@@ -38,10 +40,10 @@ def summarise(slices: Sequence[Slice], groups: Sequence[str], records: Sequence[
     lines.append(f"{kind}: {len(set(groups))}, the largest of {largest}")
     if largest > len(slices) / 2 and len(set(groups)) > 1 and kind != "patients":
         lines.append("More than half of all slices hang together: if they are many patients, raise --threshold.")
-    return [*lines, *notes_on_sizes(slices)]
+    return [*lines, *describe_sizes(slices)]
 
 
-def spacing_in_words(records: Sequence[ImageRecord]) -> str:
+def describe_spacing(records: Sequence[ImageRecord]) -> str:
     """Of the pixels that are written."""
     known = [r.spacing_mm for r in records if r.spacing_mm == r.spacing_mm]  # nan != nan
     if not known:
@@ -50,7 +52,7 @@ def spacing_in_words(records: Sequence[ImageRecord]) -> str:
     return f"{span} mm per pixel" + (f", unknown of {len(records) - len(known)}" if len(known) < len(records) else "")
 
 
-def notes_on_sizes(slices: Sequence[Slice]) -> list[str]:
+def describe_sizes(slices: Sequence[Slice]) -> list[str]:
     """What resizing did, if it did not do the same to all."""
     sizes = Counter(s.record.source_size for s in slices)
     if len(sizes) == 1 and len(set(next(iter(sizes)))) == 1:

@@ -37,7 +37,7 @@ def find_pairs(folder: Path, images: str, masks: str) -> tuple[list[tuple[str, P
         ValueError: if a pattern has no wildcard, the two do not have equally many, no file fits one, two files of one
             kind have the same name, or nothing is paired.
     """
-    readers = {"--images": as_regex(images), "--masks": as_regex(masks)}
+    readers = {"--images": to_regex(images), "--masks": to_regex(masks)}
     groups = [reader.groups for reader in readers.values()]
     if groups[0] != groups[1] or groups[0] == 0:
         raise ValueError(
@@ -46,8 +46,8 @@ def find_pairs(folder: Path, images: str, masks: str) -> tuple[list[tuple[str, P
         )
     files = [p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file()]
     files = [p for p in files if not any(part.startswith(".") for part in p.parts)]
-    of_mask = named(files, readers["--masks"], "--masks", folder)
-    of_image = named([p for p in files if p not in of_mask.values()], readers["--images"], "--images", folder)
+    of_mask = match_names(files, readers["--masks"], "--masks", folder)
+    of_image = match_names([p for p in files if p not in of_mask.values()], readers["--images"], "--images", folder)
     for flag, found, pattern in (("--images", of_image, images), ("--masks", of_mask, masks)):
         if not found:
             there = ", ".join(map(str, files[:3])) or "no files"
@@ -60,14 +60,14 @@ def find_pairs(folder: Path, images: str, masks: str) -> tuple[list[tuple[str, P
     return pairs, alone + [str(path) for name, path in of_mask.items() if name not in of_image]
 
 
-def as_regex(pattern: str) -> re.Pattern:
+def to_regex(pattern: str) -> re.Pattern:
     """A pattern with * ** ? as a regular expression with one group for each of them."""
     parts = re.split(r"(\*\*/|\*|\?)", Path(pattern).as_posix())
     meaning = {"**/": "((?:[^/]+/)*)", "*": "([^/]+)", "?": "([^/])"}
     return re.compile("".join(meaning.get(part) or re.escape(part) for part in parts), re.IGNORECASE)
 
 
-def named(files: Sequence[Path], pattern: re.Pattern, flag: str, folder: Path) -> dict[str, Path]:
+def match_names(files: Sequence[Path], pattern: re.Pattern, flag: str, folder: Path) -> dict[str, Path]:
     """name -> file of those that fit the pattern."""
     found: dict[str, Path] = {}
     for path in files:
@@ -79,7 +79,7 @@ def named(files: Sequence[Path], pattern: re.Pattern, flag: str, folder: Path) -
     return found
 
 
-def patient_of(path: Path, pattern: re.Pattern) -> str:
+def find_patient(path: Path, pattern: re.Pattern) -> str:
     """The first group of the pattern in a path.
 
     Raises:
@@ -112,12 +112,12 @@ def open_picture(path: Path) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(f"{path} has more pixels than a slice can have. Take it out.") from None
     except ValueError as error:
-        raise error if str(error).startswith(str(path)) else damaged(path, error) from None
+        raise error if str(error).startswith(str(path)) else damage_error(path, error) from None
     except Exception as error:  # Pillow reports damage as OSError, SyntaxError, struct.error, zlib.error, ...
-        raise damaged(path, error) from None
+        raise damage_error(path, error) from None
 
 
-def damaged(path: Path, error: Exception) -> ValueError:
+def damage_error(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is damaged or cut short ({error}). Copy or export it again.")
 
 
@@ -128,8 +128,8 @@ def read_image(path: Path) -> tuple[NDArray, bool]:
     """
     picture = open_picture(path)
     if picture.mode not in EIGHT_BITS:
-        return deep(path, picture), False
-    rgb = on_black(picture)
+        return raw_numbers(path, picture), False
+    rgb = to_rgb(picture)
     levels, pixels = COLOUR
     channels = np.asarray(rgb).astype(np.int16)  # (H, W, 3)
     coloured = np.count_nonzero(np.ptp(channels, axis=2) > levels) > pixels
@@ -143,13 +143,15 @@ def read_mask(path: Path) -> tuple[NDArray[np.uint8], bool]:
     as from smooth outlines or JPEG, are lesion above half of the brightest.
     """
     picture = open_picture(path)
-    shades = np.asarray(on_black(picture)).max(axis=2) if picture.mode in EIGHT_BITS else deep(path, picture)  # (H, W)
+    shades = (
+        np.asarray(to_rgb(picture)).max(axis=2) if picture.mode in EIGHT_BITS else raw_numbers(path, picture)
+    )  # (H, W)
     brightest = shades.max()
     shaded = brightest > MOST_LABELS and len(np.unique(shades[shades > 0])) > 1
     return (shades > (brightest / 2 if shaded else 0)).astype(np.uint8), bool(shaded)
 
 
-def deep(path: Path, picture: Image.Image) -> NDArray:
+def raw_numbers(path: Path, picture: Image.Image) -> NDArray:
     """(H, W) of a picture with more than 8 bits, as the numbers in the file."""
     numbers = np.asarray(picture)
     if numbers.ndim != 2 or numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
@@ -157,7 +159,7 @@ def deep(path: Path, picture: Image.Image) -> NDArray:
     return numbers
 
 
-def on_black(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
     """As RGB; what is transparent is black."""
     if picture.mode in ALPHA or "transparency" in picture.info:
         picture = picture.convert("RGBA")
@@ -165,7 +167,7 @@ def on_black(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def white_of(paths: Sequence[Path]) -> tuple[float, float] | None:
+def shared_range(paths: Sequence[Path]) -> tuple[float, float] | None:
     """(black, white) of those pictures with more than 8 bits, or None if there are none.
 
     They share one scale: 0 to the largest number of so many bits as are used (4095 of 12), or to 1 for fractions.
@@ -175,7 +177,7 @@ def white_of(paths: Sequence[Path]) -> tuple[float, float] | None:
     for path in paths:
         if has_eight_bits(path):
             continue
-        numbers, found = deep(path, open_picture(path)), True
+        numbers, found = raw_numbers(path, open_picture(path)), True
         low, high = min(low, float(numbers.min())), max(high, float(numbers.max()))
         whole &= numbers.dtype.kind != "f"
     if not found:

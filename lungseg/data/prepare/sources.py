@@ -17,8 +17,8 @@ from tqdm import tqdm
 from lungseg.data.ct import HU_WINDOW, hu_to_grey, resize_image, resize_target
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.pickles.table import read_table
-from lungseg.data.prepare.columns import patients_of, spacings_of, text_of
-from lungseg.data.prepare.pictures import find_pairs, patient_of, read_image, read_mask, white_of
+from lungseg.data.prepare.columns import cell_text, read_patients, read_spacings
+from lungseg.data.prepare.pictures import find_pairs, find_patient, read_image, read_mask, shared_range
 from lungseg.data.splits import cells_of, fine_structure
 
 Window = tuple[float, float]
@@ -36,7 +36,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Form:
+class SliceFormat:
     """What all slices are brought to."""
 
     size: int  # side in pixels
@@ -60,8 +60,8 @@ class Form:
 # ---- tables -----------------------------------------------------------------------------------------------------
 
 
-def slices_of_table(
-    path: str | Path, form: Form, *, prefix: str, start: int, column: str, group: str | None, spacing: str | None
+def read_table_slices(
+    path: str | Path, form: SliceFormat, *, prefix: str, start: int, column: str, group: str | None, spacing: str | None
 ) -> tuple[list[Slice], list[str]]:
     """All the rows of one table; each is let go once it is converted, so the memory needed only shrinks.
 
@@ -80,8 +80,8 @@ def slices_of_table(
     table = read_table(path, required=("mask", column))
     if not table["mask"]:
         raise ValueError(f"{path} holds no rows. Give a table with at least one slice.")
-    patients, told = patients_of(path, table, group)
-    spacings, told_too = spacings_of(path, table, spacing)
+    patients, told = read_patients(path, table, group)
+    spacings, told_too = read_spacings(path, table, spacing)
     hus, masks = table.pop(column), table.pop("mask")
     labels = table.pop("label1", [""] * len(hus))
     del table  # drops the other HU column, half of the memory
@@ -89,7 +89,7 @@ def slices_of_table(
     for row in tqdm(range(len(hus)), desc=Path(path).name, unit="slice", disable=None):
         hu, mask = hus[row], masks[row]
         hus[row] = masks[row] = None
-        about = {"id": f"{prefix}{start + row:04d}", "group": patients[row], "label": text_of(labels[row])}
+        about = {"id": f"{prefix}{start + row:04d}", "group": patients[row], "label": cell_text(labels[row])}
         try:
             slices.append(form.make(hu, mask, HU_WINDOW, spacings[row], **about))
         except ValueError as error:
@@ -100,9 +100,9 @@ def slices_of_table(
 # ---- pictures ---------------------------------------------------------------------------------------------------
 
 
-def slices_of_pictures(
+def read_picture_slices(
     folder: str | Path,
-    form: Form,
+    form: SliceFormat,
     *,
     images: str,
     masks: str,
@@ -124,10 +124,10 @@ def slices_of_pictures(
         ValueError: in one sentence that names the file.
     """
     folder = Path(folder)
-    pattern = None if patient_from is None else checked_pattern(patient_from)
+    pattern = None if patient_from is None else compile_patient_pattern(patient_from)
     pairs, alone = find_pairs(folder, images, masks)
-    patients = ["" if pattern is None else patient_of(image.relative_to(folder), pattern) for _, image, _ in pairs]
-    deep_window = white_of([image for _, image, _ in pairs])
+    patients = ["" if pattern is None else find_patient(image.relative_to(folder), pattern) for _, image, _ in pairs]
+    deep_window = shared_range([image for _, image, _ in pairs])
     in_hu = deep_window == (-math.inf, math.inf)
     if in_hu and hu_window:
         raise ValueError(f"{folder}: its pictures hold HU, so black and white need no HU. Leave --hu-window out.")
@@ -154,7 +154,7 @@ def slices_of_pictures(
             f"{folder}: most images have two values, as masks have, and most masks have shades of grey, as images "
             f"have. Are --images and --masks exchanged?"
         )
-    notes = notes_on_files(folder, alone, coloured, shaded)
+    notes = describe_files(folder, alone, coloured, shaded)
     if in_hu:
         return slices, [*notes, "Pictures with numbers below 0 were taken for HU."]
     if deep_window:
@@ -167,7 +167,7 @@ def slices_of_pictures(
     return slices, notes
 
 
-def checked_pattern(text: str) -> re.Pattern:
+def compile_patient_pattern(text: str) -> re.Pattern:
     try:
         pattern = re.compile(text)
     except re.error as error:
@@ -177,7 +177,7 @@ def checked_pattern(text: str) -> re.Pattern:
     return pattern
 
 
-def notes_on_files(folder: Path, alone: list[str], coloured: list[Path], shaded: list[Path]) -> list[str]:
+def describe_files(folder: Path, alone: list[str], coloured: list[Path], shaded: list[Path]) -> list[str]:
     """Files without a partner, images with colours, masks with shades."""
     notes = []
     if alone:
@@ -199,7 +199,7 @@ def notes_on_files(folder: Path, alone: list[str], coloured: list[Path], shaded:
 # ---- all of them ------------------------------------------------------------------------------------------------
 
 
-def patterns_of(slices: Sequence[Slice]) -> tuple[list[NDArray[np.float32]], tuple[int, int]]:
+def comparison_patterns(slices: Sequence[Slice]) -> tuple[list[NDArray[np.float32]], tuple[int, int]]:
     """Patterns on one grid, and the grid. Where slices had several sizes, those of what will be written."""
     sizes = {s.record.source_size for s in slices}
     if len(sizes) == 1:
@@ -207,7 +207,7 @@ def patterns_of(slices: Sequence[Slice]) -> tuple[list[NDArray[np.float32]], tup
     return [fine_structure(s.image) for s in slices], cells_of(slices[0].image.shape)
 
 
-def with_unique_ids(slices: Sequence[Slice]) -> None:
+def make_ids_unique(slices: Sequence[Slice]) -> None:
     """Where an id stands twice, the later slice gets _2, _3, ...: pictures of two folders may have one name.
 
     Ids that differ only in capitals are one file on some systems.
