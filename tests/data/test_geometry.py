@@ -1,4 +1,4 @@
-"""Every grid in the patient is turned to the same axes, and back; what cannot be turned is resampled, or refused."""
+"""Every grid is turned to the same axes, and back; a grid that cannot be turned is resampled or refused."""
 
 from itertools import permutations, product
 
@@ -28,7 +28,7 @@ TURNS = st.tuples(st.sampled_from(ORDERS), st.sampled_from(SIGNS))  # all 48
 
 
 def scan_on(turn, spacing, origin, shape):
-    """An array with another number in each voxel, and its affine: axis n runs along axis turn[0][n] of the body."""
+    """An array with a different number in each voxel, and its affine: axis n runs along body axis turn[0][n]."""
     order, signs = turn
     steps = np.zeros((3, 3))
     for n in range(3):
@@ -42,7 +42,7 @@ def about_x(degrees):
 
 
 def places(array, affine):
-    """value -> (x, y, z): where each number lies."""
+    """value -> (x, y, z), the position of the voxel with that value."""
     return {int(array[i]): tuple(np.round(affine @ [*i, 1], 6)[:3].tolist()) for i in np.ndindex(array.shape)}
 
 
@@ -107,9 +107,9 @@ def test_what_is_no_volume_is_refused(shape):
 @pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.diag([1, 1, 0, 1]), np.full((4, 4), np.nan), np.eye(3)])
 def test_an_affine_that_is_none_is_refused(affine):
     for function in (orient, resample_upright):
-        with pytest.raises(ValueError, match="no place in the patient"):
+        with pytest.raises(ValueError, match="expected an affine that is a finite, invertible 4 x 4 matrix, got"):
             function(np.zeros((2, 2, 2)), affine)
-    with pytest.raises(ValueError, match="no place in the patient"):
+    with pytest.raises(ValueError, match="expected an affine that is a finite, invertible 4 x 4 matrix, got"):
         restore(np.zeros((2, 2, 2)), (2, 2, 2), affine)
 
 
@@ -149,7 +149,7 @@ def test_a_missing_slice_is_found_and_named(count, missing, step):
 def test_a_slice_that_is_there_twice_is_found(count, twice, step):
     again = twice.draw(st.integers(0, count - 1))
     z = np.sort(np.append(np.arange(count), again)) * step
-    with pytest.raises(ValueError, match=f"slices {again + 1} and {again + 2} of {count + 1} lie at the same place"):
+    with pytest.raises(ValueError, match=f"slices {again + 1} and {again + 2} of {count + 1} are at the same position"):
         even_step(np.stack([0 * z, 0 * z, z], axis=1))
 
 
@@ -159,7 +159,7 @@ def test_a_slice_that_is_there_twice_is_found(count, twice, step):
 )
 def test_other_uneven_slices_are_refused(z):
     z = np.asarray(z, float)
-    with pytest.raises(ValueError, match="same place|expected slices at equal distances"):
+    with pytest.raises(ValueError, match="same position|expected slices at equal distances"):
         even_step(np.stack([0 * z, 0 * z, z], axis=1))
 
 
@@ -178,11 +178,11 @@ def test_labels_beside_the_scan_are_refused(turn, spacing, shape, share, axis):
     check_same_grid(shape, affine, shape, affine + 1e-4 * min(spacing))
     moved = affine.copy()
     moved[axis, 3] += share * min(spacing)
-    with pytest.raises(ValueError, match="mm beside the scan"):
+    with pytest.raises(ValueError, match="mm away from the scan"):
         check_same_grid(shape, affine, shape, moved)
     with pytest.raises(ValueError, match="but its labels have"):
         check_same_grid(shape, affine, (*shape[:2], shape[2] + 1), affine)
-    with pytest.raises(ValueError, match="beside the scan"):
+    with pytest.raises(ValueError, match="away from the scan"):
         check_same_grid(shape, affine, shape, affine * np.nan)
 
 
