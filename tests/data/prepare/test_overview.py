@@ -1,4 +1,4 @@
-"""What stands in the summary of a prepared data set."""
+"""The lines of the summary of a prepared data set."""
 
 from dataclasses import replace
 
@@ -30,9 +30,9 @@ def test_the_summary_counts_labels_lesions_and_groups():
         "4 slices read, 1 augmented copies added",
     ]  # fmt: skip
     assert lines[4].split() == ["LR2", "4", "1", "0"]
-    assert "lesion pixels: least 2, quartiles 3.5 / 5 / 6.5, most 8" in lines and "empty masks: 0" in lines
-    assert "groups of like slices: 2, the largest of 3" in lines
-    assert lines[-1].startswith("More than half of all slices hang together")
+    assert "lesion pixels: minimum 2, quartiles 3.5 / 5 / 6.5, maximum 8" in lines and "empty masks: 0" in lines
+    assert "groups of similar slices: 2, the largest with 3 slices" in lines
+    assert lines[-1].startswith("More than half of all slices form one group")
 
 
 def test_named_patients_are_called_patients_however_large_one_is():
@@ -40,25 +40,25 @@ def test_named_patients_are_called_patients_however_large_one_is():
     for s in slices:
         s.record = replace(s.record, group="p")
     lines = overview_lines(slices, ["p", "p", "q"], records_of(slices), "t.pkl")
-    assert lines[-1] == "patients: 2, the largest of 2" and "empty masks: 3" in lines
+    assert lines[-1] == "patients: 2, the largest with 2 slices" and "empty masks: 3" in lines
 
 
 def test_lesions_that_vanish_are_blamed_on_the_size():
     slices = slices_of([(200, 200)], lesion=1)
     lines = overview_lines(slices, ["g"], records_of(slices), "")
-    assert "empty masks: 1, 1 of them by shrinking: use a larger --size" in lines
+    assert "empty masks: 1, 1 of them lost by shrinking: use a larger --size" in lines
 
 
-def test_pixel_sizes_are_told_as_far_as_they_are_known():
+def test_pixel_sizes_are_stated_as_far_as_they_are_known():
     unknown = records_of(slices_of([(32, 32)], np.nan))
-    assert describe_spacing(unknown) == "mm per pixel unknown (--spacing-mm states it)"
+    assert describe_spacing(unknown) == "mm per pixel unknown (state it with --spacing-mm)"
     some = [*slices_of([(32, 32), (64, 64)]), *slices_of([(32, 30)])]
-    assert describe_spacing(records_of(some)) == "1.4 to 2.8 mm per pixel, unknown of 1"
+    assert describe_spacing(records_of(some)) == "1.4 to 2.8 mm per pixel, unknown for 1"
 
 
-def test_several_sizes_are_told_and_one_square_size_is_not():
+def test_several_sizes_are_reported_and_one_square_size_is_not():
     assert describe_sizes(slices_of([(32, 32)] * 3)) == []
-    (told,) = describe_sizes(slices_of([(n, n) for n in (32, 33, 34, 35, 36, 32)]))
-    assert told.startswith("The slices (2 of 32 x 32, 1 of 33 x 33,")
-    assert ", ... pixels) were each resized to 16" in told
-    assert "stretched" not in told and "stretched" in describe_sizes(slices_of([(32, 30)]))[0]
+    (sentence,) = describe_sizes(slices_of([(n, n) for n in (32, 33, 34, 35, 36, 32)]))
+    assert sentence.startswith("The slices (2 of 32 x 32, 1 of 33 x 33,")
+    assert ", ... pixels) were each resized to 16" in sentence
+    assert "stretched" not in sentence and "stretched" in describe_sizes(slices_of([(32, 30)]))[0]

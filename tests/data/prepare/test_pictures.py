@@ -73,8 +73,8 @@ def test_every_file_is_in_a_pair_or_named(tmp_path_factory, of_images, of_masks)
     [
         ("a.png", "b.png", "must have the same number of wildcards, at least one"),
         ("*/*.png", "*.png", "must have the same number of wildcards"),
-        ("scans/*.png", "masks/*.png", "no file of .* fits --images scans/.* .it holds images/a.png"),
-        ("images/*.png", "masks/*.gif", "no file of .* fits --masks masks/"),
+        ("scans/*.png", "masks/*.png", "no file in .* matches --images scans/.* .it holds images/a.png"),
+        ("images/*.png", "masks/*.gif", "no file in .* matches --masks masks/"),
         ("images/*.png", "masks/*.png", "no image has a mask: images/a.png and masks/b_mask.png differ where"),
         ("*/a.p?g", "*/b_mask.p?g", "images/a.png and images/a.PnG have the same name"),
     ],
@@ -221,10 +221,10 @@ def not_a_number(folder):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (animation, "holds 3 pictures. Save each slice as a file of its own"),
-        (text, "is no PNG, JPEG, BMP, TIFF picture. Convert it to PNG"),
+        (animation, "holds 3 pictures, expected one. Save each slice as its own file"),
+        (text, "is not a PNG, JPEG, BMP, TIFF picture. Convert it to PNG"),
         (cut, "is damaged or cut short"),
-        (not_a_number, "has pixels of a kind that is not known here"),
+        (not_a_number, "has a pixel format that is not supported"),
     ],
 )
 @pytest.mark.parametrize("read", [read_image, read_mask])

@@ -52,7 +52,9 @@ def test_a_vanished_lesion_is_noticed():
     assert made(np.zeros((64, 64)), mask).vanished
     mask[4:8, 4:8] = 1
     assert not made(np.zeros((64, 64)), mask).vanished
-    with pytest.raises(ValueError, match=r"the image is \(8, 8\) and the mask \(8, 9\); both must be one \(H, W\)"):
+    with pytest.raises(
+        ValueError, match=r"expected an image and a mask of one shape \(H, W\), got \(8, 8\) and \(8, 9\)"
+    ):
         made(np.zeros((8, 8)), np.zeros((8, 9)))
 
 
@@ -80,9 +82,9 @@ def test_the_rows_of_a_table_keep_their_order_and_number(tmp_path):
     rows = [{"label1": f"LR{i}", "mask": np.eye(8, dtype=np.uint8), "hu": hu} for i, hu in enumerate(hus)]
     (tmp_path / "t.pkl").write_bytes(pickle.dumps(rows))
     how = {"prefix": "row", "start": 5, "column": "hu", "group": None, "spacing": None}
-    slices, told = read_table_slices(tmp_path / "t.pkl", FORM, **how)
+    slices, notes = read_table_slices(tmp_path / "t.pkl", FORM, **how)
     assert [(s.record.id, s.record.label) for s in slices] == [(f"row000{5 + i}", f"LR{i}") for i in range(3)]
-    assert [s.image[0, 0] for s in slices] == hu_to_grey([0, 100, 200]).tolist() and told == []
+    assert [s.image[0, 0] for s in slices] == hu_to_grey([0, 100, 200]).tolist() and notes == []
     assert all(s.target.any() and s.record.group == "" for s in slices)
 
 
@@ -102,24 +104,24 @@ def pictures(folder, *images, suffix="tiff"):
 def test_grey_levels_stay_what_they_are_whatever_their_depth(bits, tmp_path):
     shallow = np.full((16, 16), 51, np.uint8)  # a fifth
     how = pictures(tmp_path, shallow, np.full((16, 16), 819, np.uint16), np.full((16, 16), 4095, np.uint16))
-    slices, told = read_picture_slices(tmp_path, SliceFormat(16, bits), **how)
+    slices, notes = read_picture_slices(tmp_path, SliceFormat(16, bits), **how)
     white = 2**bits - 1
     assert [s.image[0, 0] for s in slices] == [white // 5, white // 5, white]
-    assert "In pictures of more than 8 bits, white is 4095." in told and any("is unknown" in t for t in told)
+    assert "In pictures of more than 8 bits, white is 4095." in notes and any("are unknown" in t for t in notes)
 
 
 def test_numbers_below_zero_are_hu(tmp_path):
     how = pictures(tmp_path, np.full((16, 16), -1000, np.int32), np.full((16, 16), 400, np.int32))
-    slices, told = read_picture_slices(tmp_path, FORM, **how)
-    assert [s.image[0, 0] for s in slices] == [0, 255] and told == ["Pictures with numbers below 0 were taken for HU."]
-    with pytest.raises(ValueError, match="hold HU, so black and white need no HU. Leave --hu-window out"):
+    slices, notes = read_picture_slices(tmp_path, FORM, **how)
+    assert [s.image[0, 0] for s in slices] == [0, 255] and notes == ["Pictures with numbers below 0 were read as HU."]
+    with pytest.raises(ValueError, match="hold HU, so --hu-window is not needed. Leave it out"):
         read_picture_slices(tmp_path, FORM, **how, hu_window=(-160.0, 240.0))
 
 
 def test_a_mask_of_another_size_is_named(tmp_path):
     how = pictures(tmp_path, np.zeros((16, 16), np.uint8))
     Image.new("L", (8, 16)).save(tmp_path / "m/0.png")
-    with pytest.raises(ValueError, match=r"i/0.tiff and .*m/0.png: the image is \(16, 16\) and the mask \(16, 8\)"):
+    with pytest.raises(ValueError, match=r"i/0.tiff and .*m/0.png: expected .* got \(16, 16\) and \(16, 8\)"):
         read_picture_slices(tmp_path, FORM, **how)
 
 
@@ -135,21 +137,21 @@ def test_names_of_files_become_ids_that_are_file_names(tmp_path):
     assert [s.record.id for s in slices] == ["slice"]  # of ". ", which is no name of a file
 
 
-def test_what_was_decided_is_told(tmp_path):
+def test_decisions_are_reported(tmp_path):
     red = np.zeros((16, 16, 3), np.uint8)
     red[:4, :, 0], red[8:, :, 0] = 255, 100
     how = pictures(tmp_path, red, suffix="png")
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "m/0.png")
     Image.new("L", (8, 8)).save(tmp_path / "i/lone.png")
-    _, told = read_picture_slices(tmp_path, FORM, **how, hu_window=HU_WINDOW)
-    assert [sentence.split(",")[0] for sentence in told] == [
-        f"{tmp_path}: 1 files have no partner and were left out: i/lone.png.",
-        "1 images are coloured",
-        "1 masks have shades between black and their brightest value",
+    _, notes = read_picture_slices(tmp_path, FORM, **how, hu_window=HU_WINDOW)
+    assert [sentence.split(", such as")[0] for sentence in notes] == [
+        f"{tmp_path}: files without a partner, left out: 1 (i/lone.png).",
+        "Coloured images, converted to grey: 1",
+        "Masks with shades between black and their brightest value: 1",
     ]
 
 
-def test_exchanged_images_and_masks_are_noticed(tmp_path):
+def test_swapped_images_and_masks_are_noticed(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
@@ -157,5 +159,5 @@ def test_exchanged_images_and_masks_are_noticed(tmp_path):
         Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
         Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(tmp_path / f"masks/{i}.png")
     assert len(read_picture_slices(tmp_path, FORM, images="images/*.png", masks="masks/*.png")[0]) == 4
-    with pytest.raises(ValueError, match="Are --images and --masks exchanged"):
+    with pytest.raises(ValueError, match="Are --images and --masks swapped"):
         read_picture_slices(tmp_path, FORM, images="masks/*.png", masks="images/*.png")
