@@ -1,4 +1,4 @@
-"""The same slice or volume comes out, whatever it lies in."""
+"""The same slice or volume is read from every kind of file and folder that can hold it."""
 
 import gzip
 import os
@@ -267,10 +267,10 @@ def test_all_rows_of_a_table_or_those_asked_for_in_their_order(table):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rows": (0, 3)}, "rows 0 to 2, and row 3 is asked for"),
-        ({"rows": (-1,)}, "row -1"),
+        ({"rows": (0, 3)}, "expected rows from 0 to 2, got row 3"),
+        ({"rows": (-1,)}, "got row -1"),
         ({"column": "hu"}, "column 'hu' is missing"),
-        ({"column": "label1"}, "column 'label1' holds no HU, but 'a'"),
+        ({"column": "label1"}, "expected HU in column 'label1', got 'a'"),
     ],
 )
 def test_a_row_or_column_that_is_not_there_is_refused_before_any_row_is_given(options, words, table):
@@ -377,12 +377,15 @@ def test_what_is_no_file_is_not_opened(name, device, tmp_path):
             saved(np.array([[{}]], object), pickled=True),
             "hu holds object, plain numbers are wanted. Save it with .asty",
         ),
-        (saved(np.zeros(4)), "has shape (4,), (H, W) of a slice or (D, H, W) of a volume is wanted"),
-        (saved(np.zeros(())), "has shape (), (H, W) of a slice or (D, H, W)"),
-        (saved(np.zeros((1, 2, 3, 4))), "has shape (1, 2, 3, 4), (H, W) of a slice or (D, H, W)"),
+        (saved(np.zeros(4)), "expected the shape (H, W) of a slice or (D, H, W) of a volume, got (4,)"),
+        (saved(np.zeros(())), "expected the shape (H, W) of a slice or (D, H, W) of a volume, got ()"),
+        (
+            saved(np.zeros((1, 2, 3, 4))),
+            "expected the shape (H, W) of a slice or (D, H, W) of a volume, got (1, 2, 3, 4)",
+        ),
         (no_hu, "no array hu"),
         (colours, "RGB PNG"),
-        (named("x.dcm"), "ends neither in .png"),
+        (named("x.dcm"), "expected a file that ends in .png"),
         (named("x.npz"), "x.npz is damaged"),
         (named("x.npy"), "x.npy"),
         (named("x.pkl"), "x.pkl"),

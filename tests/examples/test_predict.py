@@ -565,7 +565,7 @@ def dicom(folder):
     [
         (nan_slice, "HU are NaN or infinite"),
         (colours, "RGB PNG"),
-        (dicom, "ends neither in .png"),
+        (dicom, "expected a file that ends in .png"),
         (lambda folder: folder / "x.png", "does not exist"),
     ],
 )
