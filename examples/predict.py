@@ -49,7 +49,7 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
 
 from lungseg.data.classes import write_classes
 from lungseg.data.plausible import LesionExtent, odd_grey, odd_hu
-from lungseg.data.scans import Scan, kind_of, read_scans
+from lungseg.data.scans import Scan, input_kind, read_scans
 from lungseg.draw import enlarge, overlay, with_legend
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, path_below, whole_folder
@@ -88,7 +88,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is computed."""
-    kinds = [kind_of(path) for path in args.inputs]
+    kinds = [input_kind(path) for path in args.inputs]
     if args.rows is not None and "table" not in kinds:
         raise ValueError("--rows chooses rows of a table, and no INPUT is one (.pkl or .pkl.gz).")
     if args.spacing_mm is not None and not 0 < args.spacing_mm < math.inf:  # NaN is not

@@ -26,9 +26,16 @@ from lungseg.data.augment import Augmentation
 from lungseg.data.classes import number_labels
 from lungseg.data.folder_files import OTHER_PICTURES
 from lungseg.data.manifest import FRACTIONS, SPLITS, ImageRecord
-from lungseg.data.prepare.columns import as_number
-from lungseg.data.prepare.overview import summarise
-from lungseg.data.prepare.sources import Form, Slice, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
+from lungseg.data.prepare.columns import parse_spacing_flag
+from lungseg.data.prepare.overview import overview_lines
+from lungseg.data.prepare.sources import (
+    Slice,
+    SliceFormat,
+    comparison_patterns,
+    make_ids_unique,
+    read_picture_slices,
+    read_table_slices,
+)
 from lungseg.data.slices import SliceWriter, read_slice
 from lungseg.data.splits import (
     affordable_fractions,
@@ -82,17 +89,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 # ---- reading -----------------------------------------------------------------------------------------------
 
 
-def read_slices(path: str, prefix: str, start: int, args: argparse.Namespace) -> tuple[list[Slice], list[str]]:
+def read_source(path: str, prefix: str, start: int, args: argparse.Namespace) -> tuple[list[Slice], list[str]]:
     """The slices of a table or of a folder of pictures, and sentences to print. `start` of them came before."""
-    form = Form(args.size, args.bits)
+    form = SliceFormat(args.size, args.bits)
     if Path(path).is_dir():
         if not (args.images and args.masks):
             raise ValueError(f"{path} is a folder. Say what is what: --images 'images/*.png' --masks 'masks/*.png'.")
         how = {"images": args.images, "masks": args.masks, "patient_from": args.patient_from}
-        spacing = (None if args.spacing_mm == "none" else as_number(args.spacing_mm)) or nan
-        return slices_of_pictures(path, form, hu_window=args.hu_window, spacing_mm=spacing, **how)
+        spacing = (None if args.spacing_mm == "none" else parse_spacing_flag(args.spacing_mm)) or nan
+        return read_picture_slices(path, form, hu_window=args.hu_window, spacing_mm=spacing, **how)
     how = {"column": args.column, "group": args.group, "spacing": args.spacing_mm}
-    return slices_of_table(path, form, prefix=prefix, start=start, **how)
+    return read_table_slices(path, form, prefix=prefix, start=start, **how)
 
 
 def paint_classes(slices: list[Slice]) -> tuple[str, ...]:
@@ -132,7 +139,7 @@ def missing_in_training(classes: tuple[str, ...], slices: list[Slice], splits: l
 
 def choose_groups(slices: list[Slice], threshold: float) -> tuple[list[str], list[str]]:
     """(group of each slice, sentences to print): by patient, and by likeness where none is named."""
-    linked = link_similar_slices(*patterns_of(slices), threshold=threshold)
+    linked = link_similar_slices(*comparison_patterns(slices), threshold=threshold)
     groups = group_slices([s.record.group for s in slices], linked)
     alike = find_similar_groups(groups, linked)
     if not alike:
@@ -197,7 +204,7 @@ def draw_sheet(out: SliceWriter, count: int = 24, columns: int = 6) -> Image.Ima
     return with_legend(sheet, out.classes) if len(out.classes) > 1 else sheet
 
 
-def origin_of(args: argparse.Namespace) -> str:
+def describe_origin(args: argparse.Namespace) -> str:
     """In words, for the summary."""
     what = f"{args.images} and {args.masks}" if args.images else f"column {args.column}"
     return f"{', '.join([*args.sources, *([args.test] if args.test else [])])}, {what}, seed {args.seed}"
@@ -222,7 +229,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--threshold must lie between 0 and 1, got {args.threshold}.")
     if args.augment and args.fractions[0] == 0:
         raise ValueError("--augment makes copies of training slices, but --fractions leaves none for training.")
-    number = args.spacing_mm in (None, "none") or as_number(args.spacing_mm)
+    number = args.spacing_mm in (None, "none") or parse_spacing_flag(args.spacing_mm)
     check_flags_of_folders(args, spacing_is_column=not number)
 
 
@@ -253,11 +260,11 @@ def prepare(args: argparse.Namespace) -> None:
         slices: list[Slice] = []
         notes: list[str] = []
         for path in args.sources:
-            more, told = read_slices(path, "row", len(slices), args)
+            more, told = read_source(path, "row", len(slices), args)
             slices, notes = slices + more, notes + told
-        test, told = read_slices(args.test, "test", 0, args) if args.test else ([], [])
+        test, told = read_source(args.test, "test", 0, args) if args.test else ([], [])
         slices, notes = slices + test, notes + told
-        with_unique_ids(slices)
+        make_ids_unique(slices)
         out.classes = paint_classes(slices) if args.classes else ()
         groups, alike = choose_groups(slices, args.threshold)
         splits, few = choose_splits(groups, len(test), args)
@@ -268,13 +275,13 @@ def prepare(args: argparse.Namespace) -> None:
         if args.augment and args.augment <= splits.count("train"):
             notes.append(f"--augment {args.augment} added nothing: there are {splits.count('train')} training slices.")
         write_all(out, slices, records, args)
-        summary = "\n".join([*summarise(slices, groups, out.records, origin_of(args)), *notes]) + "\n"
+        summary = "\n".join([*overview_lines(slices, groups, out.records, describe_origin(args)), *notes]) + "\n"
         (out.path / "summary.txt").write_text(summary, encoding="utf-8")
         draw_sheet(out).save(out.path / "contact_sheet.png")
     print(f"{args.out} is ready:\n{summary}Look at {Path(args.out, 'contact_sheet.png')} before you train.")
 
 
-def tell_again(args: argparse.Namespace, summary: Path) -> None:
+def report_existing(args: argparse.Namespace, summary: Path) -> None:
     told = summary.read_text("utf-8")
     print(f"{args.out} exists already and was left as it is:\n{told}Remove it to make it anew.")
 
@@ -284,7 +291,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = Path(args.out, "summary.txt")
     return run_main(
         "prepare_data.py",
-        lambda: tell_again(args, summary) if summary.is_file() else prepare(args),
+        lambda: report_existing(args, summary) if summary.is_file() else prepare(args),
         stopped=f"{args.out} was not written.",
         too_little_memory="Lower --size, or give fewer tables at once.",
     ) or 0  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lungseg.data.ct import hu_to_grey
-from lungseg.data.geometry import affine_of, orient
+from lungseg.data.geometry import make_affine, orient
 from lungseg.data.phantoms.scene import phantom_volume
 from lungseg.draw import contact_sheet
 
@@ -23,7 +23,7 @@ for order, signs in STORED.values():
     array = hu.transpose(order)[tuple(slice(None, None, s) for s in signs)]
     steps = [s * STEPS[a] for a, s in zip(order, signs, strict=True)]
     origin = sum((SHAPE[a] - 1) * STEPS[a] for a, s in zip(order, signs, strict=True) if s < 0)
-    back, _ = orient(array, affine_of(np.zeros(3) + origin, steps))
+    back, _ = orient(array, make_affine(np.zeros(3) + origin, steps))
     assert np.array_equal(back, hu)
     files.append(hu_to_grey(array[len(array) // 2]))
     oriented.append(hu_to_grey(back[SHAPE[0] // 2]))

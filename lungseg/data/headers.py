@@ -1,8 +1,8 @@
-"""Tables as people write them: the names of their columns, and the cells of a CSV file.
+"""Tables as people write them: column names and cells.
 
-A header `id,group, Split` means split. Read as a column called " Split" it would be one that nobody knows, and a
-patient kept for testing would be trained on. So names are ours apart from case and spaces around them, and a name
-that is only nearly ours is refused: nothing that somebody wrote down is lost without a word.
+A header `id,group, Split` means split. Read literally, " Split" would be an unknown column, and patients kept for
+testing would be trained on. So names may differ from ours in case and surrounding spaces, and a name that only
+resembles ours is refused: nothing that somebody wrote down is lost silently.
 """
 
 import csv
@@ -11,74 +11,76 @@ import re
 from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 from lungseg.files import regular_file
 
-SEPARATORS = (",", ";", "\t")  # spreadsheets write the second where the comma is the decimal point
+SEPARATORS = (",", ";", "\t")  # spreadsheets use the semicolon where the comma is the decimal point
 MAX_BYTES = 2**26  # of a table: half a million rows
-LIKENESS = 0.8  # of two names, above which one may be the other mistyped; "splits" and "split" have 0.91
-MEANINGS = {  # words in the names of columns that mean one of ours
+SIMILARITY = 0.8  # of two names, from which one may be a misspelling of the other; "splits" and "split" have 0.91
+MEANINGS = {  # our column -> words in other column names that mean the same
     "group": {"group", "groups", "patient", "patients", "patientid", "pid", "subject", "case", "series", "seriesuid"},
     "split": {"split", "splits", "set", "subset", "fold", "partition"},
 }
+MISSING = ("", "nan", "<na>", "nat", "null")  # how programs write an empty cell; "none" is a label
 
 
 class ColumnError(ValueError):
-    """One sentence on the names of columns."""
+    """A problem with column names, in one sentence."""
 
 
 def recognise(names: Sequence[str], known: Collection[str], *, guard: Collection[str] = ()) -> list[str]:
     """The names of columns (or arrays), spelled as in `known` where they differ only in case and outer spaces.
 
     Args:
-        names: as they were found.
-        known: ours.
-        guard: those of `known` that must not be lost: if one is not there, no other may look like it or mean it.
+        names: as found in the table.
+        known: our names.
+        guard: those of `known` that must not be lost: if one is missing, no other name may resemble it.
 
     Raises:
-        ColumnError: for two names that become one, and for a name that is hardly anything but one of `guard`.
+        ColumnError: if two names become one, or if a name probably means a missing one of `guard`.
     """
     spelled = {name.lower(): name for name in known}
     ours = [spelled.get(name.strip().lower(), name.strip()) for name in names]
     for i, name in enumerate(ours):
         if name in known and name in ours[:i]:
-            raise ColumnError(f"the names {names[ours.index(name)]!r} and {names[i]!r} are one. Remove one of them.")
-    for wanted in guard:
-        if wanted not in ours and (found := [name for name in ours if name not in known and is_like(name, wanted)]):
+            raise ColumnError(f"{names[ours.index(name)]!r} and {names[i]!r} are the same name. Remove one.")
+    for missing in guard:
+        if missing not in ours and (found := [n for n in ours if n not in known and resembles(n, missing)]):
             raise ColumnError(
-                f"there is no {wanted}, but there is {found[0]!r}. If that is what it holds, call it {wanted}; "
+                f"there is no {missing}, but there is {found[0]!r}. If that is what it holds, call it {missing}; "
                 f"if not, give it another name."
             )
     return ours
 
 
-def is_like(name: str, wanted: str) -> bool:
-    """ "spacing", "Spacing-mm" and "spacing_m" are like "spacing_mm"; "Patient ID" means "group"."""
+def resembles(name: str, ours: str) -> bool:
+    """Whether a name may mean ours: "spacing", "Spacing-mm" and "spacing_m" mean "spacing_mm", "Patient ID" "group"."""
     words = re.findall("[a-z0-9]+", re.sub("([a-z])([A-Z])", r"\1 \2", name).lower())
-    if MEANINGS.get(wanted, set()) & set(words):
+    if MEANINGS.get(ours, set()) & set(words):
         return True
-    return SequenceMatcher(None, "".join(words), wanted.replace("_", "")).ratio() >= LIKENESS
+    return SequenceMatcher(None, "".join(words), ours.replace("_", "")).ratio() >= SIMILARITY
 
 
 def read_csv(path: Path, known: Collection[str]) -> list[tuple[int, dict[str, str]]]:
     """(number of the line, cells by column) of each row of a CSV file in UTF-8.
 
     Columns are separated by commas, semicolons or tabs, whichever gives more of the `known` columns, all of which are
-    guarded (`recognise`). Cells lose the spaces around them. Columns without a name and empty rows are
-    passed over.
+    guarded (`recognise`). Surrounding spaces are removed from cells. Columns without a name and empty rows are skipped.
 
     Raises:
         ValueError: if it is not such a table, or a row has more cells than the header.
         csv.Error, OSError: if it cannot be read at all.
     """
     if regular_file(path).stat().st_size > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB, too many for such a table.")
+        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB, too large for such a table.")
     text = path.read_text("utf-8-sig")  # -sig: spreadsheets put a byte-order mark in front
-    separator = max(SEPARATORS, key=lambda s: len(set(known) & {n.strip().lower() for n in header_of(text, s)}))
-    header = header_of(text, separator)
+    separator = max(SEPARATORS, key=lambda s: len(set(known) & {n.strip().lower() for n in read_header(text, s)}))
+    header = read_header(text, separator)
     names = recognise(header, known, guard=known if len(header) > 1 else ())  # one: separated by something else
-    how = {"delimiter": separator, "skipinitialspace": True, "strict": True}  # strict: a lone quote would swallow rows
-    lines, rows = csv.reader(io.StringIO(text, newline=""), **how), []
+    # strict: otherwise a single quote would swallow rows
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    rows = []
     next(lines, None)
     for line in lines:
         cells = [cell.strip() for cell in line]
@@ -93,5 +95,13 @@ def read_csv(path: Path, known: Collection[str]) -> list[tuple[int, dict[str, st
     return rows
 
 
-def header_of(text: str, separator: str) -> list[str]:
+def read_header(text: str, separator: str) -> list[str]:
+    """The cells of the first line."""
     return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True), [])
+
+
+def cell_text(cell: Any) -> str:
+    """A cell as text, "" if it is missing; 7.0 becomes "7", since a column of whole numbers with gaps holds floats."""
+    if cell is None or str(cell).strip().casefold() in MISSING:
+        return ""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()

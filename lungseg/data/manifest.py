@@ -25,8 +25,7 @@ from lungseg.data.folder_files import (
     other_files,
     visible,
 )
-from lungseg.data.headers import read_csv
-from lungseg.data.prepare.columns import text_of
+from lungseg.data.headers import cell_text, read_csv
 from lungseg.data.splits import affordable_fractions, find_overlaps, split_by_group
 
 SPLITS = ("train", "val", "test")
@@ -154,7 +153,7 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRec
 
 def parse_row(row: dict[str, str]) -> ImageRecord:
     """One row of the table as a record; a ValueError names the column that cannot be read."""
-    id_, group, split, label = row["id"], text_of(row["group"]), row["split"].lower(), text_of(row.get("label", ""))
+    id_, group, split, label = row["id"], cell_text(row["group"]), row["split"].lower(), cell_text(row.get("label", ""))
     numbers = {}
     for name, kind in NUMBERS.items():
         if row.get(name):  # empty = the default

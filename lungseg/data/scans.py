@@ -1,12 +1,12 @@
-"""Whatever holds CT, to look at it: a file or folder of any kind we know gives its slices or volumes in HU.
+"""Read the slices or volumes of any supported file or folder, in HU, for prediction.
 
-    slice.png           8-bit or 16-bit grey, in a HU window that the reader must be told
-    a folder            of slices or volumes as trainings read them (masks may be missing), or of such PNGs
+    slice.png           8-bit or 16-bit grey, in a HU window that the caller must state
+    a folder            of slices or volumes as training reads them (masks may be missing), or of such PNGs
     scan.npy            HU: one slice (H, W) or a volume (D, H, W)
     scan.npz            a volume as `hu` (D, H, W), with `target`, `spacing_mm` if known; or a folder of these .npy
     table.pkl           a pickled table of slices, .pkl or .pkl.gz
 
-Trainings read `lungseg.data.slices` and `lungseg.data.volumes`, which insist on targets, splits and patients.
+Training reads `lungseg.data.slices` and `lungseg.data.volumes` instead, which require targets, splits and patients.
 """
 
 import math
@@ -26,7 +26,7 @@ from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.mapped_arrays import map_file
 from lungseg.data.pickles.table import read_table
 from lungseg.data.plausible import iterate_slices
-from lungseg.data.prepare.columns import SPACING_COLUMNS, find_column, spacing_of
+from lungseg.data.prepare.columns import SPACING_COLUMNS, find_column, parse_spacing
 from lungseg.data.slices import read_slice
 from lungseg.data.volume_file import check_sums, read_volume
 from lungseg.data.volumes import volume_path
@@ -36,21 +36,19 @@ from lungseg.data.volumes import volume_path
 class Scan:
     """One slice or one volume."""
 
-    id: str  # of its manifest, else made of the name of its file
-    hu: NDArray  # (H, W) or (D, H, W), finite whole or real numbers; of a volume often mapped from its file
+    id: str  # from its manifest; without one, from its file name
+    hu: NDArray  # (H, W) or (D, H, W), finite integers or floats; a volume is often memory-mapped
     target: NDArray | None = None  # the shape of hu, lesion where it is not 0; None = unknown
-    spacing_mm: tuple[float, ...] | None = None  # of a pixel along each side of hu; None = unknown
-    from_grey: bool = False  # hu was made from the grey levels of a PNG
-    source_size: tuple[int, int] | None = None  # (H, W) of the slice it was made from, its own if it is one
-    classes: tuple[str, ...] = ()  # names of the target's values 1..K; () = it says no more than lesion or not
-    geometry: dict[str, NDArray] = field(default_factory=dict)  # of a volume: where it lies, as its file says it
+    spacing_mm: tuple[float, ...] | None = None  # between voxels along each axis of hu; None = unknown
+    from_grey: bool = False  # hu was computed from the grey levels of a PNG
+    source_size: tuple[int, int] | None = None  # original (H, W) of the slices, before any resizing; None = unknown
+    classes: tuple[str, ...] = ()  # names of the target's values 1..K; () = lesion or not
+    geometry: dict[str, NDArray] = field(default_factory=dict)  # of a volume: its position, as its file states it
 
     def __post_init__(self) -> None:
         if self.target is not None and np.shape(self.target) != self.hu.shape:
-            shapes = np.shape(self.target), self.hu.shape
-            raise ValueError(
-                f"{self.id}: target has shape {shapes[0]} but hu has {shapes[1]}. Export both on one grid."
-            )
+            shape, expected = np.shape(self.target), self.hu.shape
+            raise ValueError(f"{self.id}: target has shape {shape} but hu has {expected}. Export both on one grid.")
 
 
 def read_scans(
@@ -60,48 +58,48 @@ def read_scans(
     rows: Sequence[int] | None = None,
     column: str = "hu_array_old",
 ) -> Iterator[Scan]:
-    """The slices and volumes of a file or folder, one at a time: only a table is read as a whole.
+    """Yield the slices and volumes of a file or folder one at a time; only a table is read as a whole.
 
     Args:
         path: any of the kinds above.
-        hu_window: (low, high) in HU of PNGs that come without a manifest: what their black and white mean.
-        rows: of a table: only these, in this order, counted from 0; None takes all.
-        column: of a table: the one with HU. Targets are taken from `mask`.
+        hu_window: (low, high), the HU of black and white in PNGs without a manifest.
+        rows: for a table: read only these rows, counted from 0, in this order; None reads all.
+        column: for a table: the column with HU. Targets are taken from `mask`.
 
     Raises:
-        ValueError: in one sentence that names the file, when its turn comes: what precedes it has been given by then.
+        ValueError: in one sentence that names the file, once it is reached; scans before it have been yielded by then.
     """
     path = Path(path)
-    kind = kind_of(path)
+    kind = input_kind(path)
     if kind == "slices":
-        yield from read_slices(path)
+        yield from read_slice_folder(path)
     elif kind == "volumes":
-        for record in records_of(path, "volumes"):
+        for record in read_records(path, "volumes"):
             yield replace(read_one_volume(volume_path(path, record), record.id), classes=read_classes(path))
     elif kind == "volume":
-        yield read_one_volume(path, own_name(path))
+        yield read_one_volume(path, input_name(path))
     elif kind == "table":
-        yield from read_rows(path, rows, column)
+        yield from read_table_rows(path, rows, column)
     elif kind == "array":
-        yield read_array(path)
+        yield read_numpy_file(path)
     else:
         yield from read_pngs(pictures(path) if kind == "pngs" else [path], hu_window)
 
 
-def kind_of(path: str | Path) -> str:
-    """What `read_scans` would take it for, from its name and what lies in it; no file is opened.
+def input_kind(path: str | Path) -> str:
+    """The kind of input that `read_scans` reads a path as, from names alone: no file is opened.
 
     Returns:
-        Of a folder "slices", "volumes", "volume" (it holds hu.npy) or "pngs"; of a file "png", "array" or "table".
+        For a folder "slices", "volumes", "volume" (it holds hu.npy) or "pngs"; for a file "png", "array" or "table".
 
     Raises:
-        ValueError: if it is missing, or none of these.
+        ValueError: if it is missing, or of another kind.
     """
     path = Path(path)
     if path.is_dir():
         names = {p.name if p.is_dir() else p.name.lower() for p in visible(path)}
-        for kind, there in (("slices", "images"), ("volumes", "volumes"), ("volume", "hu.npy")):
-            if there in names:
+        for kind, member in (("slices", "images"), ("volumes", "volumes"), ("volume", "hu.npy")):
+            if member in names:
                 return kind
         if pictures(path):
             return "pngs"
@@ -110,109 +108,129 @@ def kind_of(path: str | Path) -> str:
             f"{path} holds neither images/ nor volumes/ nor *.png{others}. Give a folder of slices or volumes."
         )
     if not path.exists():
-        raise ValueError(f"{path} does not exist. Give a slice, a volume, a table, or a folder of these.")
+        raise ValueError(f"{path} does not exist. Give a slice, a volume, a table, or a folder of slices or volumes.")
     for kind, ends in (("png", (".png",)), ("array", (".npy", ".npz")), ("table", (".pkl", ".pkl.gz"))):
         if path.name.lower().endswith(ends):
             return kind
-    raise ValueError(f"{path} ends neither in .png, .npy, .npz, .pkl nor .pkl.gz. Convert it to one of these.")
+    raise ValueError(f"expected a file that ends in .png, .npy, .npz, .pkl or .pkl.gz, got {path}. Convert it.")
 
 
-def own_name(folder: str | Path) -> str:
-    """The last part of its path; of "." and "..", which have none, that of the folder they stand for."""
-    path = Path(folder)
+def input_name(path: str | Path) -> str:
+    """The last part of a path; for "." and "..", the name of the folder that they stand for."""
+    path = Path(path)
     return path.name if path.name not in ("", "..") else path.resolve().name or "root"
 
 
-# ---- one kind each -----------------------------------------------------------------------------------------------
+# ---- PNGs and folders of slices ----------------------------------------------------------------------------------
 
 
 def read_pngs(files: list[Path], hu_window: tuple[float, float]) -> Iterator[Scan]:
-    """PNGs of 8 or 16 bits, in the HU window and with the spacing of their folder's manifest where there is one."""
+    """Yield PNGs of 8 or 16 bits; HU window and spacing come from the manifest of their folder, if there is one."""
     home = files[0].parent
-    known = {}
+    known: dict[Path, ImageRecord] = {}
     if home.name == "images" and manifest_path(home.parent).exists():
-        known = {find_member(home, record.id): record for record in records_of(home.parent, "slices")}
+        known = {find_member(home, record.id): record for record in read_records(home.parent, "slices")}
     for file in files:
-        record = known.get(file)
-        window = hu_window if record is None else (record.hu_low, record.hu_high)
-        bits = grey_bits(file) if record is None else record.bits
-        spacing = None if record is None or not math.isfinite(record.spacing_mm) else (record.spacing_mm,) * 2
-        hu = grey_to_hu(read_grey_png(file, bits), window, bits)
-        source_size = None if record is None else record.source_size
+        if record := known.get(file):
+            hu = grey_to_hu(read_grey_png(file, record.bits), (record.hu_low, record.hu_high), record.bits)
+            spacing, source_size = square_spacing(record.spacing_mm), record.source_size
+        else:
+            bits = grey_bits(file)
+            hu = grey_to_hu(read_grey_png(file, bits), hu_window, bits)
+            spacing, source_size = None, None
         yield Scan(file.stem, hu, None, spacing, from_grey=True, source_size=source_size)
 
 
-def read_slices(folder: Path) -> Iterator[Scan]:
-    """A folder of slices; targets where there are any."""
+def read_slice_folder(folder: Path) -> Iterator[Scan]:
+    """Yield the slices of a folder, with their targets where there are masks."""
     classes = read_classes(folder)
-    for record in records_of(folder, "slices"):
+    for record in read_records(folder, "slices"):
         if find_member(folder / "masks", record.id).exists():
             grey, target = read_slice(folder, record, classes)
         else:
             grey, target = read_grey_png(find_member(folder / "images", record.id), record.bits), None
-        spacing = (record.spacing_mm,) * 2 if math.isfinite(record.spacing_mm) else None
+        spacing = square_spacing(record.spacing_mm)
         hu = grey_to_hu(grey, (record.hu_low, record.hu_high), record.bits)
         yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size, classes=classes)
 
 
-def records_of(folder: Path, kind: str) -> list[ImageRecord]:
-    """`read_manifest` without its warning that training and test may share patients: nothing is trained here."""
+def read_records(folder: Path, kind: str) -> list[ImageRecord]:
+    """`read_manifest` without its warning that training and test may share patients: here nothing is trained."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return read_manifest(folder, kind)
 
 
+def square_spacing(spacing_mm: float) -> tuple[float, float] | None:
+    """The spacing of a slice from the side of its pixels; None if that is NaN."""
+    return (spacing_mm, spacing_mm) if math.isfinite(spacing_mm) else None
+
+
+# ---- volumes and arrays ------------------------------------------------------------------------------------------
+
+
 def read_one_volume(path: Path, id_: str) -> Scan:
-    """All of it will be looked at, so that a changed voxel is to be noticed, too."""
+    """Read one volume and verify its checksums: all of it is going to be used, so a changed voxel must be noticed."""
     volume = read_volume(path)
     check_sums(path)
-    spacing = volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None
-    about = {"source_size": volume.hu.shape[1:], "geometry": volume.geometry}
-    return Scan(id_, checked_hu(path, volume.hu), volume.target, spacing, **about)
+    return Scan(
+        id_,
+        check_hu(path, volume.hu),
+        volume.target,
+        volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None,
+        source_size=volume.hu.shape[1:],
+        geometry=volume.geometry,
+    )
 
 
-def read_array(path: Path) -> Scan:
-    """A .npz with a volume, or a .npy with a volume or a single slice."""
+def read_numpy_file(path: Path) -> Scan:
+    """Read an .npz with a volume, or an .npy with a volume or a single slice."""
     try:
         hu = map_file(path, "hu") if path.suffix.lower() == ".npy" else None
     except (ValueError, OSError):
-        hu = None  # read_volume says what is wrong with the file
+        hu = None  # read_volume reports what is wrong with the file
     if hu is None or hu.ndim == 3:
         return read_one_volume(path, path.stem)
     if hu.ndim != 2:
-        raise ValueError(f"{path} has shape {hu.shape}, (H, W) of a slice or (D, H, W) of a volume is wanted.")
-    return Scan(path.stem, checked_hu(path, hu), source_size=hu.shape)
+        raise ValueError(f"{path}: expected the shape (H, W) of a slice or (D, H, W) of a volume, got {hu.shape}.")
+    return Scan(path.stem, check_hu(path, hu), source_size=hu.shape)
 
 
-def read_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[Scan]:
-    """The chosen rows of a pickled table."""
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def read_table_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iterator[Scan]:
+    """Yield the chosen rows of a pickled table."""
     table = read_table(path, required=(column,), check_plausible=False)
     hus = table[column]
     targets = table.get("mask", [None] * len(hus))
     rows = range(len(hus)) if rows is None else rows
-    for row in rows:  # all of them before the first is looked at, which may take a minute
+    for row in rows:  # check all rows before the first one is used, which may take a minute
         if not 0 <= row < len(hus):
-            raise ValueError(f"{path} has rows 0 to {len(hus) - 1}, and row {row} is asked for. Count from 0.")
+            raise ValueError(f"{path}: expected rows from 0 to {len(hus) - 1}, got row {row}. Rows count from 0.")
         if not isinstance(hus[row], np.ndarray):
-            raise ValueError(f"{path}: column {column!r} holds no HU, but {hus[row]!r:.40}. Choose another column.")
-    spacings = table.get(find_column(table, SPACING_COLUMNS), [math.nan] * len(hus))
+            raise ValueError(f"{path}: expected HU in column {column!r}, got {hus[row]!r:.40}. Choose another column.")
+    spacing_column = find_column(table, SPACING_COLUMNS)
+    spacings = [math.nan] * len(hus) if spacing_column is None else table[spacing_column]
     for row in rows:
         where, hu = f"{path}, row {row}", hus[row]
         try:
-            spacing = spacing_of(spacings[row])
+            spacing = square_spacing(parse_spacing(spacings[row]))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        known = None if math.isnan(spacing) else (spacing, spacing)
         id_ = f"{path.name.split('.')[0]}_row{row:04d}"
-        yield Scan(id_, checked_hu(where, hu), targets[row], known, source_size=hu.shape)
+        yield Scan(id_, check_hu(where, hu), targets[row], spacing, source_size=hu.shape)
 
 
-def checked_hu(where: Path | str, hu: NDArray) -> NDArray:
-    """The same, or a ValueError if these cannot be HU."""
+# ---- all kinds ---------------------------------------------------------------------------------------------------
+
+
+def check_hu(where: Path | str, hu: NDArray) -> NDArray:
+    """Return the array unchanged, or raise a ValueError if it cannot hold HU."""
     if hu.dtype.kind not in "iuf":
-        raise ValueError(f'{where}: HU are plain numbers, got {hu.dtype}. Save them with .astype("int16").')
+        raise ValueError(f'{where}: expected HU as plain numbers, got {hu.dtype}. Save them with .astype("int16").')
     if hu.size == 0:
-        raise ValueError(f"{where}: no HU are there, the shape is {hu.shape}. Export it again.")
+        raise ValueError(f"{where}: expected HU, got an empty array of shape {hu.shape}. Export it again.")
     if gaps := sum(np.count_nonzero(~np.isfinite(part)) for part in iterate_slices(hu) if part.dtype.kind == "f"):
         raise ValueError(f"{where}: {gaps} of {hu.size} HU are NaN or infinite. Fill gaps with -1000, for air.")
     return hu

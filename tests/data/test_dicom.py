@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from lungseg.data.dicom import hu_of, read_series, why_no_slice
-from lungseg.data.geometry import orient, resample_upright, spacing_of
+from lungseg.data.dicom import read_series, to_hu, why_not_a_slice
+from lungseg.data.geometry import orient, resample_upright, voxel_spacing
 
 SUPINE, PRONE = (1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0)
 ORIENTATIONS = {
@@ -121,7 +121,7 @@ def test_each_position_of_the_patient_gives_the_same_axes(folder, orientation):
     z, y, x = affine[:3, :3].T
     assert z[2] == pytest.approx(2.5) and y[1] > 0 and x[0] > 0  # to the head, to the back, to the left
     expected = SPACING if orientation[0] else (SPACING[0], SPACING[2], SPACING[1])  # on its side, rows run downwards
-    assert spacing_of(affine) == pytest.approx(expected)
+    assert voxel_spacing(affine) == pytest.approx(expected)
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -150,27 +150,27 @@ def test_a_tilted_gantry_is_refused_by_orient_and_straightened_by_resampling(fol
 OTHER = {"shape": (4, 4, 6), "SOPInstanceUID": None}  # fewer slices, and no copies
 SCOUT = dict(orientation=(0, 1, 0, 0, 0, -1), shape=(2, 4, 6), step=(1, 0, 0), series="9")
 OTHERS = {
-    "not a DICOM file": ([ValueError("no preamble")] * 9, "no readable DICOM file: 9"),
+    "not a DICOM file": ([ValueError("no preamble")] * 9, "not a readable DICOM file: 9"),
     "a report": (without(slices(series="9", shape=(9, 4, 6)), "Rows", "Columns", "pixel_array"), "no image"),
     "a DICOMDIR": ([SimpleNamespace(MediaStorageSOPClassUID="1.2.840.10008.1.3.10")], "no image"),
     "a PET scan": (slices(series="9", shape=(9, 4, 6), Modality="PT"), "modality PT, not CT: 9"),
     "no modality": (without(slices(series="9", shape=(9, 4, 6)), "Modality"), "modality None"),
     "a scout": (slices(**SCOUT, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a scout (localizer): 2"),
-    "a scout of the series itself": (slices(**{**SCOUT, "series": "1"}), "no axial slice"),
+    "a scout of the series itself": (slices(**{**SCOUT, "series": "1"}), "not an axial slice"),
     "an axial scout": (slices(series="9", ImageType=["ORIGINAL", "PRIMARY", "localizer"]), "a scout (localizer): 5"),
-    "a reformatted view": (slices((1, 0, 0, 0, 0, -1), (9, 4, 6), step=(0, 1, 0), series="9"), "no axial slice"),
+    "a reformatted view": (slices((1, 0, 0, 0, 0, -1), (9, 4, 6), step=(0, 1, 0), series="9"), "not an axial slice"),
     "a screenshot": (without(slices(series="9", shape=(9, 4, 6)), "ImagePositionPatient"), "no position"),
     "an empty position": (slices(series="9", shape=(9, 4, 6), ImagePositionPatient=None), "no position"),
     "an empty orientation": (slices(series="9", shape=(9, 4, 6), ImageOrientationPatient=[]), "no position"),
     "no spacing": (without(slices(series="9", shape=(9, 4, 6)), "PixelSpacing"), "no position"),
-    "an orientation of zeros": (slices(series="9", ImageOrientationPatient=[0] * 6), "an orientation that is none"),
-    "a dose report in colour": (slices(series="9", shape=(9, 4, 6), SamplesPerPixel=3), "a colour picture"),
+    "an orientation of zeros": (slices(series="9", ImageOrientationPatient=[0] * 6), "an invalid orientation"),
+    "a dose report in colour": (slices(series="9", shape=(9, 4, 6), SamplesPerPixel=3), "a colour image"),
     "several frames": (slices(series="9", NumberOfFrames=400), "several frames in one file"),
     "a spectral map": (slices(series="9", shape=(9, 4, 6), RescaleType="Z_EFF"), "values in Z_EFF, not HU"),
-    "a shorter series": (slices(series="9", shape=(4, 4, 6)), "Not taken: 4 slices of series 9 (Lung)"),
-    "one of another size": (slices(**{**OTHER, "shape": (4, 8, 8)}), "of series 1 (Lung), which have another size"),
-    "one of another spacing": (slices(spacing=(2.5, 0.5, 0.5), **OTHER), "Not taken: 4 slices"),
-    "a prone scan in the same series": (slices(PRONE, **OTHER), "Not taken: 4 slices"),
+    "a shorter series": (slices(series="9", shape=(4, 4, 6)), "Not used: 4 slices of series 9 (Lung)"),
+    "one of another size": (slices(**{**OTHER, "shape": (4, 8, 8)}), "of series 1 (Lung), which differ in size"),
+    "one of another spacing": (slices(spacing=(2.5, 0.5, 0.5), **OTHER), "Not used: 4 slices"),
+    "a prone scan in the same series": (slices(PRONE, **OTHER), "Not used: 4 slices"),
     "copies of a shorter series": (slices(shape=(4, 4, 6), series="9") * 2, "copies of other files: 4"),
     "copies of files": (slices()[1:4], "copies of other files: 3"),
 }
@@ -188,7 +188,7 @@ def test_other_files_change_nothing_and_are_reported(folder, others, note, first
 
 
 def test_a_folder_without_slices_says_what_is_in_it(folder):
-    with pytest.raises(ValueError, match="holds no CT slices. There is no file at all"):
+    with pytest.raises(ValueError, match="holds no CT slices. It contains no files"):
         folder([])
     with pytest.raises(ValueError, match="holds no CT slices. Skipped, several frames .*: 1."):
         folder(slices(shape=(1, 4, 6), NumberOfFrames=400))
@@ -200,7 +200,7 @@ def test_of_two_series_of_one_length_the_caller_chooses(folder):
         folder(both)
     series = folder(both, keep=lambda header: header.SeriesNumber == 2)
     assert series.affine[:3, 3].tolist() == [0, 0, 0]
-    assert "left out by keep: 5" in series.notes[-1]
+    assert "excluded by keep: 5" in series.notes[-1]
 
 
 # ---- gaps --------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_two_acquisitions_in_one_series_are_refused_until_one_is_chosen(folder):
     two = changed(slices(AcquisitionNumber=2), SOPInstanceUID=None)
     for n, header in enumerate(two):
         header.SOPInstanceUID = f"other.{n}"
-    with pytest.raises(ValueError, match="lie at the same place"):
+    with pytest.raises(ValueError, match="are at the same position"):
         folder(one + two)
     assert folder(one + two, keep=lambda h: h.AcquisitionNumber == 2).slices[0].SOPInstanceUID == "other.0"
 
@@ -229,7 +229,7 @@ def test_files_without_a_uid_are_all_taken(folder):
 
 
 def test_one_slice_is_no_volume(folder):
-    with pytest.raises(ValueError, match="one slice is no volume"):
+    with pytest.raises(ValueError, match="expected a volume, got a single slice"):
         folder(slices(shape=(1, 4, 6)))
 
 
@@ -238,7 +238,7 @@ def test_one_slice_is_no_volume(folder):
 
 def hu(raw, dtype=np.int16, **attributes):
     raw = np.array([raw], dtype)
-    return hu_of(raw, SimpleNamespace(**{"Rows": 1, "Columns": raw.size, "RescaleSlope": 1, **attributes})).tolist()[0]
+    return to_hu(raw, SimpleNamespace(**{"Rows": 1, "Columns": raw.size, "RescaleSlope": 1, **attributes})).tolist()[0]
 
 
 def test_hu_are_rounded_and_clipped():
@@ -296,6 +296,6 @@ def test_pixels_that_cannot_be_read_are_a_sentence(folder):
 
 
 def test_a_slice_is_a_slice():
-    assert why_no_slice(slices()[0]) == ""
+    assert why_not_a_slice(slices()[0]) == ""
     for attributes in ({"RescaleType": "US"}, {"RescaleType": "HU"}, {"NumberOfFrames": 1}, {"ImageType": None}):
-        assert why_no_slice(changed(slices(), **attributes)[0]) == ""
+        assert why_not_a_slice(changed(slices(), **attributes)[0]) == ""

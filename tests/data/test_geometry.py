@@ -1,4 +1,4 @@
-"""Every grid in the patient is turned to the same axes, and back; what cannot be turned is resampled, or refused."""
+"""Every grid is turned to the same axes, and back; a grid that cannot be turned is resampled or refused."""
 
 from itertools import permutations, product
 
@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, strategies as st
 
 from lungseg.data.geometry import (
-    affine_of,
     check_same_grid,
     even_step,
+    make_affine,
     orient,
     ras_to_lps,
     resample_onto,
     resample_upright,
     restore,
-    spacing_of,
     upright_grid,
+    voxel_spacing,
 )
 
 SHAPES = st.tuples(*[st.integers(1, 5)] * 3)
@@ -28,12 +28,12 @@ TURNS = st.tuples(st.sampled_from(ORDERS), st.sampled_from(SIGNS))  # all 48
 
 
 def scan_on(turn, spacing, origin, shape):
-    """An array with another number in each voxel, and its affine: axis n runs along axis turn[0][n] of the body."""
+    """An array with a different number in each voxel, and its affine: axis n runs along body axis turn[0][n]."""
     order, signs = turn
     steps = np.zeros((3, 3))
     for n in range(3):
         steps[n, order[n]] = signs[n] * spacing[n]
-    return np.arange(np.prod(shape), dtype=np.int16).reshape(shape), affine_of(origin, steps)
+    return np.arange(np.prod(shape), dtype=np.int16).reshape(shape), make_affine(origin, steps)
 
 
 def about_x(degrees):
@@ -42,7 +42,7 @@ def about_x(degrees):
 
 
 def places(array, affine):
-    """value -> (x, y, z): where each number lies."""
+    """value -> (x, y, z), the position of the voxel with that value."""
     return {int(array[i]): tuple(np.round(affine @ [*i, 1], 6)[:3].tolist()) for i in np.ndindex(array.shape)}
 
 
@@ -56,7 +56,7 @@ def test_each_voxel_stays_where_it_is_and_the_axes_become_ours(turn, spacing, or
     before, after = places(array, affine), places(ours, turned)
     assert before.keys() == after.keys()
     assert all(np.allclose(before[v], after[v], atol=1e-5) for v in before)
-    directions = turned[:3, :3] / spacing_of(turned)
+    directions = turned[:3, :3] / voxel_spacing(turned)
     assert np.allclose(directions, [[0, 0, 1], [0, 1, 0], [1, 0, 0]])  # to the head, to the back, to the left
 
 
@@ -71,9 +71,9 @@ def test_restore_undoes_orient(turn, spacing, origin, shape):
 @given(turn=TURNS, spacing=SPACINGS, shape=SHAPES)
 def test_spacing_follows_the_axes(turn, spacing, shape):
     array, affine = scan_on(turn, spacing, (0, 0, 0), shape)
-    assert spacing_of(affine) == pytest.approx(spacing)
+    assert voxel_spacing(affine) == pytest.approx(spacing)
     of_body_axis = dict(zip(turn[0], spacing, strict=True))
-    assert spacing_of(orient(array, affine)[1]) == pytest.approx([of_body_axis[2], of_body_axis[1], of_body_axis[0]])
+    assert voxel_spacing(orient(array, affine)[1]) == pytest.approx([of_body_axis[2], of_body_axis[1], of_body_axis[0]])
 
 
 def test_nifti_places_become_those_of_dicom():
@@ -107,9 +107,9 @@ def test_what_is_no_volume_is_refused(shape):
 @pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.diag([1, 1, 0, 1]), np.full((4, 4), np.nan), np.eye(3)])
 def test_an_affine_that_is_none_is_refused(affine):
     for function in (orient, resample_upright):
-        with pytest.raises(ValueError, match="no place in the patient"):
+        with pytest.raises(ValueError, match="expected an affine that is a finite, invertible 4 x 4 matrix, got"):
             function(np.zeros((2, 2, 2)), affine)
-    with pytest.raises(ValueError, match="no place in the patient"):
+    with pytest.raises(ValueError, match="expected an affine that is a finite, invertible 4 x 4 matrix, got"):
         restore(np.zeros((2, 2, 2)), (2, 2, 2), affine)
 
 
@@ -149,7 +149,7 @@ def test_a_missing_slice_is_found_and_named(count, missing, step):
 def test_a_slice_that_is_there_twice_is_found(count, twice, step):
     again = twice.draw(st.integers(0, count - 1))
     z = np.sort(np.append(np.arange(count), again)) * step
-    with pytest.raises(ValueError, match=f"slices {again + 1} and {again + 2} of {count + 1} lie at the same place"):
+    with pytest.raises(ValueError, match=f"slices {again + 1} and {again + 2} of {count + 1} are at the same position"):
         even_step(np.stack([0 * z, 0 * z, z], axis=1))
 
 
@@ -159,7 +159,7 @@ def test_a_slice_that_is_there_twice_is_found(count, twice, step):
 )
 def test_other_uneven_slices_are_refused(z):
     z = np.asarray(z, float)
-    with pytest.raises(ValueError, match="same place|expected slices at equal distances"):
+    with pytest.raises(ValueError, match="same position|expected slices at equal distances"):
         even_step(np.stack([0 * z, 0 * z, z], axis=1))
 
 
@@ -178,11 +178,11 @@ def test_labels_beside_the_scan_are_refused(turn, spacing, shape, share, axis):
     check_same_grid(shape, affine, shape, affine + 1e-4 * min(spacing))
     moved = affine.copy()
     moved[axis, 3] += share * min(spacing)
-    with pytest.raises(ValueError, match="mm beside the scan"):
+    with pytest.raises(ValueError, match="mm away from the scan"):
         check_same_grid(shape, affine, shape, moved)
     with pytest.raises(ValueError, match="but its labels have"):
         check_same_grid(shape, affine, (*shape[:2], shape[2] + 1), affine)
-    with pytest.raises(ValueError, match="beside the scan"):
+    with pytest.raises(ValueError, match="away from the scan"):
         check_same_grid(shape, affine, shape, affine * np.nan)
 
 
@@ -198,9 +198,9 @@ def test_an_upright_scan_resampled_is_the_same_as_turned(turn, spacing, origin, 
 
 
 OBLIQUE = {
-    "turned by 20 degrees": affine_of((10, -5, 30), (about_x(20) @ np.diag([0.8, 0.8, 1.5])).T[::-1]),
-    "gantry tilted by 15 degrees": affine_of((10, -5, 30), [(0, 0, 1.5), about_x(-15) @ (0, 0.8, 0), (0.8, 0, 0)]),
-    "prone, tilted": affine_of((10, -5, 30), [(0, 0, -1.5), about_x(15) @ (0, -0.8, 0), (-0.8, 0, 0)]),
+    "turned by 20 degrees": make_affine((10, -5, 30), (about_x(20) @ np.diag([0.8, 0.8, 1.5])).T[::-1]),
+    "gantry tilted by 15 degrees": make_affine((10, -5, 30), [(0, 0, 1.5), about_x(-15) @ (0, 0.8, 0), (0.8, 0, 0)]),
+    "prone, tilted": make_affine((10, -5, 30), [(0, 0, -1.5), about_x(15) @ (0, -0.8, 0), (-0.8, 0, 0)]),
 }
 
 
@@ -236,6 +236,6 @@ def test_a_map_on_the_upright_grid_comes_back_to_the_scans_own(affine):
 
 def test_whole_numbers_are_rounded_not_cut():
     array = np.array([0, 1, 2, 3], np.int16).reshape(1, 1, 4)
-    shifted = affine_of((0.75, 0, 0), [(0, 0, 1), (0, 1, 0), (1, 0, 0)])
-    plain = affine_of((0, 0, 0), [(0, 0, 1), (0, 1, 0), (1, 0, 0)])
+    shifted = make_affine((0.75, 0, 0), [(0, 0, 1), (0, 1, 0), (1, 0, 0)])
+    plain = make_affine((0, 0, 0), [(0, 0, 1), (0, 1, 0), (1, 0, 0)])
     assert resample_onto(array, plain, (1, 1, 3), shifted, order=1).ravel().tolist() == [1, 2, 3]

@@ -6,7 +6,7 @@ import io
 import pytest
 from hypothesis import given, strategies as st
 
-from lungseg.data.headers import is_like, read_csv, recognise
+from lungseg.data.headers import read_csv, recognise, resembles
 from lungseg.data.manifest import COLUMNS
 
 SPACES = st.sampled_from(["", " ", "\t", "  ", "\u00a0"])
@@ -24,7 +24,7 @@ def test_other_columns_keep_their_names():
 
 @pytest.mark.parametrize("names", [("split", "Split"), ("id", "group", " GROUP ")])
 def test_two_columns_that_become_one_are_refused(names):
-    with pytest.raises(ValueError, match="are one. Remove one of them"):
+    with pytest.raises(ValueError, match="are the same name. Remove one"):
         recognise(names, COLUMNS)
 
 
@@ -51,7 +51,7 @@ def test_a_near_miss_is_named_where_the_column_is_missing_and_only_there(wanted,
 
 def test_what_tables_of_others_hold_is_no_near_miss():
     found = "area_px diameter_mm readers slice_mm slices volume_mm3 sex age bits_stored slice_thickness_mm kernel notes"
-    assert not [(name, column) for name in found.split() for column in COLUMNS if is_like(name, column)]
+    assert not [(name, column) for name in found.split() for column in COLUMNS if resembles(name, column)]
 
 
 def written(folder, text, encoding="utf-8"):

@@ -1,4 +1,4 @@
-"""The same slice or volume comes out, whatever it lies in."""
+"""The same slice or volume is read from every kind of file and folder that can hold it."""
 
 import gzip
 import os
@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from lungseg.data.manifest import ImageRecord
-from lungseg.data.scans import Scan, kind_of, own_name, read_scans
+from lungseg.data.scans import Scan, input_kind, input_name, read_scans
 from lungseg.data.slices import SliceWriter
 from lungseg.data.volumes import VolumeWriter
 
@@ -121,7 +121,7 @@ def test_a_slice_has_the_same_hu_however_it_comes(form, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # patients do not matter here
         (scan,) = scans_in(path)
-    assert kind_of(path) == FORMS[form] and kind_of(str(path)) == FORMS[form]
+    assert input_kind(path) == FORMS[form] and input_kind(str(path)) == FORMS[form]
     assert scan.id == "scan" and scan.hu.shape == grey.shape and scan.spacing_mm is None
     assert np.abs(scan.hu - hu_of(grey)).max() < 0.02  # of sixteen bits, half a level is 0.015 HU
     assert scan.from_grey == (form not in (as_npy, as_capital_npy))
@@ -229,7 +229,7 @@ def test_an_npy_of_three_sides_is_a_volume(tmp_path):
     np.save(tmp_path / "scan.npy", np.full((2, 5, 6), -700, np.int16))
     for name in ("scan.npy", "scan.NPY"):
         (scan,) = scans_in((tmp_path / "scan.npy").rename(tmp_path / name))
-        assert kind_of(tmp_path / name) == "array" and scan.hu.shape == (2, 5, 6) and scan.target is None
+        assert input_kind(tmp_path / name) == "array" and scan.hu.shape == (2, 5, 6) and scan.target is None
         (tmp_path / name).rename(tmp_path / "scan.npy")
 
 
@@ -254,7 +254,7 @@ def table(tmp_path):
 
 def test_all_rows_of_a_table_or_those_asked_for_in_their_order(table):
     path, greys = table
-    assert kind_of(path) == "table"
+    assert input_kind(path) == "table"
     for rows in (None, (2, 0), (1, 1), ()):
         wanted = range(3) if rows is None else rows
         scans = scans_in(path, rows=rows)
@@ -267,10 +267,10 @@ def test_all_rows_of_a_table_or_those_asked_for_in_their_order(table):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rows": (0, 3)}, "rows 0 to 2, and row 3 is asked for"),
-        ({"rows": (-1,)}, "row -1"),
+        ({"rows": (0, 3)}, "expected rows from 0 to 2, got row 3"),
+        ({"rows": (-1,)}, "got row -1"),
         ({"column": "hu"}, "column 'hu' is missing"),
-        ({"column": "label1"}, "column 'label1' holds no HU, but 'a'"),
+        ({"column": "label1"}, "expected HU in column 'label1', got 'a'"),
     ],
 )
 def test_a_row_or_column_that_is_not_there_is_refused_before_any_row_is_given(options, words, table):
@@ -324,7 +324,7 @@ def test_a_folder_of_other_pictures_says_what_there_is(tmp_path):
     for name in ("a.jpg", "b.jpg", "._c.png"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="nor [*].png; only PNG .* is read, and there are 2 .jpg. Give"):
-        kind_of(tmp_path)
+        input_kind(tmp_path)
 
 
 def test_a_png_of_a_folder_has_its_spacing(tmp_path):
@@ -335,7 +335,7 @@ def test_a_png_of_a_folder_has_its_spacing(tmp_path):
 
 def test_a_volume_of_arrays_may_be_written_in_capitals(tmp_path):
     np.save(tmp_path / "HU.npy", np.zeros((2, 3, 4)))
-    assert kind_of(tmp_path) == "volume" and scans_in(tmp_path)[0].hu.shape == (2, 3, 4)
+    assert input_kind(tmp_path) == "volume" and scans_in(tmp_path)[0].hu.shape == (2, 3, 4)
 
 
 def test_one_changed_voxel_of_a_volume_is_noticed(tmp_path):
@@ -377,12 +377,15 @@ def test_what_is_no_file_is_not_opened(name, device, tmp_path):
             saved(np.array([[{}]], object), pickled=True),
             "hu: expected plain numbers, got object. Save it with .asty",
         ),
-        (saved(np.zeros(4)), "has shape (4,), (H, W) of a slice or (D, H, W) of a volume is wanted"),
-        (saved(np.zeros(())), "has shape (), (H, W) of a slice or (D, H, W)"),
-        (saved(np.zeros((1, 2, 3, 4))), "has shape (1, 2, 3, 4), (H, W) of a slice or (D, H, W)"),
+        (saved(np.zeros(4)), "expected the shape (H, W) of a slice or (D, H, W) of a volume, got (4,)"),
+        (saved(np.zeros(())), "expected the shape (H, W) of a slice or (D, H, W) of a volume, got ()"),
+        (
+            saved(np.zeros((1, 2, 3, 4))),
+            "expected the shape (H, W) of a slice or (D, H, W) of a volume, got (1, 2, 3, 4)",
+        ),
         (no_hu, "no array hu"),
         (colours, "expected a grey PNG of 8 bits, got RGB"),
-        (named("x.dcm"), "ends neither in .png"),
+        (named("x.dcm"), "expected a file that ends in .png"),
         (named("x.npz"), "x.npz is damaged"),
         (named("x.npy"), "x.npy"),
         (named("x.pkl"), "x.pkl"),
@@ -411,9 +414,9 @@ def test_a_folder_has_a_name_however_it_is_given(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to("scan")
     monkeypatch.chdir(tmp_path / "scan/deep")
     given_as = {".": "deep", "./": "deep", "..": "scan", "../": "scan", "../deep/..": "scan", "../deep/": "deep"}
-    assert {path: own_name(path) for path in given_as} == given_as
-    assert own_name(tmp_path / "link") == "link"  # what the user calls it
-    assert own_name("/") == "root" and own_name("missing.npz") == "missing.npz"
+    assert {path: input_name(path) for path in given_as} == given_as
+    assert input_name(tmp_path / "link") == "link"  # what the user calls it
+    assert input_name("/") == "root" and input_name("missing.npz") == "missing.npz"
 
 
 def test_a_folder_with_classes_says_what_its_targets_mean(tmp_path):

@@ -21,7 +21,8 @@ def commands():
     for page in PAGES:
         text = page.read_text()
         for match in [*LINE.finditer(text), *(INLINE.finditer(text) if page.suffix == ".md" else ())]:
-            words = re.sub(r" *\\\n *", " ", match[2]).split("  ")[0]  # two blanks begin a remark in the help of a script
+            line = re.sub(r" *\\\n *", " ", match[2])  # continued on the next
+            words = line.split("  ")[0]  # two blanks begin a remark in the help of a script
             flags = [word.split("=")[0] for word in shlex.split(words) if re.match("--[a-z]", word)]
             if flags and (ROOT / "examples" / match[1]) in EXAMPLES:
                 yield page.relative_to(ROOT).as_posix(), match[1], flags

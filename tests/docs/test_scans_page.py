@@ -298,7 +298,7 @@ def test_four_axes_oblique_axes_and_labels_elsewhere_are_refused(reader):
     for changes, match in (
         ({"dataobj": np.zeros((4, 5, 6, 2))}, "expected a volume with three axes"),
         ({"affine": turned}, "5.7 degrees off"),
-        ({"affine": affine + np.diag([0, 0, 0.02, 0])}, "mm beside the scan"),
+        ({"affine": affine + np.diag([0, 0, 0.02, 0])}, "mm away from the scan"),
     ):
         run, libraries = reader(TURNS[0])
         replace(libraries, **changes)

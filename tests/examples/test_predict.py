@@ -565,7 +565,7 @@ def dicom(folder):
     [
         (nan_slice, "HU are NaN or infinite"),
         (colours, "expected a grey PNG of 8 bits, got RGB"),
-        (dicom, "ends neither in .png"),
+        (dicom, "expected a file that ends in .png"),
         (lambda folder: folder / "x.png", "does not exist"),
     ],
 )
@@ -590,7 +590,7 @@ def test_a_flag_that_cannot_work_is_refused(flags, words, predict, checkpoint, t
 
 
 def test_a_row_that_is_not_there_is_refused(predict, checkpoint, table, tmp_path, capsys):
-    assert_refused(predict, checkpoint, tmp_path, capsys, table[0], "--rows", "3", words="rows 0 to 2")
+    assert_refused(predict, checkpoint, tmp_path, capsys, table[0], "--rows", "3", words="expected rows from 0 to 2")
 
 
 def test_what_is_not_said_is_as_the_help_says(predict):

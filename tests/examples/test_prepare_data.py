@@ -128,7 +128,7 @@ def test_augmented_copies_come_from_training_slices_and_stay_with_them(prepared)
 def test_the_summary_counts(prepared):
     summary = (prepared / "summary.txt").read_text()
     assert "16 slices read" in summary and "empty masks: 0" in summary and "lesion pixels" in summary
-    assert all(word in summary for word in ("LR2", "LR4B", "hu_array_old", "groups of like slices"))
+    assert all(word in summary for word in ("LR2", "LR4B", "hu_array_old", "groups of similar slices"))
 
 
 def test_the_same_seed_gives_the_same_files(prepared, train_pickle, tmp_path):
@@ -218,7 +218,7 @@ def test_the_patients_of_a_table_are_its_groups(name, tmp_path, capsys):
     assert code == 0 and [r.group for r in records] == PATIENTS
     check_no_patient_is_split(records)
     told = capsys.readouterr().out
-    assert f"4 patients, from its column {name!r}." in told and "patients: 4, the largest of 3" in told
+    assert f"4 patients, from its column {name!r}." in told and "patients: 4, the largest with 3 slices" in told
     assert "pairs of patients look alike: a and b, " in told  # they share textures
 
 
@@ -230,7 +230,7 @@ def test_another_column_or_none_can_be_asked_for(tmp_path, capsys):
     assert groups == [f"cluster{i // 2:04d}" for i in range(12)] and "from its column" not in capsys.readouterr().out
     for wrong in ("doctor", "hu_array"):
         assert prepare(table, tmp_path / wrong, "--group", wrong)[0] == 2
-        assert f"t.pkl has no column {wrong!r} of texts or numbers for --group (it has " in capsys.readouterr().err
+        assert f"t.pkl has no column {wrong!r} of text or numbers for --group (its columns: " in capsys.readouterr().err
 
 
 def test_a_slice_without_a_patient_goes_where_its_like_goes(tmp_path, capsys):
@@ -238,13 +238,16 @@ def test_a_slice_without_a_patient_goes_where_its_like_goes(tmp_path, capsys):
     cells = [7.0, None, float("nan"), 8.0, "", "nan", 7.0, 7.0]
     code, records = prepare(table_of(range(4)) | {"patient": cells}, tmp_path)
     assert code == 0 and [r.group for r in records] == ["7", "7", "8", "8", "cluster0002", "cluster0002", "7", "7"]
-    assert "2 patients, from its column 'patient'; 4 rows name none and go by likeness" in capsys.readouterr().out
+    assert (
+        "2 patients, from its column 'patient'; 4 rows name no patient and are grouped by similarity"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_column_that_only_numbers_the_rows_names_no_patients(tmp_path, capsys):
     table = table_of(range(3)) | {"series": list(range(6))}
     assert len({r.group for r in prepare(table, tmp_path / "1")[1]}) == 3
-    assert "column 'series' names every row differently, so it was not used for groups (--group series" in (
+    assert "column 'series' has a different value in every row, so it was not used for groups (--group series" in (
         capsys.readouterr().out
     )
     assert len({r.group for r in prepare(table, tmp_path / "2", "--group", "series")[1]}) == 6
@@ -361,7 +364,7 @@ def test_empty_and_vanished_lesions_are_counted(tmp_path, capsys):
     table["mask"][1] = 0
     table["mask"][1, 40, 40] = 1  # one pixel in sixteen
     assert main([save(table, tmp_path / "t.pkl"), "--out", str(tmp_path / "f"), "--size", "32"]) == 0
-    assert "empty masks: 2, 1 of them by shrinking" in capsys.readouterr().out
+    assert "empty masks: 2, 1 of them lost by shrinking" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="LUNGSEG_DATA names no folder with the sample")
@@ -409,8 +412,8 @@ def test_pictures_become_a_folder_that_can_be_trained_on(download, tmp_path, cap
         assert abs(image.astype(float) - expected).mean() < 12  # another patient gives 80
         assert np.array_equal(target, mask.reshape(64, 2, 64, 2).mean((1, 3)) >= 0.5)
     told = capsys.readouterr().out
-    assert "1 files have no partner and were left out: masks/pat9_s0_mask.png." in told
-    assert "What HU black and white are is unknown: the manifest says -1000 and 400, which is a guess" in told
+    assert "files without a partner, left out: 1 (masks/pat9_s0_mask.png)." in told
+    assert "The HU of black and white are unknown: the manifest says -1000 and 400, which is a guess" in told
     assert "images/a/*.jpg and masks/*_mask.png" in told and "coloured" not in told
 
 
@@ -420,7 +423,7 @@ def test_patients_pixels_and_window_of_pictures_can_be_stated(download, tmp_path
     records = read_manifest(tmp_path / "f")
     assert [r.group for r in records] == [f"pat{i // 2}" for i in range(8)]
     assert {(r.spacing_mm, r.hu_low, r.hu_high) for r in records} == {(1.4, -1350.0, 150.0)}
-    assert "is unknown" not in capsys.readouterr().out
+    assert "are unknown" not in capsys.readouterr().out
 
 
 def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
@@ -446,10 +449,10 @@ def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
         ([*PATTERNS, "--spacing-mm", "0"], "--spacing-mm must be a number above 0"),
         ([*PATTERNS, "--hu-window", "400", "-1000"], "--hu-window must be two numbers, the lower one first"),
         ([*PATTERNS, "--hu-window", "nan", "400"], "--hu-window must be two numbers, the lower one first"),
-        ([*PATTERNS, "--patient-from", "(x"], "is no regular expression"),
+        ([*PATTERNS, "--patient-from", "(x"], "is not a regular expression"),
         ([*PATTERNS, "--patient-from", "pat"], "has no group"),
         ([*PATTERNS, "--patient-from", r"/(pat[12])_"], "finds no patient in images/a/pat0_s0.jpg"),
-        (["--images", "pictures/*.jpg", *PATTERNS[2:]], "fits --images pictures/*.jpg (it holds"),
+        (["--images", "pictures/*.jpg", *PATTERNS[2:]], "matches --images pictures/*.jpg (it holds"),
     ],
 )
 def test_what_cannot_be_meant_of_pictures_is_refused(options, sentence, download, tmp_path, capsys):
@@ -533,7 +536,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path, train_pickle, capsys):
     assert [p.name for p in tmp_path.rglob("*")] == ["thesis", "chapter1.txt"]
 
 
-@pytest.mark.parametrize("function", ["slices_of_table", "link_similar_slices", "split_by_group", "draw_sheet"])
+@pytest.mark.parametrize("function", ["read_table_slices", "link_similar_slices", "split_by_group", "draw_sheet"])
 def test_ctrl_c_at_any_stage_leaves_no_folder(tmp_path, train_pickle, monkeypatch, capsys, function):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

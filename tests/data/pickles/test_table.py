@@ -165,7 +165,7 @@ def test_names_of_columns_may_have_spaces_and_capitals(form, tmp_path):
     assert list(read) == list(good) and read["label1"] == good["label1"]
     read = read_table(save(tmp_path / "t.pkl", {"HU": named["hu_array"], "n": [1, 2, 3]}), required=("hu",))
     assert list(read) == ["hu", "n"]
-    with pytest.raises(ValueError, match="t.pkl: the names 'mask' and ' Mask' are one. Remove one of them"):
+    with pytest.raises(ValueError, match="t.pkl: 'mask' and ' Mask' are the same name. Remove one"):
         read_table(save(tmp_path / "t.pkl", good | {" Mask": good["mask"]}))
 
 

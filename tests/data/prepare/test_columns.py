@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from lungseg.data.prepare.columns import PATIENT_COLUMNS, SPACING_COLUMNS, find_column, plain, spacing_of, text_of
+from lungseg.data.headers import cell_text
+from lungseg.data.prepare.columns import PATIENT_COLUMNS, SPACING_COLUMNS, find_column, parse_spacing, plain_name
 
 NAMES = ["patient", "Patient ID", " patient_id ", "PatientID", "SeriesInstanceUID", "group", "Case"]
 
@@ -25,32 +26,32 @@ def test_patients_come_before_series_and_images_are_no_names():
 
 
 def test_the_lists_of_names_are_in_the_form_that_is_compared():
-    assert all(plain(name) == name for name in PATIENT_COLUMNS + SPACING_COLUMNS)
+    assert all(plain_name(name) == name for name in PATIENT_COLUMNS + SPACING_COLUMNS)
 
 
 @pytest.mark.parametrize("cell", [None, math.nan, np.float64("nan"), "", "  ", "nan", "NaN", "<NA>", "NaT", "null"])
 def test_a_missing_cell_is_no_text(cell):
-    assert text_of(cell) == "" and math.isnan(spacing_of(cell))
+    assert cell_text(cell) == "" and math.isnan(parse_spacing(cell))
 
 
 def test_zero_is_a_text_and_a_whole_number_has_no_point():
-    assert [text_of(cell) for cell in (0, 0.0, 12.0, 1.5, True, " LR2 ", "none")] == [
+    assert [cell_text(cell) for cell in (0, 0.0, 12.0, 1.5, True, " LR2 ", "none")] == [
         "0", "0", "12", "1.5", "True", "LR2", "none"
     ]  # fmt: skip
 
 
 @given(mm=st.floats(0.01, 20), template=st.sampled_from(["{}", " {} ", "{}\\{}", "[{}, {}]", "({}; {})", "{} {}"]))
 def test_a_spacing_is_one_number_or_the_same_one_twice(mm, template):
-    assert spacing_of(mm) == spacing_of(template.format(mm, mm)) == mm
+    assert parse_spacing(mm) == parse_spacing(template.format(mm, mm)) == mm
 
 
 @pytest.mark.parametrize("cell", ["wide", "0", 0, -0.7, math.inf, "0,7", "0.7 0.7 2.0", "1e400", "0.7 mm", "[]"])
 def test_what_is_no_spacing_is_refused(cell):
     with pytest.raises(ValueError, match="expected the side of a pixel in mm, a number above 0, got"):
-        spacing_of(cell)
+        parse_spacing(cell)
 
 
 def test_oblong_pixels_are_refused():
     with pytest.raises(ValueError, match=r"not square \(0.7 0.9 mm\). Resample"):
-        spacing_of("0.7 0.9")
-    assert spacing_of("0.7 0.7001") == 0.7
+        parse_spacing("0.7 0.9")
+    assert parse_spacing("0.7 0.7001") == 0.7

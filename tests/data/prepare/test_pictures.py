@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from lungseg.data.prepare.pictures import find_pairs, patient_of, read_image, read_mask, white_of
+from lungseg.data.prepare.pictures import find_pairs, find_patient, read_image, read_mask, shared_range
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 31), dtype=np.uint8)
 LESION = np.zeros((20, 31), np.uint8)
@@ -73,8 +73,8 @@ def test_every_file_is_in_a_pair_or_named(tmp_path_factory, of_images, of_masks)
     [
         ("a.png", "b.png", "must have the same number of wildcards, at least one"),
         ("*/*.png", "*.png", "must have the same number of wildcards"),
-        ("scans/*.png", "masks/*.png", "no file of .* fits --images scans/.* .it holds images/a.png"),
-        ("images/*.png", "masks/*.gif", "no file of .* fits --masks masks/"),
+        ("scans/*.png", "masks/*.png", "no file in .* matches --images scans/.* .it holds images/a.png"),
+        ("images/*.png", "masks/*.gif", "no file in .* matches --masks masks/"),
         ("images/*.png", "masks/*.png", "no image has a mask: images/a.png and masks/b_mask.png differ where"),
         ("*/a.p?g", "*/b_mask.p?g", "images/a.png and images/a.PnG have the same name"),
     ],
@@ -89,10 +89,10 @@ def test_patterns_that_pair_nothing_are_refused(images, masks, words, tmp_path):
 
 
 def test_a_patient_is_the_first_group_of_the_pattern():
-    assert patient_of(Path("images/LIDC-0001_s3.png"), re.compile(r"(LIDC-\d+)_(s\d)")) == "LIDC-0001"
+    assert find_patient(Path("images/LIDC-0001_s3.png"), re.compile(r"(LIDC-\d+)_(s\d)")) == "LIDC-0001"
     for pattern in (r"(CT-\d+)", r"images/(x*)"):  # not found, and found empty
         with pytest.raises(ValueError, match=r"--patient-from .* finds no patient in images/LIDC-0001_s3.png"):
-            patient_of(Path("images/LIDC-0001_s3.png"), re.compile(pattern))
+            find_patient(Path("images/LIDC-0001_s3.png"), re.compile(pattern))
 
 
 # ---- images -----------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_picture_stands_as_its_orientation_says(orientation, tmp_path):
 )
 def test_deep_pictures_share_one_scale(values, expected, tmp_path):
     paths = [saved(tmp_path, Image.fromarray(v), f"{k}.tiff") for k, v in enumerate((values, values // 2, GREY))]
-    assert white_of(paths) == expected
+    assert shared_range(paths) == expected
     assert np.array_equal(read_image(paths[0])[0], values)
 
 
@@ -221,10 +221,10 @@ def not_a_number(folder):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (animation, "holds 3 pictures. Save each slice as a file of its own"),
-        (text, "is no PNG, JPEG, BMP, TIFF picture. Convert it to PNG"),
+        (animation, "holds 3 pictures, expected one. Save each slice as its own file"),
+        (text, "is not a PNG, JPEG, BMP, TIFF picture. Convert it to PNG"),
         (cut, "is damaged or cut short"),
-        (not_a_number, "has pixels of a kind that is not known here"),
+        (not_a_number, "has a pixel format that is not supported"),
     ],
 )
 @pytest.mark.parametrize("read", [read_image, read_mask])
@@ -241,4 +241,4 @@ def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(ValueError, match="has more pixels than a slice can have"):
             read_image(path)
-        assert white_of([path]) is None
+        assert shared_range([path]) is None

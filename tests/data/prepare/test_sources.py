@@ -8,10 +8,16 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from lungseg.data.ct import HU_WINDOW, grey_to_hu, hu_to_grey
-from lungseg.data.prepare.sources import Form, patterns_of, slices_of_pictures, slices_of_table, with_unique_ids
+from lungseg.data.prepare.sources import (
+    SliceFormat,
+    comparison_patterns,
+    make_ids_unique,
+    read_picture_slices,
+    read_table_slices,
+)
 from lungseg.data.splits import link_similar_slices
 
-FORM = Form(size=16, bits=8)
+FORM = SliceFormat(size=16, bits=8)
 SIDES = st.integers(1, 40)
 
 
@@ -34,7 +40,7 @@ def test_a_slice_keeps_its_field_of_view_in_mm_or_says_that_it_was_stretched(sha
 def test_what_lies_outside_the_window_does_not_bleed_into_the_rest(bits):
     values = np.full((64, 64), -700.0)
     values[:, ::4] = -30000  # every fourth column is outside the scanner's circle
-    image = made(values, form=Form(16, bits)).image
+    image = made(values, form=SliceFormat(16, bits)).image
     assert image.dtype == (np.uint8 if bits == 8 else np.uint16)
     assert np.allclose(grey_to_hu(image, bits=bits)[:, 2:-2], (3 * -700 - 1000) / 4, atol=20)
 
@@ -46,26 +52,28 @@ def test_a_vanished_lesion_is_noticed():
     assert made(np.zeros((64, 64)), mask).vanished
     mask[4:8, 4:8] = 1
     assert not made(np.zeros((64, 64)), mask).vanished
-    with pytest.raises(ValueError, match=r"the image is \(8, 8\) and the mask \(8, 9\); both must be one \(H, W\)"):
+    with pytest.raises(
+        ValueError, match=r"expected an image and a mask of one shape \(H, W\), got \(8, 8\) and \(8, 9\)"
+    ):
         made(np.zeros((8, 8)), np.zeros((8, 9)))
 
 
 def test_slices_of_one_size_are_compared_as_they_came_and_others_as_they_are_written():
     rng = np.random.default_rng(0)
     one, other = (np.clip(rng.normal(-500, 200, (200, 200)), *HU_WINDOW) for _ in range(2))
-    form = Form(64, 8)
+    form = SliceFormat(64, 8)
     alike = [made(one, form=form), made(other, form=form), made(one[::-1], form=form)]
-    patterns, grid = patterns_of(alike)
+    patterns, grid = comparison_patterns(alike)
     assert grid == (128, 128) and all(p is s.pattern for p, s in zip(patterns, alike, strict=True))
     assert link_similar_slices(patterns, grid)[0].tolist() == [True, False, True]
     enlarged = made(np.kron(one, np.ones((2, 2))), form=form)
-    patterns, grid = patterns_of([*alike, enlarged])
+    patterns, grid = comparison_patterns([*alike, enlarged])
     assert grid == (64, 64) and link_similar_slices(patterns, grid)[3].tolist() == [True, False, True, True]
 
 
 def test_ids_that_stand_twice_are_numbered():
     slices = [made(np.zeros((4, 4)), id=id_) for id_ in ("a", "b", "a", "a_2", "A")]
-    with_unique_ids(slices)
+    make_ids_unique(slices)
     assert [s.record.id for s in slices] == ["a", "b", "a_2", "a_2_2", "A_3"]
 
 
@@ -74,9 +82,9 @@ def test_the_rows_of_a_table_keep_their_order_and_number(tmp_path):
     rows = [{"label1": f"LR{i}", "mask": np.eye(8, dtype=np.uint8), "hu": hu} for i, hu in enumerate(hus)]
     (tmp_path / "t.pkl").write_bytes(pickle.dumps(rows))
     how = {"prefix": "row", "start": 5, "column": "hu", "group": None, "spacing": None}
-    slices, told = slices_of_table(tmp_path / "t.pkl", FORM, **how)
+    slices, notes = read_table_slices(tmp_path / "t.pkl", FORM, **how)
     assert [(s.record.id, s.record.label) for s in slices] == [(f"row000{5 + i}", f"LR{i}") for i in range(3)]
-    assert [s.image[0, 0] for s in slices] == hu_to_grey([0, 100, 200]).tolist() and told == []
+    assert [s.image[0, 0] for s in slices] == hu_to_grey([0, 100, 200]).tolist() and notes == []
     assert all(s.target.any() and s.record.group == "" for s in slices)
 
 
@@ -96,60 +104,60 @@ def pictures(folder, *images, suffix="tiff"):
 def test_grey_levels_stay_what_they_are_whatever_their_depth(bits, tmp_path):
     shallow = np.full((16, 16), 51, np.uint8)  # a fifth
     how = pictures(tmp_path, shallow, np.full((16, 16), 819, np.uint16), np.full((16, 16), 4095, np.uint16))
-    slices, told = slices_of_pictures(tmp_path, Form(16, bits), **how)
+    slices, notes = read_picture_slices(tmp_path, SliceFormat(16, bits), **how)
     white = 2**bits - 1
     assert [s.image[0, 0] for s in slices] == [white // 5, white // 5, white]
-    assert "In pictures of more than 8 bits, white is 4095." in told and any("is unknown" in t for t in told)
+    assert "In pictures of more than 8 bits, white is 4095." in notes and any("are unknown" in t for t in notes)
 
 
 def test_numbers_below_zero_are_hu(tmp_path):
     how = pictures(tmp_path, np.full((16, 16), -1000, np.int32), np.full((16, 16), 400, np.int32))
-    slices, told = slices_of_pictures(tmp_path, FORM, **how)
-    assert [s.image[0, 0] for s in slices] == [0, 255] and told == ["Pictures with numbers below 0 were taken for HU."]
-    with pytest.raises(ValueError, match="hold HU, so black and white need no HU. Leave --hu-window out"):
-        slices_of_pictures(tmp_path, FORM, **how, hu_window=(-160.0, 240.0))
+    slices, notes = read_picture_slices(tmp_path, FORM, **how)
+    assert [s.image[0, 0] for s in slices] == [0, 255] and notes == ["Pictures with numbers below 0 were read as HU."]
+    with pytest.raises(ValueError, match="hold HU, so --hu-window is not needed. Leave it out"):
+        read_picture_slices(tmp_path, FORM, **how, hu_window=(-160.0, 240.0))
 
 
 def test_a_mask_of_another_size_is_named(tmp_path):
     how = pictures(tmp_path, np.zeros((16, 16), np.uint8))
     Image.new("L", (8, 16)).save(tmp_path / "m/0.png")
-    with pytest.raises(ValueError, match=r"i/0.tiff and .*m/0.png: the image is \(16, 16\) and the mask \(16, 8\)"):
-        slices_of_pictures(tmp_path, FORM, **how)
+    with pytest.raises(ValueError, match=r"i/0.tiff and .*m/0.png: expected .* got \(16, 16\) and \(16, 8\)"):
+        read_picture_slices(tmp_path, FORM, **how)
 
 
 def test_names_of_files_become_ids_that_are_file_names(tmp_path):
     for name in ("i/a b", "m/a b"):
         (tmp_path / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / name / "1:é.png")
-    slices, _ = slices_of_pictures(tmp_path, FORM, images="i/*/*.png", masks="m/*/*.png")
+    slices, _ = read_picture_slices(tmp_path, FORM, images="i/*/*.png", masks="m/*/*.png")
     assert [s.record.id for s in slices] == ["a b_1_é"]
     for name in ("i", "m"):
         Image.new("L", (8, 8)).save(tmp_path / name / "x. .png")
-    slices, _ = slices_of_pictures(tmp_path, FORM, images="i/x*.png", masks="m/x*.png")
+    slices, _ = read_picture_slices(tmp_path, FORM, images="i/x*.png", masks="m/x*.png")
     assert [s.record.id for s in slices] == ["slice"]  # of ". ", which is no name of a file
 
 
-def test_what_was_decided_is_told(tmp_path):
+def test_decisions_are_reported(tmp_path):
     red = np.zeros((16, 16, 3), np.uint8)
     red[:4, :, 0], red[8:, :, 0] = 255, 100
     how = pictures(tmp_path, red, suffix="png")
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "m/0.png")
     Image.new("L", (8, 8)).save(tmp_path / "i/lone.png")
-    _, told = slices_of_pictures(tmp_path, FORM, **how, hu_window=HU_WINDOW)
-    assert [sentence.split(",")[0] for sentence in told] == [
-        f"{tmp_path}: 1 files have no partner and were left out: i/lone.png.",
-        "1 images are coloured",
-        "1 masks have shades between black and their brightest value",
+    _, notes = read_picture_slices(tmp_path, FORM, **how, hu_window=HU_WINDOW)
+    assert [sentence.split(", such as")[0] for sentence in notes] == [
+        f"{tmp_path}: files without a partner, left out: 1 (i/lone.png).",
+        "Coloured images, converted to grey: 1",
+        "Masks with shades between black and their brightest value: 1",
     ]
 
 
-def test_exchanged_images_and_masks_are_noticed(tmp_path):
+def test_swapped_images_and_masks_are_noticed(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     for i in range(4):
         Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
         Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(tmp_path / f"masks/{i}.png")
-    assert len(slices_of_pictures(tmp_path, FORM, images="images/*.png", masks="masks/*.png")[0]) == 4
-    with pytest.raises(ValueError, match="Are --images and --masks exchanged"):
-        slices_of_pictures(tmp_path, FORM, images="masks/*.png", masks="images/*.png")
+    assert len(read_picture_slices(tmp_path, FORM, images="images/*.png", masks="masks/*.png")[0]) == 4
+    with pytest.raises(ValueError, match="Are --images and --masks swapped"):
+        read_picture_slices(tmp_path, FORM, images="masks/*.png", masks="images/*.png")
