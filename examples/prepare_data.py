@@ -3,10 +3,9 @@
     python examples/prepare_data.py train.pkl --test test.pkl --out data/lungs
     python examples/prepare_data.py download --images 'images/*.jpg' --masks 'masks/*_mask.png' --out data/lungs
 
-Each row of a table (or each pair of pictures) becomes an image and a mask of one size, in one fixed HU window. The
-slices of a patient are kept together, and given to training, validation or test as a whole. Where no patients are
-named, slices that show the same place of the same patient are found by their likeness. Only then is anything
-augmented, and only the training slices.
+Each row of a table (or each pair of pictures) becomes an image and a mask of one size, in one fixed HU window. All
+slices of a patient go to the same split: training, validation or test. Where no patients are named, slices that show
+the same part of the same patient are found by their similarity. Augmentation comes last, for training slices only.
 """
 
 import argparse
@@ -19,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
+if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (later lungseg.exits does this)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.data.augment import Augmentation
@@ -50,6 +49,7 @@ from lungseg.flags import Parser
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the flags; --help explains them."""
     parser = Parser(prog="prepare_data.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="pickled tables (.pkl, .pkl.gz), or folders of pictures, to split")
@@ -57,31 +57,33 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--test", metavar="SOURCE", help="a source to keep for testing; the others are then training and validation")
     add("--size", type=int, default=256, help="side of the written images in pixels (%(default)s)")
     add("--bits", type=int, default=8, choices=(8, 16), help="8: grey steps of 5.5 HU; 16: of 0.02 (%(default)s)")
-    help_ = "side of a pixel of the slices as they come, or the column that says it, or none (a column of that name)"
+    help_ = (
+        "side of a pixel of the original slices, or the column that states it, or none (default: a column of that name)"
+    )
     add("--spacing-mm", metavar="MM", help=help_)
     help_ = "share of the slices in each split (0.7 0.15 0.15)"
     of_split = list(FRACTIONS.values())
     add("--fractions", type=float, nargs=3, default=of_split, metavar=("TRAIN", "VAL", "TEST"), help=help_)
-    help_ = "likeness, 0 to 1, above which two slices count as one patient's (%(default)s)"
+    help_ = "similarity, 0 to 1, above which two slices count as of one patient (%(default)s)"
     add("--threshold", type=float, default=0.4, help=help_)
-    help_ = "add augmented copies until there are N training slices (none; the report had about 3400)"
+    help_ = "add augmented copies until there are N training slices (0: none; the report had about 3400)"
     add("--augment", type=int, default=0, metavar="N", help=help_)
     add("--seed", type=int, default=0, help="decides the split and the augmentation (%(default)s)")
 
-    add = parser.add_argument_group("of tables").add_argument
-    help_ = "the one with HU (%(default)s; docs/data/folder.md says why not hu_array)"
+    add = parser.add_argument_group("tables").add_argument
+    help_ = "the column with HU (%(default)s; docs/data/your_data.md says why not hu_array)"
     add("--column", default="hu_array_old", help=help_)
-    help_ = "the column that names the patient, or none (one called patient, patient_id, series, group, ... if any)"
+    help_ = "the column that names the patient, or none (default: one called patient, patient_id, series, group, ...)"
     add("--group", metavar="COLUMN", help=help_)
-    help_ = "make lesion classes of label1: the mask of a row holds the number of its label, which classes.txt names"
+    help_ = "make lesion classes from label1: masks hold the number of the label, named in classes.txt"
     add("--classes", action="store_true", help=help_)
 
-    add = parser.add_argument_group("of folders of pictures").add_argument
-    add("--images", metavar="PATTERN", help="which are images, such as 'images/*.jpg'")
-    add("--masks", metavar="PATTERN", help="which are masks, such as 'masks/*_mask.png': * is the same in both")
-    help_ = "what names the patient in the path of an image, in parentheses, such as 'images/([^_]+)_'"
+    add = parser.add_argument_group("folders of pictures").add_argument
+    add("--images", metavar="PATTERN", help="the images, such as 'images/*.jpg'")
+    add("--masks", metavar="PATTERN", help="the masks, such as 'masks/*_mask.png'; * stands for the same text in both")
+    help_ = "the patient in the path of an image, in parentheses, such as 'images/([^_]+)_'"
     add("--patient-from", metavar="REGEX", help=help_)
-    help_ = "HU of black and white, if you know them"
+    help_ = "HU of black and white, if known"
     add("--hu-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=help_)
     return parser.parse_args(argv)
 
@@ -90,11 +92,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def read_source(path: str, prefix: str, start: int, args: argparse.Namespace) -> tuple[list[Slice], list[str]]:
-    """The slices of a table or of a folder of pictures, and sentences to print. `start` of them came before."""
+    """The slices of a table or a folder of pictures, and sentences to print; `start` slices came before them."""
     form = SliceFormat(args.size, args.bits)
     if Path(path).is_dir():
         if not (args.images and args.masks):
-            raise ValueError(f"{path} is a folder. Say what is what: --images 'images/*.png' --masks 'masks/*.png'.")
+            raise ValueError(
+                f"{path} is a folder. Say which files are what: --images 'images/*.png' --masks 'masks/*.png'."
+            )
         how = {"images": args.images, "masks": args.masks, "patient_from": args.patient_from}
         spacing = (None if args.spacing_mm == "none" else parse_spacing_flag(args.spacing_mm)) or nan
         return read_picture_slices(path, form, hu_window=args.hu_window, spacing_mm=spacing, **how)
@@ -138,7 +142,7 @@ def missing_in_training(classes: tuple[str, ...], slices: list[Slice], splits: l
 
 
 def choose_groups(slices: list[Slice], threshold: float) -> tuple[list[str], list[str]]:
-    """(group of each slice, sentences to print): by patient, and by likeness where none is named."""
+    """(group of each slice, sentences to print): by patient, or by similarity where no patient is named."""
     linked = link_similar_slices(*comparison_patterns(slices), threshold=threshold)
     groups = group_slices([s.record.group for s in slices], linked)
     alike = find_similar_groups(groups, linked)
@@ -146,8 +150,8 @@ def choose_groups(slices: list[Slice], threshold: float) -> tuple[list[str], lis
         return groups, []
     shown = ", ".join(" and ".join(pair) for pair in alike[:3]) + (", ..." if len(alike) > 3 else "")
     return groups, [
-        f"Slices of {len(alike)} pairs of patients look alike: {shown}. If two names are one patient, give them one "
-        f"name: as it is, they may be on two sides."
+        f"Slices of {len(alike)} pairs of patients look alike: {shown}. If two names mean one patient, give them one "
+        f"name: otherwise they may be in two splits."
     ]
 
 
@@ -169,7 +173,7 @@ def choose_splits(groups: list[str], num_test: int, args: argparse.Namespace) ->
     if shared:
         notes.append(
             f"Leakage: {shared} of {num_test} test slices are of patients of the training data (by name, or because "
-            f"they look alike). They left the test set and follow their group."
+            f"they look alike). They were moved from the test set to the split of their group."
         )
     return splits, notes
 
@@ -178,6 +182,7 @@ def choose_splits(groups: list[str], num_test: int, args: argparse.Namespace) ->
 
 
 def write_all(out: SliceWriter, slices: list[Slice], records: list[ImageRecord], args: argparse.Namespace) -> None:
+    """Write the slices, then augmented copies of the training slices."""
     for s, record in zip(tqdm(slices, desc="write", unit="slice", disable=None), records, strict=True):
         out.add(record, s.image, s.target)
     train = [(s, record) for s, record in zip(slices, records, strict=True) if record.split == "train"]
@@ -192,7 +197,7 @@ def write_all(out: SliceWriter, slices: list[Slice], records: list[ImageRecord],
 
 
 def draw_sheet(out: SliceWriter, count: int = 24, columns: int = 6) -> Image.Image:
-    """Slices from all over the folder, read back from the disk, with the lesion outlined in green (or by class)."""
+    """Slices from the whole folder, read back from disk, with lesions outlined in green (or by class)."""
     chosen = np.unique(np.linspace(0, len(out.records) - 1, count).round().astype(int))
     tiles, captions = [], []
     for record in (out.records[i] for i in chosen):
@@ -205,16 +210,16 @@ def draw_sheet(out: SliceWriter, count: int = 24, columns: int = 6) -> Image.Ima
 
 
 def describe_origin(args: argparse.Namespace) -> str:
-    """In words, for the summary."""
+    """The sources and settings in words, for the summary."""
     what = f"{args.images} and {args.masks}" if args.images else f"column {args.column}"
     return f"{', '.join([*args.sources, *([args.test] if args.test else [])])}, {what}, seed {args.seed}"
 
 
-# ---- the whole ---------------------------------------------------------------------------------------------
+# ---- everything ---------------------------------------------------------------------------------------------
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse what cannot work before a table of gigabytes is read."""
+    """Refuse impossible flags before a table of gigabytes is read."""
     if args.size < 1 or min(args.augment, args.seed) < 0:
         raise ValueError(
             f"--size must be at least 1, --augment and --seed at least 0, got {args.size}, {args.augment}, {args.seed}."
@@ -226,7 +231,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if not (min(args.fractions) >= 0 and abs(sum(args.fractions) - 1) < 1e-6):  # NaN fails both
         raise ValueError(f"--fractions must be at least 0 and sum to 1, got {' '.join(map(str, args.fractions))}.")
     if not 0 < args.threshold < 1:
-        raise ValueError(f"--threshold must lie between 0 and 1, got {args.threshold}.")
+        raise ValueError(f"--threshold must be between 0 and 1, got {args.threshold}.")
     if args.augment and args.fractions[0] == 0:
         raise ValueError("--augment makes copies of training slices, but --fractions leaves none for training.")
     number = args.spacing_mm in (None, "none") or parse_spacing_flag(args.spacing_mm)
@@ -234,17 +239,17 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) -> None:
-    """Pictures have no columns, and tables no patterns."""
+    """Refuse flags of tables for pictures, and flags of pictures for tables."""
     files = [path for path in (*args.sources, args.test) if path and not Path(path).is_dir()]
     if args.hu_window and not -inf < args.hu_window[0] < args.hu_window[1] < inf:  # NaN fails
         raise ValueError(f"--hu-window must be two numbers, the lower one first, got {args.hu_window}.")
     if args.images or args.masks:
         if files:
-            raise ValueError(f"--images and --masks are for a folder of pictures, and {files[0]} is none.")
+            raise ValueError(f"--images and --masks are for a folder of pictures, and {files[0]} is not a folder.")
         if args.classes:
             raise ValueError(
                 "--classes takes the classes from the labels of a table, and pictures have none. Masks that hold class "
-                "numbers become a folder with lungseg.data.slices.SliceWriter (docs/data/folder.md, Classes)."
+                "numbers become a folder with lungseg.data.slices.SliceWriter (docs/data/classes.md)."
             )
         if args.group not in (None, "none") or spacing_is_column:
             raise ValueError("pictures have no columns: use --patient-from for --group, and a number of mm.")
@@ -255,15 +260,16 @@ def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) ->
 
 
 def prepare(args: argparse.Namespace) -> None:
+    """Read, group, split, write, and summarise."""
     check_arguments(args)
     with SliceWriter(args.out) as out:
         slices: list[Slice] = []
         notes: list[str] = []
         for path in args.sources:
-            more, told = read_source(path, "row", len(slices), args)
-            slices, notes = slices + more, notes + told
-        test, told = read_source(args.test, "test", 0, args) if args.test else ([], [])
-        slices, notes = slices + test, notes + told
+            more, remarks = read_source(path, "row", len(slices), args)
+            slices, notes = slices + more, notes + remarks
+        test, remarks = read_source(args.test, "test", 0, args) if args.test else ([], [])
+        slices, notes = slices + test, notes + remarks
         make_ids_unique(slices)
         out.classes = paint_classes(slices) if args.classes else ()
         groups, alike = choose_groups(slices, args.threshold)
@@ -282,8 +288,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def report_existing(args: argparse.Namespace, summary: Path) -> None:
-    told = summary.read_text("utf-8")
-    print(f"{args.out} exists already and was left as it is:\n{told}Remove it to make it anew.")
+    """Leave a finished folder as it is."""
+    print(f"{args.out} exists already and was left as it is:\n{summary.read_text('utf-8')}Remove it to write it again.")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -404,7 +404,7 @@ def test_pictures_become_a_folder_that_can_be_trained_on(download, tmp_path, cap
     assert check_folder(tmp_path / "f") == [] and (tmp_path / "f/contact_sheet.png").stat().st_size > 5000
     records = [r for r in read_manifest(tmp_path / "f") if "aug" not in r.id]
     assert [r.id for r in records] == [f"pat{i // 2}_s{i}" for i in range(8)]
-    assert [r.group for r in records] == [f"cluster000{i // 2}" for i in range(8)]  # by likeness
+    assert [r.group for r in records] == [f"cluster000{i // 2}" for i in range(8)]  # by similarity
     assert {r.source_size for r in records} == {(128, 128)} and {(r.hu_low, r.hu_high) for r in records} == {HU_WINDOW}
     for record, hu, mask in zip(records, table_of(range(4))["hu_array_old"], table_of(range(4))["mask"], strict=True):
         image, target = read_slice(tmp_path / "f", record)
@@ -440,8 +440,8 @@ def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "is a folder. Say what is what: --images"),
-        (PATTERNS[:2], "is a folder. Say what is what: --images"),
+        ([], "is a folder. Say which files are what: --images"),
+        (PATTERNS[:2], "is a folder. Say which files are what: --images"),
         (["--patient-from", "(a)"], "are for folders of pictures, with --images and --masks"),
         ([*PATTERNS, "--group", "patient"], "pictures have no columns: use --patient-from"),
         ([*PATTERNS, "--spacing-mm", "mm"], "pictures have no columns"),
