@@ -1,5 +1,7 @@
 """How a run begins, continues and ends: what the whole training runs in tests/examples cannot show."""
 
+import ast
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -153,3 +155,17 @@ def test_a_split_without_any_lesion_is_refused_before_the_first_epoch(tmp_path, 
     with pytest.raises(ValueError, match=f"No {'training' if split == 'train' else 'validation'} image"):
         run.open_data()
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_of_a_run_is_born_outside_its_constructor():
+    """So a reader finds every attribute in one place, with its type."""
+    tree = ast.parse(inspect.getsource(Run))
+    methods = {f.name: f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)}
+
+    def assigned(method):
+        targets = [n for n in ast.walk(method) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)]
+        return {n.attr for n in targets if isinstance(n.value, ast.Name) and n.value.id == "self"}
+
+    born = assigned(methods.pop("__init__"))
+    later = {name: assigned(method) - born for name, method in methods.items()}
+    assert "recipe" in born and not any(later.values()), later
