@@ -42,8 +42,6 @@ from lungseg.training.resume import UNFIT, as_started, check_same_run, load_best
 from lungseg.training.step import Evaluation, freeze
 from lungseg.training.summary import epoch_line, write_summary
 from lungseg.typed import form
-from lungseg.weights.checkpoint_layouts import encoder_names
-from lungseg.weights.load import load_published
 
 
 class Run:
@@ -121,6 +119,8 @@ class Run:
         self.network = NetworkSpec(network.__name__, arguments)
         model = network(**arguments)
         if weights and not self.saved:
+            from lungseg.weights.load import load_published  # only a run that starts from weights needs it
+
             report = load_published(model, weights, arguments=arguments)
             self.head_is_fresh = "head.weight" in report.fresh
             self.print(report)
@@ -176,6 +176,8 @@ class Run:
         """Freeze the encoder in the first `freeze_encoder` epochs, train it after them (`freeze`)."""
         if not self.recipe.freeze_encoder:
             return []
+        from lungseg.weights.checkpoint_layouts import encoder_names
+
         return freeze(model, encoder_names(model), epoch < self.recipe.freeze_encoder)
 
     def scaler(self) -> GradScaler:
