@@ -235,7 +235,7 @@ DAMAGES = {
     ),
     "bars": (lambda d: (d / TABLE).write_text("id|group\na|b\n"), TABLE, "has no column id"),
     "near miss": (lambda d: edit_row(d / TABLE, "split,", "splits,"), TABLE, "no split, but there is 'splits'"),
-    "one column twice": (lambda d: edit_row(d / TABLE, "label", " Split"), TABLE, "'split' and 'Split' are the same name"),
+    "one column twice": (lambda d: edit_row(d / TABLE, "label", " Split"), TABLE, "'split' and 'Split' are the same"),
     "unit": (lambda d: edit_row(d / TABLE, "0.7", "0.7 mm"), "'a_0'", "spacing_mm '0.7 mm', .* without a unit"),
     "decimal comma": (lambda d: edit_row(d / TABLE, "0.7", '"0,7"'), "'a_0'", "spacing_mm '0,7', .* point as in 0.7"),
     "shifted": (lambda d: edit_row(d / TABLE, "solid", "a, b, c, d"), TABLE, "line 2 has 13 cells and the header 10"),
