@@ -2,11 +2,33 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from lungseg.draw import GRID, INK, SERIES, font, text_size
+
+ZOOM = 2  # charts are drawn at twice the size and shrunk, because Pillow draws jagged lines
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Where the data are in a picture: the ranges of both axes, and the box between them in pixels."""
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+    def to_pixels(self, x: float, y: float) -> tuple[float, float]:
+        """Data to pixels; values above or below the y axis are drawn on its ends."""
+        (x_low, x_high), (y_low, y_high) = self.x_range, self.y_range
+        right = (x - x_low) / (x_high - x_low)
+        up = min(max((y - y_low) / (y_high - y_low), 0), 1)
+        return self.left + right * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
 
 
 def line_chart(
@@ -25,53 +47,66 @@ def line_chart(
         size: (width, height) in pixels.
         y_range: (low, high) of the y axis; None fits the data.
     """
-    zoom = 2  # drawn at twice the size and shrunk, because Pillow draws jagged lines
-    width, height = zoom * size[0], zoom * size[1]
+    width, height = ZOOM * size[0], ZOOM * size[1]
     picture = Image.new("RGB", (width, height), "white")
-    draw, small, large = ImageDraw.Draw(picture), font(12 * zoom), font(15 * zoom)
-    points = [p for line in series.values() for p in line if np.isfinite(p).all()]
-    x_low, x_high = bounds([x for x, _ in points])
-    y_low, y_high = y_range or bounds([y for _, y in points])
-    if y_range is None:  # up to the next round number
-        y_low, *_, y_high = ticks(y_low, y_high)
-    x_ticks, y_ticks = labelled_ticks(x_low, x_high), labelled_ticks(y_low, y_high)
-    left = zoom * 34 + max(text_size(words, small)[0] for _, words in y_ticks)
-    right = width - zoom * 40 - max((text_size(name, small)[0] for name in series), default=0)
-    top, bottom = zoom * 36, height - zoom * 46
-
-    def to_pixels(x: float, y: float) -> tuple[float, float]:
-        """Data to pixels; values beyond the axes are drawn on their edge."""
-        up = min(max((y - y_low) / (y_high - y_low), 0), 1)
-        return left + (x - x_low) / (x_high - x_low) * (right - left), bottom - up * (bottom - top)
-
-    for value, words in y_ticks:
-        _, y = to_pixels(x_low, value)
-        draw.line((left, y, right, y), GRID, width=zoom)
-        draw.text((left - 5 * zoom, y), words, INK, small, anchor="rm")
-    for value, words in x_ticks:
-        x, _ = to_pixels(value, y_low)
-        draw.line((x, bottom, x, bottom + 4 * zoom), INK, width=zoom)
-        draw.text((x, bottom + 6 * zoom), words, INK, small, anchor="ma")
-    draw.line((left, top, left, bottom, right, bottom), INK, width=zoom)
-
+    draw, small, large = ImageDraw.Draw(picture), font(12 * ZOOM), font(15 * ZOOM)
+    axes = place_axes(series, y_range, width, height)
+    draw_axes(draw, axes)
     for number, (name, line) in enumerate(series.items()):
         colour = SERIES[number % len(SERIES)]
-        for piece in finite_pieces(line):
-            pixels = [to_pixels(x, y) for x, y in piece]
-            draw.line(pixels, colour, width=2 * zoom, joint="curve")
-            if len(pixels) == 1:  # a line of one point would be invisible
-                (x, y), r = pixels[0], 3 * zoom
-                draw.ellipse((x - r, y - r, x + r, y + r), colour)
-        y = top + (8 + 18 * number) * zoom  # the legend, to the right of the curves
-        draw.line((right + 8 * zoom, y, right + 24 * zoom, y), colour, width=3 * zoom)
-        draw.text((right + 29 * zoom, y), name, INK, small, anchor="lm")
-
-    draw.text(((left + right) / 2, 10 * zoom), title, INK, large, anchor="ma")
-    draw.text(((left + right) / 2, height - 8 * zoom), x_label, INK, small, anchor="md")
-    strip = Image.new("RGB", (height, zoom * 22), "white")  # this text runs upwards: write it, then rotate it
-    ImageDraw.Draw(strip).text((height - (top + bottom) / 2, zoom * 4), y_label, INK, small, anchor="ma")
+        draw_curve(draw, axes, line, colour)
+        y = axes.top + (8 + 18 * number) * ZOOM  # the legend, to the right of the curves
+        draw.line((axes.right + 8 * ZOOM, y, axes.right + 24 * ZOOM, y), colour, width=3 * ZOOM)
+        draw.text((axes.right + 29 * ZOOM, y), name, INK, small, anchor="lm")
+    middle = (axes.left + axes.right) / 2
+    draw.text((middle, 10 * ZOOM), title, INK, large, anchor="ma")
+    draw.text((middle, height - 8 * ZOOM), x_label, INK, small, anchor="md")
+    strip = Image.new("RGB", (height, ZOOM * 22), "white")  # this text runs upwards: write it, then rotate it
+    place = height - (axes.top + axes.bottom) / 2, ZOOM * 4
+    ImageDraw.Draw(strip).text(place, y_label, INK, small, anchor="ma")
     picture.paste(strip.rotate(90, expand=True), (0, 0))
     return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def place_axes(
+    series: Mapping[str, Sequence[tuple[float, float]]], y_range: tuple[float, float] | None, width: int, height: int
+) -> Axes:
+    """Axes that hold all points, with room for the tick labels on the left and the legend on the right."""
+    points = [p for line in series.values() for p in line if np.isfinite(p).all()]
+    x_range = bounds([x for x, _ in points])
+    if y_range is None:  # up to the next round number
+        low, *_, high = ticks(*bounds([y for _, y in points]))
+        y_range = low, high
+    small = font(12 * ZOOM)
+    left = ZOOM * 34 + max(text_size(words, small)[0] for _, words in labelled_ticks(*y_range))
+    right = width - ZOOM * 40 - max((text_size(name, small)[0] for name in series), default=0)
+    return Axes(x_range, y_range, left, right, top=ZOOM * 36, bottom=height - ZOOM * 46)
+
+
+def draw_axes(draw: ImageDraw.ImageDraw, axes: Axes) -> None:
+    """Both axes with their labelled ticks, and a grid line at each tick of the y axis."""
+    small = font(12 * ZOOM)
+    for value, words in labelled_ticks(*axes.y_range):
+        _, y = axes.to_pixels(axes.x_range[0], value)
+        draw.line((axes.left, y, axes.right, y), GRID, width=ZOOM)
+        draw.text((axes.left - 5 * ZOOM, y), words, INK, small, anchor="rm")
+    for value, words in labelled_ticks(*axes.x_range):
+        x, _ = axes.to_pixels(value, axes.y_range[0])
+        draw.line((x, axes.bottom, x, axes.bottom + 4 * ZOOM), INK, width=ZOOM)
+        draw.text((x, axes.bottom + 6 * ZOOM), words, INK, small, anchor="ma")
+    draw.line((axes.left, axes.top, axes.left, axes.bottom, axes.right, axes.bottom), INK, width=ZOOM)
+
+
+def draw_curve(
+    draw: ImageDraw.ImageDraw, axes: Axes, line: Sequence[tuple[float, float]], colour: tuple[int, int, int]
+) -> None:
+    """One line through finite points; a point with gaps on both sides is a dot."""
+    for piece in finite_pieces(line):
+        pixels = [axes.to_pixels(x, y) for x, y in piece]
+        draw.line(pixels, colour, width=2 * ZOOM, joint="curve")
+        if len(pixels) == 1:  # a line of one point would be invisible
+            (x, y), r = pixels[0], 3 * ZOOM
+            draw.ellipse((x - r, y - r, x + r, y + r), colour)
 
 
 def finite_pieces(line: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:

@@ -95,7 +95,7 @@ def overlay(
 
 
 def class_colour(k: int) -> tuple[int, int, int]:
-    """The colour of class k, counted from 1: those of `SERIES`, then hues far apart, without end."""
+    """The colour of class k, counted from 1: those of `SERIES`, then hues far apart."""
     if k < len(SERIES):  # without its last, a grey like the image
         return SERIES[k - 1]
     red, green, blue = colorsys.hsv_to_rgb(k * 0.618 % 1, 0.65, 1)  # steps of the golden ratio
@@ -184,22 +184,15 @@ def contact_sheet(
         scale: enlarge each picture by this whole factor.
     """
     tiles = [[None if t is None else Image.fromarray(enlarge(to_rgb(t), scale)) for t in row] for row in rows]
-    columns = max((len(row) for row in tiles), default=0)
     gap, text = 6, font(13)
-    widths = [0] * columns
-    for r, row in enumerate(tiles):
-        for c, tile in enumerate(row):
-            words = captions[r][c] if captions else ""
-            widths[c] = max(widths[c], tile.width if tile else 0, text_size(words, text)[0])
-    for c, words in enumerate(column_labels or []):
-        widths[c] = max(widths[c], text_size(words, text)[0])
+    widths = column_widths(tiles, column_labels or [], captions, text)
     heights = [max((t.height for t in row if t), default=0) for row in tiles]
     under = [
         max((text_size(w, text)[1] + 2 for w in captions[r]), default=0) if captions else 0 for r in range(len(rows))
     ]
     left = gap + max((text_size(words, text)[0] + gap for words in row_labels or []), default=0)
     top = gap + (max(text_size(words, text)[1] for words in column_labels) + gap if column_labels else 0)
-    size = (left + sum(widths) + gap * columns, top + sum(heights) + sum(under) + gap * len(rows))
+    size = (left + sum(widths) + gap * len(widths), top + sum(heights) + sum(under) + gap * len(rows))
 
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
@@ -218,6 +211,23 @@ def contact_sheet(
                 place = (x + widths[c] / 2, y + heights[r] + 2)
                 draw.multiline_text(place, captions[r][c], INK, text, anchor="ma", align="center")
     return sheet
+
+
+def column_widths(
+    tiles: Sequence[Sequence[Image.Image | None]],
+    column_labels: Sequence[str],
+    captions: Sequence[Sequence[str]] | None,
+    text: Font,
+) -> list[int]:
+    """The width in pixels of each column of a `contact_sheet`: that of its widest picture, caption or label."""
+    widths = [0] * max((len(row) for row in tiles), default=0)
+    for r, row in enumerate(tiles):
+        for c, tile in enumerate(row):
+            words = captions[r][c] if captions else ""
+            widths[c] = max(widths[c], tile.width if tile else 0, text_size(words, text)[0])
+    for c, words in enumerate(column_labels):
+        widths[c] = max(widths[c], text_size(words, text)[0])
+    return widths
 
 
 def text_size(words: str, text: Font) -> tuple[int, int]:
