@@ -80,6 +80,7 @@ TABLE = {
     "evaluation/lesions.py": {"numpy", "scipy"},
     "evaluation/scores.py": {"torch", "numpy", "tqdm", "data", "evaluation.lesions", "evaluation.metrics"},
     "evaluation/strata.py": {"torch", "numpy", "evaluation.lesions", "evaluation.metrics", "evaluation.scores"},
+    "evaluation/comparison.py": {"numpy", "evaluation.scores", "evaluation.strata"},
     "evaluation/pictures.py": {"numpy", "data", "evaluation.metrics"},
     "evaluation/tables.py": {"evaluation.scores", "files"},
     "inference.py": {"torch"},

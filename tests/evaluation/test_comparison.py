@@ -1,0 +1,53 @@
+"""Networks compared: differences are paired by patient, counts are those of one run."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from lungseg.evaluation.comparison import dice_iou_remark, difference_remark, per_run, seed_remark
+from lungseg.evaluation.scores import ImageScore
+
+
+def make_scores(tp):
+    """One slice of 20 lesion pixels for each of many patients, of which `tp` are found."""
+    return [ImageScore(f"s{i}", f"p{i}", "", n, 0, 20 - n, 9, 1.0, (), 0) for i, n in enumerate(tp)]
+
+
+def test_differences_are_paired():
+    """Two networks that differ a little for every patient are told apart, however much the patients differ."""
+    patients = np.random.default_rng(0).integers(2, 18, 60)
+    said = difference_remark({"A": make_scores(patients), "B": make_scores(patients + 1)})
+    low, high = map(float, said.removeprefix("Dice of B, the highest mean here, minus that of the others, 95 %: A ")
+                    .removesuffix(".").split(" to "))  # fmt: skip
+    assert 0 < low < high < 0.1
+    assert difference_remark({"A": make_scores(patients[:4]), "B": make_scores(patients[:4])}) == ""
+
+
+def test_the_mean_of_each_run_is_stated():
+    assert seed_remark({"A": make_scores([20, 20, 0, 20])}, 2) == "Mean Dice of each: A 1.000, 0.500."
+
+
+def test_counts_are_those_of_one_run():
+    row = {"stratum": "all", "slices": 6, "patients": 3, "false_positives": 5, "dice": 0.5}
+    assert per_run(row, 2) == row | {"slices": 3, "false_positives": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("dice", "iou", "words"),
+    [
+        (0.8777, 0.7274, "contradicts itself"),  # as quoted: at most 0.8422 goes with that IoU
+        (0.7969, 0.7143, "is possible"),
+        (0.8063, 0.6772, "is possible"),
+        (0.6, 0.7, "contradicts itself"),
+        (0.862, None, "states no IoU"),
+    ],
+)
+def test_a_row_is_held_to_the_bound_between_dice_and_iou(dice, iou, words):
+    assert words in dice_iou_remark("It", dice, iou)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=20))
+def test_no_set_of_images_contradicts_itself(counts):
+    tp, fp, fn = np.array([c for c in counts if sum(c)] or [(1, 0, 0)]).T
+    dice, iou = (2 * tp / (2 * tp + fp + fn)).mean(), (tp / (tp + fp + fn)).mean()
+    assert "is possible" in dice_iou_remark("It", dice.item() - 1e-12 * (dice > iou), iou.item())
