@@ -30,9 +30,9 @@ from lungseg.data.manifest import SPLITS, ImageRecord
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volumes import VolumeDataset, check_volume_folder
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation.baselines import LEVELS, best_threshold, fixed_map, of_any_class
+from lungseg.evaluation.baselines import LEVELS, best_threshold, fixed_map, merge_classes
 from lungseg.evaluation.pictures import worst_median_best_rows
-from lungseg.evaluation.scores import (  # fmt: skip
+from lungseg.evaluation.scores import (
     ImageScore,
     Predict,
     known_spacings,
@@ -41,7 +41,7 @@ from lungseg.evaluation.scores import (  # fmt: skip
     scores_per_image,
     unit_remark,
 )
-from lungseg.evaluation.strata import class_rows, confusion_rows, table_rows  # fmt: skip
+from lungseg.evaluation.strata import Row, class_rows, confusion_rows, table_rows
 from lungseg.evaluation.tables import CLASSES, POOLED, Column, image_rows, markdown_table, write_csv
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder
@@ -59,11 +59,12 @@ LEGEND = (
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The flags; --out has a default that depends on the others."""
     parser = Parser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
     add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
     add("--data", type=given_path, required=True, metavar="DIR", help="folder of slices or of volumes, with targets")
-    add("--split", choices=SPLITS, default="test", help="which part of it (default: %(default)s)")
+    add("--split", choices=SPLITS, default="test", help="the split to evaluate (default: %(default)s)")
     add(
         "--out",
         type=given_path,
@@ -117,16 +118,16 @@ def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[di
         train = open_split(folder, "train")
     except ValueError as error:
         return baselines, [f"No other baseline: {error}"]
-    level = best_threshold(of_any_class(tqdm(train, desc="grey threshold", disable=None)))
+    level = best_threshold(merge_classes(tqdm(train, desc="grey threshold", disable=None)))
     baselines["best grey threshold"] = lambda image, _: np.rint(image * (LEVELS - 1)) >= level
     try:
-        same = fixed_map(of_any_class(tqdm(train, desc="fixed map", disable=None)))[0].numpy()  # (H, W) or (D, H, W)
+        same = fixed_map(merge_classes(tqdm(train, desc="fixed map", disable=None)))[0].numpy()  # (H, W) or (D, H, W)
         for _, target, id_ in data:
             if target[0].shape != same.shape:
                 raise ValueError(f"{id_} differs in size from the training slices, {same.shape}.")
         baselines["best fixed map"] = lambda *_: same
     except ValueError as error:
-        return baselines, [f"No best fixed map, which needs images of one size: {error}"]
+        return baselines, [f"No best fixed map, which needs images of the same size: {error}"]
     return baselines, []
 
 
@@ -144,7 +145,7 @@ def remarks(split: str, network: dict, background: dict) -> list[str]:
         ]
     flattering = {
         "train": "The network was trained on these slices",
-        "val": "These slices chose the epoch of the network",
+        "val": "These slices were used to choose the epoch of the network",
     }
     return [f"{flattering[split]}, so the scores are too high."] + found if split in flattering else found
 
@@ -201,7 +202,15 @@ def write_report(
     )
 
 
-def draw_three(
+def write_files(folder: Path, report: str, rows: dict[str, list[Row]], per_image: list[Row]) -> None:
+    """Write evaluation.md, evaluation.csv and slices.csv: all of them, or nothing."""
+    with whole_folder(folder) as out:
+        (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
+        write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
+        write_csv(out / "slices.csv", per_image)
+
+
+def draw_three_predictions(
     predictor: Predictor, data: SliceDataset | VolumeDataset, scores: list[ImageScore], threshold: float, by_class: bool
 ) -> Image.Image:
     """The worst, the median and the best by Dice."""
@@ -223,7 +232,7 @@ def draw_three(
 
 
 def evaluate(args: argparse.Namespace) -> float:
-    """Score, tabulate, write; return the mean Dice."""
+    """Score the images, make the tables and write them; return the mean Dice."""
     options = changed(PredictOptions(), vars(args))
     check_free(args.out)
     check_data(args.data)
@@ -257,18 +266,16 @@ def evaluate(args: argparse.Namespace) -> float:
     calls = confusion_rows(scores[name], data.classes) if by_class else []
     report = write_report(args, threshold, rows, class_tables(of_classes, calls), notes)
     rows[name] += of_classes
-    with whole_folder(args.out) as out:
-        (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
-        write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
-        write_csv(out / "slices.csv", image_rows(scores[name], data.classes))
+    write_files(args.out, report, rows, image_rows(scores[name], data.classes))
     print(f"{report}\n\nWritten to {args.out}.")
     with or_warn("worst_median_best.png was not drawn"):  # last, because it needs the network and its memory again
-        picture = draw_three(predictor, data, scores[name], threshold, by_class)
+        picture = draw_three_predictions(predictor, data, scores[name], threshold, by_class)
         picture.save(args.out / "worst_median_best.png", optimize=True)
-    return rows[name][0]["dice"]
+    return float(rows[name][0]["dice"])
 
 
 def main(argv: list[str] | None = None) -> float | int:
+    """Return the mean Dice, or an exit code: 2 for what the user can fix, 130 for Ctrl-C."""
     args = parse_arguments(argv)
 
     def stopped() -> str:

@@ -38,6 +38,7 @@ import sys
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,7 @@ OVERLAY_SIDE = 512  # smaller slices are enlarged to about this many pixels
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The flags."""
     parser = Parser(prog="predict.py", description=__doc__)
     add = parser.add_argument
     add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
@@ -155,8 +157,7 @@ def write_scan(
     names = [id_]
     if pred.ndim == 3:
         names = [f"{id_}/{z:03d}" for z in range(len(pred))]
-        known = scan.geometry | ({} if scan.spacing_mm is None else {"spacing_mm": np.array(scan.spacing_mm)})
-        np.savez_compressed(path_below(out, f"volumes/{id_}.npz"), pred=pred, **known)
+        write_volume(out, id_, scan, pred)
     else:
         grey, target, pred = grey[None], target[None], pred[None]  # (1, H, W)
         probs = probs if probs is None else probs[:, None]  # (K, 1, H, W)
@@ -168,13 +169,27 @@ def write_scan(
             with or_warn("overlays/ is not complete"):
                 picture = draw(grey[z], target[z], pred[z], scale, bool(classes), known_classes)
                 Image.fromarray(picture).save(path_below(out, f"overlays/{name}.png"))
-        for k, of_class in enumerate(() if probs is None else probs, start=1):
-            levels = np.rint(of_class[z] * 65535).astype(np.uint16)
-            folder = f"probabilities/{k}" if classes else "probabilities"
-            Image.fromarray(levels).save(path_below(out, f"{folder}/{name}.png"))
+        if probs is not None:
+            write_probabilities(out, name, probs[:, z], by_class=bool(classes))
         pixels = np.bincount(pred[z].ravel(), minlength=len(classes) + 1)[1:].tolist()  # of each class
         rows.append([name, sum(pixels), sum(pixels) * pixel_mm2, *(pixels if classes else [])])
     return rows
+
+
+def write_volume(out: Path, id_: str, scan: Scan, pred: NDArray[np.uint8]) -> None:
+    """Write the prediction of a volume with the position of its grid, as far as that is known."""
+    known: dict[str, Any] = dict(scan.geometry)
+    if scan.spacing_mm is not None:
+        known["spacing_mm"] = np.array(scan.spacing_mm)
+    np.savez_compressed(path_below(out, f"volumes/{id_}.npz"), pred=pred, **known)
+
+
+def write_probabilities(out: Path, name: str, probs: NDArray, *, by_class: bool) -> None:
+    """Write (K, H, W) as K files in 16-bit grey."""
+    for k, of_class in enumerate(probs, start=1):
+        folder = f"probabilities/{k}" if by_class else "probabilities"
+        levels = np.rint(of_class * 65535).astype(np.uint16)
+        Image.fromarray(levels).save(path_below(out, f"{folder}/{name}.png"))
 
 
 def draw(
@@ -197,6 +212,7 @@ def summary_line(path: Path, rows: list[list]) -> str:
 
 
 def predict(args: argparse.Namespace) -> None:
+    """Read each input, predict its lesions, and write everything to --out."""
     options = changed(PredictOptions(), vars(args))
     check_arguments(args)
     with start_processes(options.device) as processes:
@@ -205,7 +221,8 @@ def predict(args: argparse.Namespace) -> None:
         predictor = load_predictor(
             args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size
         )
-    used, table, lines = set(), [], []
+    used: set[str] = set()
+    table, lines = [], []
     with whole_folder(args.out) as out:
         for path in args.inputs:
             rows, warned = [], set()
@@ -242,6 +259,7 @@ def predict_scan(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray,
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Return an exit code: 2 for what the user can fix, 130 for Ctrl-C."""
     args = parse_arguments(argv)
     stopped, remedy = f"{args.out} was not written.", "Lower --batch-size."
     return run_main("predict.py", lambda: predict(args), stopped=stopped, too_little_memory=remedy) or 0

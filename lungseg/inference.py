@@ -28,7 +28,7 @@ def sliding_window(
 ) -> Tensor:
     """Cut the image into overlapping windows, run the model on batches of them, and blend the logits.
 
-    Gradients are off: for all windows together they would need the memory that windows save. The model stays in the
+    Gradients are off: keeping them for all windows would need the memory that the windows save. The model stays in the
     mode it is in; call `model.eval()` first. Memory: the logits of the whole image, and one batch of windows in the
     model.
 
@@ -46,8 +46,7 @@ def sliding_window(
         model unchanged: the result is `model(image)`, bit for bit.
 
     Raises:
-        ValueError: for images, windows, overlaps or batches of another kind, and for a model whose logits differ in
-            size from its image.
+        ValueError: if an argument is impossible, or the model's logits differ in size from its image.
     """
     window = check_arguments(image, window_size, overlap, batch_size)
     device = next((p.device for p in model.parameters()), image.device)
@@ -63,7 +62,7 @@ def sliding_window(
         if blended is None:
             blended = logits.new_zeros(len(image), logits.shape[1], *image.shape[2:])  # (B, K, *spatial)
         for (b, box, weights), of_window in zip(batch, logits, strict=True):
-            blended[b][:, *box] += outer([w.to(of_window) for w in weights]) * of_window  # (K, *window)
+            blended[b][:, *box] += outer_product([w.to(of_window) for w in weights]) * of_window  # (K, *window)
     assert blended is not None  # there is at least one window
     return blended
 
@@ -127,7 +126,7 @@ def blending_weights(side: int, window: int, starts: Sequence[int]) -> Tensor:
     return torch.stack([bell / total[start : start + window] for start in starts])  # (n, window)
 
 
-def outer(vectors: Sequence[Tensor]) -> Tensor:
+def outer_product(vectors: Sequence[Tensor]) -> Tensor:
     """(h,), (w,), ... -> (h, w, ...): the product of one entry of each."""
     return reduce(lambda map_, vector: map_[..., None] * vector, vectors)
 
@@ -154,7 +153,9 @@ def check_arguments(
     if not 0 <= overlap < 1:
         raise ValueError(f"sliding_window: overlap={overlap} must be in [0, 1): the share of a side, usually 0.5.")
     if batch_size < 1:
-        raise ValueError(f"sliding_window: batch_size={batch_size} windows in one call; at least 1 is needed.")
+        raise ValueError(
+            f"sliding_window: batch_size={batch_size} must be at least 1: the windows in one call of the model."
+        )
     return tuple(min(w, n) for w, n in zip(sides, spatial, strict=True))
 
 
@@ -163,7 +164,7 @@ def run_model(model: nn.Module, windows: Tensor) -> Tensor:
     logits = model(windows)
     if logits.shape[:1] + logits.shape[2:] != windows.shape[:1] + windows.shape[2:]:
         raise ValueError(
-            f"sliding_window: the model made logits {tuple(logits.shape)} of windows {tuple(windows.shape)}. "
-            f"It must keep their number and their size."
+            f"sliding_window: the model returned logits {tuple(logits.shape)} for windows {tuple(windows.shape)}. "
+            f"It must keep their number and size."
         )
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

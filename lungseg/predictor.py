@@ -122,18 +122,18 @@ def check_input(network: nn.Module, input: InputSpec) -> None:
     lengths = [*size, *scale, *sources, *(mm for mm in spacings if mm is not None)]  # None is unknown
     sound = all(math.isfinite(n) and n > 0 for n in lengths) and len(size) == len(scale) == len(sources) and low < high
     if not sound or len(size) not in (2, 3):
-        raise ValueError(f'its "input" makes no sense: {input.to_dict()}. Use another checkpoint.')
+        raise ValueError(f'its "input" holds impossible values: {input.to_dict()}. Use another checkpoint.')
     pixel = torch.zeros(1, 1, *[1] * len(size))  # (1, 1, 1, 1[, 1]): every network of ours takes it
     try:
         with torch.no_grad():
             logits = network(pixel)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"its network takes no grey images with {len(size)} sides ({shorten(error)})") from None
+        raise ValueError(f"its network does not take grey images with {len(size)} sides ({shorten(error)})") from None
     classes = input.classes  # none: lesion or not
     expected = len(checked_classes(classes)) if classes else 1
     if logits.shape != (1, expected, *pixel.shape[2:]):
         of = f"of the classes {', '.join(classes)}" if classes else "of lesions"
-        raise ValueError(f"its network gives {logits.shape[1]} maps for an image, expected {expected}, {of}.")
+        raise ValueError(f"its network returns {logits.shape[1]} maps per image, expected {expected}, {of}.")
 
 
 def shorten(error: Exception) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lungseg.checkpoint import InputSpec
 
-MOST_RATIO = 1.5  # of the pixel sizes in mm of an image and of the training, up to which they count as alike
+MOST_RATIO = 1.5  # of the pixel sizes in mm of an image and of the training, up to which they count as the same
 MOST_BELIEVABLE = 20.0  # slices 0.5 and 10 mm apart; beyond it a number must be wrong, and would fill the memory
 
 Sides = tuple[int, ...]
@@ -37,22 +37,22 @@ def scale_for(
 
     First by pixels: a slice is shrunk as much as the slices of the training were, counted from the source. Then, where
     the pixel size of both is known, it is checked in mm: if the two differ by more than MOST_RATIO along any side, mm
-    decide. (Within MOST_RATIO they do not: pixel sizes of scanners vary that much within any training set.)
+    decide. (Within MOST_RATIO pixels decide: pixel sizes of scanners vary that much within any training set.)
 
     Args:
         input: of the checkpoint.
         shape: (H, W) or (D, H, W). For a 2-D network only the last two sides count.
-        spacing_mm: of a pixel along each side; None or NaN is unknown.
+        spacing_mm: of a pixel along each side; None or NaN means unknown.
         source_size: (H, W) of the source that the slice was made from, its own size if it is a source; None is unknown.
 
     Returns:
-        Training pixels per pixel of the image along each side of the network, and a sentence if mm decided or nothing
-        did: where neither the sources of the training nor mm are known, an image that differs in size from the files
-        is shown pixel for pixel.
+        Training pixels per pixel of the image along each side of the network; and a warning, or None. It warns if mm
+        decided, or if nothing could: where neither the sources of the training nor mm are known, an image that differs
+        in size from the files is shown pixel for pixel.
 
     Raises:
         ValueError: if the pixels may be those of the files or of the sources, if the two pixel sizes differ by more
-            than MOST_BELIEVABLE, or for a single slice and a network for volumes.
+            than MOST_BELIEVABLE, or if a network for volumes is given a single slice.
     """
     sides = network_sides(input, shape)
     known = pixel_mm(input)  # (dims,)
@@ -66,7 +66,9 @@ def scale_for(
     sizes = [" x ".join(f"{mm:.3g}" for mm in lengths) for lengths in (here, known * usual)]
     compared = f"a pixel is {sizes[0]} mm, and was {sizes[1]} mm in the training"
     if difference > math.log(MOST_BELIEVABLE):
-        raise ValueError(f"{compared}: one of them must be wrong. Correct the size of its pixels, or leave it out.")
+        raise ValueError(
+            f"{compared}: one of them must be wrong. Correct the pixel size of the image, or do not state it."
+        )
     if scale is None or difference > math.log(MOST_RATIO):
         return tuple(by_mm.tolist()), None if scale is None else f"{compared}: resampled to that."
     if np.isnan(difference) and not is_grid_known(input, sides, source_size):
@@ -129,20 +131,20 @@ def ambiguous_message(input: InputSpec, sides: Sides, trained_mm: NDArray) -> st
     if np.isnan(trained_mm).any():  # then mm would not help
         way_out = "give the original slice in HU, or write source_height and source_width into its manifest"
     return (
-        f"its {named[0]} pixels are those neither of the training's files ({named[1]}) nor of the slices these were "
-        f"made from ({named[2]}), so its scale is unknown. Resize it to {named[1]}, or {way_out}."
+        f"its {named[0]} pixels are neither those of the training files ({named[1]}) nor those of the slices they "
+        f"were made from ({named[2]}), so its scale is unknown. Resize it to {named[1]}, or {way_out}."
     )
 
 
 def pixel_for_pixel_remark(input: InputSpec, sides: Sides, trained_mm: NDArray) -> str:
-    """What to know where neither pixels nor mm decide."""
+    """The warning for an image whose scale neither pixels nor mm decide."""
     here, files = (" x ".join(map(str, size)) for size in (sides, full_size(input, input.scale)))
     way_out = "State the size of its pixels: --spacing-mm MM."
     if np.isnan(trained_mm).any():  # then mm would not help
         way_out = "To know it, prepare the folder again with this version, and train on that."
     return (
-        f"its {here} pixels are shown as if they were pixels of the training's files ({files}). The checkpoint does "
-        f"not say whether those were shrunk from larger slices, so a lesion may look too large or too small. {way_out}"
+        f"its {here} pixels are treated as pixels of the training files ({files}). The checkpoint does not "
+        f"say whether those were shrunk from larger slices, so a lesion may look too large or too small. {way_out}"
     )
 
 

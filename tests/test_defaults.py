@@ -107,7 +107,7 @@ TABLE = {
     strata.table_rows: BOOTSTRAP,
     strata.interval: {"of": "dice"},
     scores.score_image: {"label": "", "spacing_mm": math.nan},
-    baselines.at_least: {"highest": 256},
+    baselines.count_at_least: {"highest": 256},
     EarlyStopping: {"min_delta": 0.0, "min_epochs": 0},
     optim.reduce_on_plateau: {"patience": 10, "factor": 0.1, "min_delta": 1e-4, "cooldown": 0, "min_lr": 0.0},
     warmup_cosine: {"floor": 0.01},

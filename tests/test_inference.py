@@ -272,7 +272,7 @@ GOOD = {"image": torch.zeros(1, 1, 8, 8), "window_size": 4}
         ({"overlap": 1.0}, r"overlap=1.0 must be in \[0, 1\)"),
         ({"overlap": -0.1}, "overlap=-0.1"),
         ({"overlap": float("nan")}, "overlap=nan"),
-        ({"batch_size": 0}, "at least 1 is needed"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     ],
 )
 def test_what_cannot_work_is_named(wrong, words):
@@ -284,5 +284,5 @@ def test_what_cannot_work_is_named(wrong, words):
 @pytest.mark.parametrize("window", [4, 8])
 def test_a_model_that_changes_the_size_is_refused_rather_than_spread_out(window):
     pooled = nn.AdaptiveAvgPool2d(1)  # its single pixel would fit every window by broadcasting
-    with pytest.raises(ValueError, match=r"made logits \(1, 1, 1, 1\) of windows|made logits \(4, 1, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"returned logits \(1, 1, 1, 1\) for windows|returned logits \(4, 1, 1, 1\)"):
         sliding_window(pooled, GOOD["image"], window)

@@ -123,7 +123,7 @@ def test_what_is_unknown_decides_nothing(spacing):
     assert scale_for(OLD | {"spacing_mm": None}, (40, 40), (1.4, 1.4))[0] == (1.0, 1.0)
 
 
-SAID = r"its 40 x 30 pixels are shown as if they were .* training's files \(16 x 16\)[.] .* too large or too small[.] "
+SAID = r"its 40 x 30 pixels are treated as pixels of the training files \(16 x 16\)[.] .* too large or too small[.] "
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (9, 40, 30)])

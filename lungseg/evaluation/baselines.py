@@ -16,12 +16,12 @@ LEVELS = 256  # grey levels tried as thresholds, as in an 8-bit image
 Slices = Iterable[tuple[Tensor, Tensor, str]]  # image (1, H, W) in [0, 1], target (1, H, W) in {0, 1}, id
 
 
-def of_class(slices: Slices, k: int) -> Slices:
+def select_class(slices: Slices, k: int) -> Slices:
     """The slices with channel k of their targets (K, H, W) alone."""
     return ((image, target[k : k + 1], id_) for image, target, id_ in slices)
 
 
-def of_any_class(slices: Slices) -> Slices:
+def merge_classes(slices: Slices) -> Slices:
     """The slices with targets (1, H, W) that are 1 where any of their channels (K, H, W) is."""
     return ((image, target.amax(dim=0, keepdim=True), id_) for image, target, id_ in slices)
 
@@ -38,14 +38,14 @@ def threshold_counts(slices: Slices) -> Tensor:
         lesion, every = torch.zeros(2, LEVELS + 1, dtype=torch.int64)
         for cut, lesion_map in zip(*(x.view(-1, *x.shape[-2:]) for x in (image, target)), strict=True):  # (H, W)
             level = (cut * (LEVELS - 1)).round().long()  # (H, W) of one slice; for a volume it would be a gigabyte
-            lesion += at_least(level[lesion_map > 0.5])
-            every += at_least(level.flatten())
+            lesion += count_at_least(level[lesion_map > 0.5])
+            every += count_at_least(level.flatten())
         tp, fp, fn = lesion, every - lesion, lesion[0] - lesion
         rows.append(torch.stack([tp, fp, fn, every[0] - tp - fp - fn], dim=-1))  # (LEVELS + 1, 4)
     return torch.stack(rows)  # (n, LEVELS + 1, 4)
 
 
-def at_least(level: Tensor, highest: int = LEVELS) -> Tensor:
+def count_at_least(level: Tensor, highest: int = LEVELS) -> Tensor:
     """How many of the levels (m,), all below `highest`, are at least t, for t = 0..highest: (highest + 1,) int64."""
     histogram = torch.bincount(level, minlength=highest + 1)  # (highest + 1,); no level is `highest` itself
     return histogram.flip(0).cumsum(0).flip(0)
@@ -68,24 +68,24 @@ def baseline_counts(train: Slices, held_out: Slices) -> dict[str, Tensor]:
     num_classes = len(next(iter(held_out))[1])
     found: dict[str, list[Tensor]] = {"all background": [], "threshold": []}
     for k in range(num_classes):
-        counts = threshold_counts(of_class(held_out, k))
+        counts = threshold_counts(select_class(held_out, k))
         found["all background"].append(counts[:, LEVELS])
-        found["threshold"].append(counts[:, best_threshold(of_class(train, k))])
+        found["threshold"].append(counts[:, best_threshold(select_class(train, k))])
     return {name: torch.stack(c, dim=1) if num_classes > 1 else c[0] for name, c in found.items()}
 
 
-def fixed_map(slices: Iterable[tuple[Tensor, Tensor, str]]) -> Tensor:
-    """The best map that never looks at the image: lesion where at least k training targets have lesion.
+def fixed_map(slices: Slices) -> Tensor:
+    """The best map that never looks at the image: lesion where at least k training targets have a lesion.
 
     Args:
         slices: training slices or volumes of one size, or at least their targets; read once.
 
     Returns:
-        bool, of a target's shape; k is the one with the highest mean Dice per slice (of equals, the lowest), where an
-        empty target has a Dice of 0 (`lungseg.evaluation.metrics.per_image`). All False if no target has lesion.
+        bool, of a target's shape; k is the one with the highest mean Dice per slice (the lowest of equals), where an
+        empty target has a Dice of 0 (`lungseg.evaluation.metrics.per_image`). All False if no target has a lesion.
 
     Raises:
-        ValueError: for targets of two sizes, or no slices.
+        ValueError: if the targets differ in size, or there are none.
     """
     lesions, often = [], None  # often: at how many slices each pixel is lesion
     for _, target, id_ in slices:
@@ -94,18 +94,18 @@ def fixed_map(slices: Iterable[tuple[Tensor, Tensor, str]]) -> Tensor:
         if lesion.shape != often.shape:
             raise ValueError(
                 f"slice {id_} is {shape_text(lesion)} pixels, but those before it {shape_text(often)}: "
-                f"a map for all slices needs slices of one size."
+                f"a map for all slices needs slices of the same size."
             )
         often += lesion
         lesions.append(lesion.flatten().nonzero()[:, 0])  # (m,): few pixels are lesion, so this is small
     if often is None:
-        raise ValueError("a map for all slices needs training slices, and there are none")
+        raise ValueError("a map for all slices needs training slices, but there are none")
     most = int(often.max())
-    area = at_least(often.flatten(), most + 1)  # (most + 2,): pixels of the map for each k
+    area = count_at_least(often.flatten(), most + 1)  # (most + 2,): pixels of the map for each k
     dice = torch.zeros(most + 2, dtype=torch.float64)
     for lesion in lesions:
-        tp = at_least(often.flatten()[lesion], most + 1)  # (most + 2,)
-        dice += (2 * tp.double() / (area + len(lesion))).nan_to_num(0)  # NaN: neither map has lesion
+        tp = count_at_least(often.flatten()[lesion], most + 1)  # (most + 2,)
+        dice += (2 * tp.double() / (area + len(lesion))).nan_to_num(0)  # NaN: neither map has a lesion
     return often >= 1 + int(dice[1:].argmax())  # k = 0 only adds pixels that are never lesion
 
 

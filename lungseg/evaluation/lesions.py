@@ -21,8 +21,10 @@ SIZES_PX = {"<7 px": (0.0, 7.0), "7-14 px": (7.0, 14.0), "14-28 px": (14.0, 28.0
 
 
 class Lesion(NamedTuple):
+    """One lesion of a target."""
+
     diameter: float  # of a disc of equal area or a ball of equal volume, in the unit of the spacing; NaN if unknown
-    found: bool
+    found: bool  # at least one predicted pixel is on it
 
 
 def match_lesions(
@@ -42,7 +44,9 @@ def match_lesions(
     """
     predicted, lesion = np.asarray(pred) != 0, np.asarray(target) != 0
     if predicted.shape != lesion.shape:
-        raise ValueError(f"match_lesions: prediction {predicted.shape} and target {lesion.shape} must have one shape")
+        raise ValueError(
+            f"match_lesions: prediction {predicted.shape} and target {lesion.shape} must have the same shape"
+        )
     both = predicted & lesion
     lesions, num_lesions = connected_components(lesion)
     pixels = np.bincount(lesions[lesion], minlength=num_lesions + 1)[1:]  # (num_lesions,); component 0 is background
@@ -54,13 +58,13 @@ def match_lesions(
     return tuple(map(Lesion, diameters, found.tolist())), num_detections - true_positives
 
 
-def called_as(pred: ArrayLike, target: ArrayLike, num_classes: int) -> NDArray[np.int64]:
+def count_calls(pred: ArrayLike, target: ArrayLike, num_classes: int) -> NDArray[np.int64]:
     """How the lesions of each class were classified.
 
     A lesion is called by the class with the most predicted pixels on it (the lowest, if several are equal).
 
     Args:
-        pred, target: label maps 0..K of one shape; a lesion of class k is a connected component of target == k.
+        pred, target: label maps 0..K of the same shape; a lesion of class k is a connected component of target == k.
 
     Returns:
         (K, K + 1): row k - 1 counts the lesions of class k that were missed (column 0) and called 1..K.

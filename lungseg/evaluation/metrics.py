@@ -3,9 +3,9 @@
 All except the distance are computed from four counts per image: true positive, false positive, false negative and
 true negative pixels. Counts of batches or processes are concatenated; scores are computed once, at the end.
 
-One rule for 0/0 in all scores: an image for which the formula gives 0/0 has no such score (NaN); it is left out of
-the mean of that score, and counted. Everything else follows the formula. So a false alarm in an image without a lesion
-has Dice 0, never 1, and weighs as much as a missed lesion.
+One rule for 0/0 in all scores: an image for which the formula gives 0/0 does not have that score (NaN); it is left
+out of the mean of that score, and counted. Everything else follows the formula. So a false alarm in an image without a
+lesion has Dice 0, never 1, and weighs as much as a missed lesion.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def confusion_counts(logits: Tensor, target: Tensor, *, threshold: float = 0.5) 
         logits: (B, 1, *spatial), any floating dtype.
         target: same shape, values in {0, 1}, any dtype.
         threshold: a pixel is predicted to be lesion where its *probability* is above this; in (0, 1).
-            A NaN is above nothing, so it counts as background.
+            NaN is not above any threshold, so it counts as background.
 
     Returns:
         (B, 4) int64: tp, fp, fn, tn, in pixels (or voxels). Their sum is the size of the image.
@@ -46,7 +46,7 @@ def counts_from_pred(pred: Tensor, target: Tensor) -> Tensor:
     if pred.shape != target.shape or pred.ndim < 3 or pred.shape[1] != 1:
         raise ValueError(
             f"counting pixels: prediction {tuple(pred.shape)} and target {tuple(target.shape)} must both be "
-            f"(B, 1, *spatial); for several channels take class_counts, or one at a time, as x[:, k : k + 1]"
+            f"(B, 1, *spatial); for several channels use class_counts, or pass one at a time: x[:, k : k + 1]"
         )
     return _count(pred, target)[:, 0]
 
@@ -200,7 +200,7 @@ def hausdorff95(pred: ArrayLike, target: ArrayLike, spacing_mm: float | tuple[fl
     maps, spacing = [np.asarray(pred), np.asarray(target)], np.asarray(spacing_mm, dtype=float)
     if maps[0].shape != maps[1].shape or spacing.shape not in ((), (maps[0].ndim,)) or not (spacing > 0).all():
         raise ValueError(
-            f"hausdorff95: prediction {maps[0].shape} and target {maps[1].shape} must have one shape, and "
+            f"hausdorff95: prediction {maps[0].shape} and target {maps[1].shape} must have the same shape, and "
             f"spacing_mm={spacing_mm} must be one positive number, or one for each of their axes"
         )
     maps = [_as_bool("prediction", maps[0]), _as_bool("target", maps[1])]
@@ -225,8 +225,8 @@ def outline_pixels(lesion: NDArray[np.bool_]) -> NDArray[np.int64]:
 def nearest_distances(here: NDArray[np.int64], there: NDArray[np.int64], spacing: NDArray) -> NDArray[np.float64]:
     """(n,) mm from each position (n, ndim) to the nearest of the others (m, ndim).
 
-    By a tree of the few outline pixels, not a map of distances: for two spots in the corners of a volume of
-    300 x 512 x 512 that map would need gigabytes.
+    Uses a tree of the few outline pixels instead of a distance map, which would need gigabytes for two spots in
+    opposite corners of a volume of 300 x 512 x 512.
     """
     tree = cKDTree(there * spacing, balanced_tree=False)
     _, nearest = tree.query(here * spacing)  # (n,)
@@ -234,10 +234,10 @@ def nearest_distances(here: NDArray[np.int64], there: NDArray[np.int64], spacing
 
 
 def _as_bool(name: str, lesion: Map) -> Map:
-    """A map of 0 and 1 in any dtype -> bool; probabilities and 0/255 are refused, not guessed at."""
+    """A map of 0 and 1 in any dtype -> bool; probabilities and 0/255 are refused."""
     as_bool = lesion != 0
     if not (as_bool == lesion).all():
-        raise ValueError(f"the {name} holds other values than 0 and 1; put a threshold to it, as x > 0.5")
+        raise ValueError(f"the {name} holds values other than 0 and 1; apply a threshold first, for example x > 0.5")
     return as_bool
 
 

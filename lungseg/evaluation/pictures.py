@@ -9,7 +9,7 @@ from lungseg.data.classes import to_labels
 from lungseg.data.samples import Samples
 from lungseg.evaluation.metrics import worst_median_best
 
-Row = tuple[str, NDArray, NDArray, NDArray]  # caption, image (H, W), target (H, W), probs (H, W) or (K, H, W)
+PictureRow = tuple[str, NDArray, NDArray, NDArray]  # caption, image (H, W), target (H, W), probs (H, W) or (K, H, W)
 
 
 def worst_median_best_rows(
@@ -20,7 +20,7 @@ def worst_median_best_rows(
     *,
     threshold: float = 0.5,
     by_class: bool = False,
-) -> list[Row]:
+) -> list[PictureRow]:
     """Three predictions; of a volume the slice that holds most of target and prediction.
 
     Args:
@@ -30,7 +30,7 @@ def worst_median_best_rows(
         threshold: lesion is where the probability is above this.
         by_class: the target is a label map of the classes; otherwise it is 1 where there is a lesion of any class.
     """
-    rows: list[Row] = []
+    rows: list[PictureRow] = []
     for name, i in worst_median_best(dice):
         sample, channels, _ = samples[i]
         image, labels = sample[0].numpy(), to_labels(channels.numpy())  # (*spatial) each

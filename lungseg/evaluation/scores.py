@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lungseg.data.classes import to_labels
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.samples import Samples
-from lungseg.evaluation.lesions import Lesion, called_as, match_lesions
+from lungseg.evaluation.lesions import Lesion, count_calls, match_lesions
 from lungseg.evaluation.metrics import counts_from_pred, hausdorff95, per_image
 
 # (image in [0, 1], its row of the manifest) -> map in {0, 1}, or labels 0..K of lesion classes
@@ -32,7 +32,7 @@ Predict = Callable[[NDArray, ImageRecord], NDArray]
 
 @dataclass(frozen=True)
 class ImageScore:
-    """The scores of one slice or volume, and what tables need to know of it."""
+    """The scores of one slice or volume, and what the tables need to know about it."""
 
     id: str
     group: str  # patient
@@ -46,7 +46,7 @@ class ImageScore:
     false_positives: int  # detections that touch no lesion
     unit: str = "mm"  # of hd95 and of diameters; "px" (of the original slice) where the spacing is unknown
     classes: tuple["ImageScore", ...] = ()  # the same for each lesion class on its own, if requested
-    called_as: tuple[tuple[int, ...], ...] = ()  # then also the table of `lungseg.evaluation.lesions.called_as`
+    called_as: tuple[tuple[int, ...], ...] = ()  # then also the table of `lungseg.evaluation.lesions.count_calls`
 
     @property
     def diameter(self) -> float:
@@ -69,7 +69,7 @@ def score_image(
     Args:
         pred, target: (H, W) or (D, H, W), bool or values in {0, 1}.
         id, group, label: as in the manifest.
-        spacing_mm: distance between neighbouring pixels, one number or one per axis; NaN is unknown.
+        spacing_mm: distance between neighbouring pixels, one number or one per axis; NaN means unknown.
         spacing_px: the same in pixels of the original slice, used where spacing_mm is unknown.
 
     Raises:
@@ -78,18 +78,18 @@ def score_image(
     pred, target = np.asarray(pred), np.asarray(target)
     if pred.shape != target.shape or pred.ndim not in (2, 3):
         raise ValueError(
-            f"{id}: prediction {pred.shape} and target {target.shape} must have one shape, (H, W) or (D, H, W). "
-            f"Bring the prediction back to the size of the file first."
+            f"{id}: prediction {pred.shape} and target {target.shape} must have the same shape, (H, W) or (D, H, W). "
+            f"Resize the prediction to the size of the file first."
         )
     spacing = np.asarray(spacing_mm, dtype=float)
     possible = np.isnan(spacing) | (spacing > 0) & (spacing < math.inf)
     if spacing.shape not in ((), (target.ndim,)) or not possible.all():
         raise ValueError(
             f"{id}: spacing_mm={spacing_mm} must be one positive number, or one for each of the {target.ndim} axes. "
-            f"NaN is unknown."
+            f"NaN means unknown."
         )
     try:
-        slices = zip(in_slices(pred), in_slices(target), strict=True)
+        slices = zip(each_slice(pred), each_slice(target), strict=True)
         counts = torch.stack([counts_from_pred(*pair)[0] for pair in slices]).sum(0)  # (4,)
     except ValueError as error:
         raise ValueError(f"{id}: {error}") from None
@@ -100,7 +100,7 @@ def score_image(
     return ImageScore(id, group, label, tp, fp, fn, tn, hd95, lesions, false_positives, unit)
 
 
-def in_slices(volume: NDArray) -> Iterator[Tensor]:
+def each_slice(volume: NDArray) -> Iterator[Tensor]:
     """(1, 1, H, W) of each slice: computing on a whole volume at once would need many times its memory."""
     for slice_ in volume.reshape(-1, *volume.shape[-2:]):
         yield torch.from_numpy(np.ascontiguousarray(slice_))[None, None]
@@ -135,7 +135,7 @@ def score_all(
         score = score_image(pred != 0, labels != 0, **about)
         if by_class:
             each = tuple(score_image(pred == k, labels == k, **about) for k in range(1, len(target) + 1))
-            called = tuple(map(tuple, called_as(pred, labels, len(target)).tolist()))
+            called = tuple(map(tuple, count_calls(pred, labels, len(target)).tolist()))
             score = replace(score, classes=each, called_as=called)
         scores.append(score)
     return scores
@@ -152,15 +152,16 @@ def sample_spacing(data: Samples, index: int) -> float | tuple[float, ...]:
 
 
 def unit_remark(data: Samples, known: Sequence[bool]) -> str:
-    """One paragraph on the meaning of "px" and its reason; "" if all spacings are `known`, so that all is in mm."""
+    """One paragraph on what "px" means here and why; "" if all spacings are `known`, so that everything is in mm."""
     if all(known):
         return ""
-    why = "The spacing is" if not any(known) else f"Of {len(known) - sum(known)} of {len(known)} images the spacing is"
+    of_images = f" of {len(known) - sum(known)} of {len(known)} images" if any(known) else ""
     recorded = all(getattr(record, "source_height", 0) for record in data.records)
     of = "original slices" if recorded else "original slices, or of the files where the manifest has no source_height"
     return (
-        f"{why} unknown, so all sizes and distances are in pixels (px) of the {of}; mm and pixels are never averaged "
-        f"together. At 0.7 mm a pixel, 7, 14 and 28 px are about 5, 10 and 20 mm. Give every spacing_mm to have mm."
+        f"The spacing{of_images} is unknown, so all sizes and distances are in pixels (px) of the {of}; mm and pixels "
+        f"are never averaged together. At 0.7 mm per pixel, 7, 14 and 28 px are about 5, 10 and 20 mm. "
+        f"For mm, state every spacing_mm."
     )
 
 

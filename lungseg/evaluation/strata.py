@@ -29,7 +29,7 @@ Row = dict[str, str | int | float]  # of a table
 
 @dataclass(frozen=True)
 class Stratum:
-    """Images and lesions of one size or one label; None is any.
+    """Images and lesions of one size or one label; None means any.
 
     An image belongs to the size of its largest lesion, a lesion to its own size: an image with a large lesion may also
     hold a small one.
@@ -40,14 +40,17 @@ class Stratum:
 
     @property
     def name(self) -> str:
+        """The text for a table."""
         if self.label is not None:
             return f"label {self.label}" if self.label else "no label"
         return self.size or "all"
 
     def has_image(self, score: ImageScore) -> bool:
+        """Whether an image belongs to the stratum."""
         return self.size in (None, size_class(score.diameter, score.unit)) and self.label in (None, score.label)
 
     def select_lesions(self, score: ImageScore) -> list[Lesion]:
+        """The lesions of an image that belong to the stratum."""
         same_label = self.label in (None, score.label)
         return [x for x in score.lesions if same_label and self.size in (None, size_class(x.diameter, score.unit))]
 
@@ -157,7 +160,7 @@ def table_row(scores: Sequence[ImageScore], *, stratum: Stratum = EVERYTHING, dr
     Returns:
         "stratum"; "unit" of its sizes and distances ("mm", "px", or "mm, px" if images of both kinds have their own);
         the numbers "slices", "patients" (those with an image in the stratum; the intervals also draw patients who have
-        only a lesion of it, in an image with a larger one), "lesions", "lesions_found",
+        a lesion of that size only in an image with a larger one), "lesions", "lesions_found",
         "false_positives", "empty_targets", "empty_predictions", "false_alarms" (as in `metrics.summarise`);
         then for each score NAME, NAME_low and NAME_high: the means over the images that have it ("dice", "iou",
         "precision", "recall", "rmse", "hd95_mm", "hd95_px"), "lesion_recall", "false_positives_per_slice", and the
@@ -184,8 +187,8 @@ def table_rows(scores: Sequence[ImageScore], *, draws: int = 2000, seed: int = 0
 def class_rows(scores: Sequence[ImageScore], classes: Sequence[str], **options: Any) -> list[Row]:
     """One `table_row`, which takes the options, for each lesion class on its own: "class NAME".
 
-    An image without target and prediction of a class has no Dice in its row; a false alarm has 0. So a class that no
-    image holds has 0, or no score at all.
+    An image with neither target nor prediction of a class has no Dice in its row; a false alarm has 0. So a class that
+    no image holds has a Dice of 0 if it was ever predicted, and otherwise none.
 
     Args:
         scores: of `score_all` with by_class.

@@ -67,7 +67,7 @@ def markdown_table(
     """
     columns = [c for c in columns if any(c.unit in str(row.get("unit", c.unit)) for row in rows) or not rows]
     lines = [[*names, *(column.header for column in columns)], ["---"] * len(names) + ["---:"] * len(columns)]
-    lines += [[plain(row[name]) for name in names] + [cell(row, column) for column in columns] for row in rows]
+    lines += [[cell_text(row[name]) for name in names] + [cell(row, column) for column in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -85,7 +85,7 @@ def cell(row: Mapping[str, Value], column: Column) -> str:
     return text
 
 
-def plain(text: Value) -> str:
+def cell_text(text: Value) -> str:
     """Text for a cell: on one line and without the bar that ends a cell, as labels come from users' files."""
     return " ".join(str(text).split()).replace("|", "/")
 
@@ -99,11 +99,11 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Value]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: "" if value != value else shorter(value) for name, value in row.items()})
+            writer.writerow({name: "" if value != value else round_value(value) for name, value in row.items()})
 
 
-def shorter(value: Value) -> Value:
-    """Numbers with six digits: more than a table of a few hundred slices can support."""
+def round_value(value: Value) -> Value:
+    """Round a number to six significant digits, more than a table of a few hundred slices can support."""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

@@ -12,8 +12,8 @@ from lungseg.evaluation.baselines import (
     best_threshold,
     fixed_map,
     lesion_fractions,
-    of_any_class,
-    of_class,
+    merge_classes,
+    select_class,
     threshold_counts,
 )
 from lungseg.evaluation.metrics import class_counts, counts_from_pred, summarise
@@ -140,7 +140,7 @@ def test_each_class_has_the_baselines_it_would_have_alone():
     some = slices_of_two_classes()
     counts = baseline_counts(some[:2], some[2:])
     for k in (0, 1):
-        alone = baseline_counts(list(of_class(some[:2], k)), list(of_class(some[2:], k)))
+        alone = baseline_counts(list(select_class(some[:2], k)), list(select_class(some[2:], k)))
         for name in counts:
             assert counts[name].shape == (2, 2, 4) and torch.equal(counts[name][:, k], alone[name])
     assert counts["threshold"][:, 0, 1:3].sum() == 0  # the bright class alone lies above a level
@@ -157,7 +157,7 @@ def test_each_class_has_its_own_share_of_the_pixels():
     assert lesion_fractions(empty) == pytest.approx([1 / pixels] * 2)
 
 
-def test_lesions_of_any_class_are_one_map():
+def test_lesions_merge_classes_are_one_map():
     some = slices_of_two_classes()
-    for (_, target, _), (_, both, _) in zip(some, of_any_class(some), strict=True):
+    for (_, target, _), (_, both, _) in zip(some, merge_classes(some), strict=True):
         assert torch.equal(both[0], target.sum(0))

@@ -1,4 +1,4 @@
-"""Lesions and finds against a flood fill written by hand, and cases one can check by eye."""
+"""Lesions and detections against a flood fill written by hand, and cases one can check by eye."""
 
 import math
 import tracemalloc
@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from lungseg.evaluation.lesions import (
     SIZES_MM,
     SIZES_PX,
-    called_as,
     connected_components,
+    count_calls,
     equal_diameter,
     match_lesions,
     size_class,
@@ -50,13 +50,13 @@ def flood_fill(region):
 def test_lesions_and_finds_are_those_of_a_flood_fill(pair):
     pred, target = pair
     lesions, false_positives = match_lesions(pred, target, 1.0)
-    true, finds = flood_fill(target), flood_fill(pred)
+    true, detections = flood_fill(target), flood_fill(pred)
     want = sorted((len(piece), any(pred[place] for place in piece)) for piece in true)
     assert sorted((round(x.diameter, 6), x.found) for x in lesions) == [
         (round(2 * math.sqrt(n / math.pi) if pred.ndim == 2 else 2 * (3 * n / 4 / math.pi) ** (1 / 3), 6), found)
         for n, found in want
     ]
-    assert false_positives == sum(not any(target[place] for place in piece) for piece in finds)
+    assert false_positives == sum(not any(target[place] for place in piece) for piece in detections)
 
 
 @given(pairs())
@@ -94,7 +94,7 @@ def test_a_merged_find_finds_both_and_a_broken_one_counts_once():
     assert match_lesions(merged, target, 1.0)[1] == match_lesions(broken, target, 1.0)[1] == 0
 
 
-def test_a_find_beside_a_lesion_is_a_false_positive():
+def test_a_detection_next_to_a_lesion_is_a_false_positive():
     lesions, false_positives = match_lesions(picture(".#. .#. ... ..#"), picture("#.. #.. ... ..."), 1.0)
     assert [x.found for x in lesions] == [False] and false_positives == 2
 
@@ -120,7 +120,7 @@ def test_lesions_without_a_spacing_are_counted_but_have_no_size():
 
 
 def test_two_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"\(2, 3\) and target \(3, 2\) must have one shape"):
+    with pytest.raises(ValueError, match=r"\(2, 3\) and target \(3, 2\) must have the same shape"):
         match_lesions(np.zeros((2, 3)), np.zeros((3, 2)), 1.0)
 
 
@@ -173,7 +173,7 @@ def test_each_lesion_is_called_once_as_the_class_with_most_pixels_on_it(maps):
         for piece in flood_fill(target == k):
             votes = [sum(pred[place] == other for place in piece) for other in (1, 2, 3)]
             want[k - 1, votes.index(max(votes)) + 1 if max(votes) else 0] += 1
-    assert np.array_equal(called_as(pred, target, 3), want)
+    assert np.array_equal(count_calls(pred, target, 3), want)
 
 
 def test_a_lesion_that_is_called_by_its_class_is_on_the_diagonal():
@@ -182,4 +182,4 @@ def test_a_lesion_that_is_called_by_its_class_is_on_the_diagonal():
     pred = target.copy()
     pred[1, 5:7, 5:7] = 1  # the second is taken for class 1 ...
     pred[0, 8, 1] = 0  # ... and the third is missed
-    assert called_as(pred, target, 2).tolist() == [[0, 1, 0], [1, 1, 0]]
+    assert count_calls(pred, target, 2).tolist() == [[0, 1, 0], [1, 1, 0]]

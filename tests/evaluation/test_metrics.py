@@ -290,12 +290,12 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold):
 
 @pytest.mark.parametrize("value", [255.0, 0.5, -1.0, math.nan])
 def test_a_target_with_other_values_than_0_and_1_is_refused(value):
-    with pytest.raises(ValueError, match="the target holds other values than 0 and 1"):
+    with pytest.raises(ValueError, match="the target holds values other than 0 and 1"):
         confusion_counts(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), value))
 
 
 def test_probabilities_are_no_prediction():
-    with pytest.raises(ValueError, match="the prediction holds other values than 0 and 1"):
+    with pytest.raises(ValueError, match="the prediction holds values other than 0 and 1"):
         counts_from_pred(torch.full((1, 1, 2, 2), 0.3), torch.zeros(1, 1, 2, 2))
 
 
@@ -313,7 +313,7 @@ def test_a_spacing_that_does_not_fit_is_refused(spacing):
 
 
 def test_two_maps_of_different_shapes_have_no_distance():
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         hausdorff95(np.ones((3, 3), bool), np.ones((3, 4), bool), 1.0)
 
 

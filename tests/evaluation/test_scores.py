@@ -126,9 +126,9 @@ def test_mm_and_pixels_are_never_averaged_together(some):
 
 
 def test_bad_maps_are_refused_with_the_name_of_the_slice():
-    with pytest.raises(ValueError, match=r"^slice7: prediction \(4, 4\) and target \(8, 8\) must have one shape"):
+    with pytest.raises(ValueError, match=r"^slice7: prediction \(4, 4\) and target \(8, 8\) must have the same shape"):
         score_image(np.zeros((4, 4)), np.zeros((8, 8)), id="slice7", group="g")
-    with pytest.raises(ValueError, match="^slice7: the target holds other values than 0 and 1"):
+    with pytest.raises(ValueError, match="^slice7: the target holds values other than 0 and 1"):
         score_image(np.zeros((4, 4)), np.full((4, 4), 255), id="slice7", group="g")
 
 
@@ -202,7 +202,7 @@ def test_a_data_set_has_one_unit_and_says_so(known, unit):
     assert known_spacings(data) == list(known)
     assert {score.unit for score in half_found(data)} == {unit}
     said = unit_remark(data, known)
-    assert bool(said) == (unit == "px") and ("Of 1 of 2 images" in said) == (sum(known) == 1)
+    assert bool(said) == (unit == "px") and ("The spacing of 1 of 2 images is unknown" in said) == (sum(known) == 1)
     assert ("or of the files" in said) == (unit == "px")  # the manifest does not tell of any original
     told = FewSlices(data, [Scaled(r.id, r.group, "test", source_height=9, source_width=9) for r in records])
     assert "or of the files" not in unit_remark(told, [False, False])

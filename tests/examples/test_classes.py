@@ -100,7 +100,7 @@ def test_where_network_and_data_know_other_classes_lesions_of_any_are_scored_and
     assert rows_of(tmp_path / "evaluated_other/evaluation.csv")[0] == same  # of any class, whatever they are called
 
 
-def test_a_binary_network_is_judged_on_lesions_of_any_class(main, two_classes, discs, tmp_path):
+def test_a_binary_network_is_evaluated_on_lesions_of_any_class(main, two_classes, discs, tmp_path):
     run = tmp_path / "binary"
     main["train_unet"](["--data", str(discs), "--out", str(run), *UNET[:-4], "--epochs", "1"])
     assert main["evaluate"]([str(run / "best.pt"), "--data", str(two_classes)]) >= 0

@@ -32,13 +32,13 @@ SPLITS = ("train",) * 4 + ("val",) * 2 + ("test",) * 4
 
 
 def disc(number, dims):
-    """A lesion of radius 3 to 6 pixels somewhere, and an image that shows it bright, with a bright stripe beside it."""
+    """A lesion of radius 3 to 6 pixels somewhere, and an image where it is bright, with a bright stripe next to it."""
     rng = np.random.default_rng(number)
     axes = np.meshgrid(*[np.arange(SIDE)] * dims, indexing="ij")
     centre, radius = rng.integers(8, 16, dims), 3 + number % 4
     target = (sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True)) <= radius**2).astype(np.uint8)
     bright = target.copy()
-    bright[..., :2] = 1  # the chest wall: one find that is no lesion
+    bright[..., :2] = 1  # the chest wall: one detection that is no lesion
     return bright, target
 
 
@@ -107,7 +107,7 @@ def table(path):
 # ---- what stands there -------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_is_judged_in_the_pixels_of_the_files(checkpoint, folder, capsys):
+def test_a_checkpoint_is_evaluated_in_the_pixels_of_the_files(checkpoint, folder, capsys):
     dice = main([str(checkpoint), "--data", str(folder)])
     out = checkpoint.parent / "evaluation_test"
     printed = capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_the_numbers_are_those_of_a_network_that_sees_what_is_bright(bright, fol
     assert everything["recall"] == "1" and everything["empty_targets"] == "1" and everything["false_alarms"] == "0"
 
 
-def test_baselines_stand_beside_the_network(bright, folder, tmp_path):
+def test_baselines_are_shown_next_to_the_network(bright, folder, tmp_path):
     main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
     rows = {row["method"]: row for row in table(tmp_path / "out/evaluation.csv") if row["stratum"] == "all"}
     assert list(rows) == ["Bright", "all background", "best grey threshold", "best fixed map"]
@@ -154,7 +154,7 @@ def test_baselines_stand_beside_the_network(bright, folder, tmp_path):
     assert float(rows["all background"]["pooled_rmse"]) == pytest.approx(np.sqrt(share), rel=1e-5)
 
 
-def test_volumes_are_judged_whole_by_a_network_for_slices_and_one_for_volumes(bright, volumes, tmp_path):
+def test_volumes_are_evaluated_whole_by_a_network_for_slices_and_one_for_volumes(bright, volumes, tmp_path):
     dice = []
     for size in ([SIDE, SIDE], [SIDE, SIDE, SIDE]):
         bright(size=size)
@@ -176,7 +176,11 @@ def test_volumes_are_judged_whole_by_a_network_for_slices_and_one_for_volumes(br
 
 @pytest.mark.parametrize(
     ("split", "sentence"),
-    [("test", None), ("val", "These slices chose the epoch"), ("train", "The network was trained on these slices")],
+    [
+        ("test", None),
+        ("val", "These slices were used to choose the epoch"),
+        ("train", "The network was trained on these slices"),
+    ],
 )
 def test_scores_that_flatter_are_called_so(bright, folder, tmp_path, split, sentence):
     main(["any.pt", "--data", str(folder), "--split", split, "--out", str(tmp_path / "out")])
@@ -194,7 +198,7 @@ def test_pixels_of_another_size_than_in_the_training_are_resampled_and_remarked(
 def test_pixels_of_an_unknown_scale_are_remarked(bright, folder, tmp_path):
     bright(size=[12, 12], spacing_mm=None)
     main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
-    sentence = "4 of 4 may differ in pixel size from the training. slice6: its 24 x 24 pixels are shown as if they"
+    sentence = "4 of 4 may differ in pixel size from the training. slice6: its 24 x 24 pixels are treated as pixels"
     assert sentence in (tmp_path / "out/evaluation.md").read_text()
 
 
@@ -224,7 +228,7 @@ def test_without_a_spacing_sizes_and_distances_are_in_pixels_and_said_to_be(brig
     main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     text = (tmp_path / "out/evaluation.md").read_text()
     assert "| HD95 px |" in text and "HD95 mm" not in text and "| 7-14 px |" in text and "-10 mm" not in text
-    why = "The spacing is unknown" if without == "all" else "Of 1 of 4 images the spacing is unknown"
+    why = "The spacing is unknown" if without == "all" else "The spacing of 1 of 4 images is unknown"
     assert f"{why}, so all sizes and distances are in pixels (px)" in text
     in_mm = tmp_path / "mm"
     main(["any.pt", "--data", str(folder), "--out", str(in_mm)])  # its pixels are 1 mm
@@ -264,11 +268,11 @@ def test_slices_of_several_sizes_have_no_fixed_map(bright, folder, tmp_path):
         Image.open(path).crop((0, 0, 20, 24)).save(path)
     main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     text = (tmp_path / "out/evaluation.md").read_text()
-    assert "No best fixed map, which needs images of one size: slice slice1 is 24 x 20 pixels" in text
+    assert "No best fixed map, which needs images of the same size: slice slice1 is 24 x 20 pixels" in text
     assert "| best grey threshold |" in text and "| best fixed map |" not in text
 
 
-def test_a_folder_without_training_slices_is_judged_with_what_is_there(bright, folder, tmp_path):
+def test_a_folder_without_training_slices_is_evaluated_with_what_is_there(bright, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "data")
     manifest = tmp_path / "data/manifest.csv"
     manifest.write_text(re.sub(r",train,", ",val,", manifest.read_text()))
@@ -343,7 +347,7 @@ def hardly_meant(kind, folder, odd, out):
 
 
 @pytest.mark.parametrize("kind", [SliceWriter, VolumeWriter])
-def test_what_a_training_would_refuse_is_not_judged(kind, bright, tmp_path, capsys):
+def test_what_a_training_would_refuse_is_not_evaluated(kind, bright, tmp_path, capsys):
     """Exchanged masks are found all over the folder, and a network that calls everything lesion has a Dice of 0.9."""
     argv = hardly_meant(kind, tmp_path / "data", range(len(SPLITS)), tmp_path / "out")
     refused(capsys, argv, "10 of 10 ", tmp_path / "out")
@@ -351,13 +355,13 @@ def test_what_a_training_would_refuse_is_not_judged(kind, bright, tmp_path, caps
 
 
 @pytest.mark.parametrize("kind", [SliceWriter, VolumeWriter])
-def test_what_a_training_would_warn_of_is_judged_with_a_warning(kind, bright, tmp_path):
+def test_what_a_training_would_warn_of_is_evaluated_with_a_warning(kind, bright, tmp_path):
     argv = hardly_meant(kind, tmp_path / "data", [7], tmp_path / "out")
     with pytest.warns(UserWarning, match="1 of 10 .*, such as s7: lesion and background look swapped"):
         assert isinstance(main(argv), float)
 
 
-def test_raw_ct_is_not_judged(bright, tmp_path, capsys):
+def test_raw_ct_is_not_evaluated(bright, tmp_path, capsys):
     (tmp_path / "data/volumes").mkdir(parents=True)
     (tmp_path / "data/manifest.csv").write_text("id,group,split\na,a,test\n")
     bright_, target = disc(0, 3)
@@ -389,7 +393,7 @@ def test_an_error_while_writing_leaves_nothing(bright, folder, tmp_path, capsys,
 
 
 def test_a_picture_that_fails_loses_no_score(bright, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "draw_three", fails(MemoryError()))
+    monkeypatch.setattr(evaluate, "draw_three_predictions", fails(MemoryError()))
     with pytest.warns(UserWarning, match="^worst_median_best.png was not drawn"):
         assert main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")]) > 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES[:-1]
@@ -397,7 +401,7 @@ def test_a_picture_that_fails_loses_no_score(bright, folder, tmp_path, capsys, m
 
 
 @pytest.mark.parametrize(("where", "words"), [
-    ("score_all", "out was not written."), ("draw_three", "out holds the scores, but no picture."),
+    ("score_all", "out was not written."), ("draw_three_predictions", "out holds the scores, but no picture."),
 ])  # fmt: skip
 def test_ctrl_c_says_what_there_is(bright, folder, tmp_path, capsys, monkeypatch, where, words):
     monkeypatch.setattr(evaluate, where, fails(KeyboardInterrupt()))

@@ -491,7 +491,9 @@ def test_a_loose_png_is_known_by_its_size(side, predict, tmp_path, seen):
 def test_a_png_of_another_size_is_refused_until_its_pixels_are_known(predict, tmp_path, seen, capsys):
     checkpoint = save_network(tmp_path / "shrunk.pt", **SHRUNK)
     source = as_png(tmp_path, make_grey((30, 30)))
-    words = "its 30 x 30 pixels are those neither of the training's files (12 x 12) nor of the slices these were made"
+    words = (
+        "its 30 x 30 pixels are neither those of the training files (12 x 12) nor those of the slices they were made"
+    )
     assert_refused(predict, checkpoint, tmp_path, capsys, source, words=words)
     assert_refused(predict, checkpoint, tmp_path, capsys, source, words="scan: its 30 x 30")
     assert seen == []
@@ -519,7 +521,7 @@ def test_pixels_of_an_unknown_scale_are_told_once(form, predict, table, tmp_path
     source = table[0] if form == "table" else form(tmp_path, make_grey())
     assert run(predict, checkpoint, tmp_path / "out", source, "--spacing-mm", "0.7") == 0
     (warning,) = capsys.readouterr().err.splitlines()
-    assert re.match(r"predict\.py: warning: \S+, \S+: its \d+ x \d+ pixels are shown as if they were", warning)
+    assert re.match(r"predict\.py: warning: \S+, \S+: its \d+ x \d+ pixels are treated as", warning)
     known = save_network(tmp_path / "known.pt", spacing_mm=0.7)
     assert run(predict, known, tmp_path / "out2", source, "--spacing-mm", "0.7") == 0
     assert capsys.readouterr().err == ""

@@ -52,7 +52,7 @@ def finished(tmp_path):
     return model, result, train, test
 
 
-def test_the_summary_states_the_scores_beside_the_baselines(finished, tmp_path):
+def test_the_summary_states_the_scores_next_to_the_baselines(finished, tmp_path):
     model, result, train, test = finished
     log = RunLog(tmp_path / "log.jsonl")
     for epoch in (1, 2):
