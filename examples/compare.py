@@ -34,7 +34,8 @@ from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation.comparison import dice_iou_remark, difference_remark, per_run, seed_remark
-from lungseg.evaluation.pictures import worst_median_best_rows
+from lungseg.evaluation.metrics import worst_median_best
+from lungseg.evaluation.pictures import prediction_rows
 from lungseg.evaluation.scores import ImageScore, known_spacings, score_all, scores_per_image, unit_remark
 from lungseg.evaluation.strata import table_rows
 from lungseg.evaluation.tables import MAIN, Column, markdown_table, write_csv
@@ -49,7 +50,6 @@ from lungseg.training.lock import locked
 from lungseg.training.log import RunLog
 from lungseg.training.recipe import RunOptions, TrainingRecipe
 
-HERE = Path(__file__).resolve().parent
 NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can afford
     "Swin-UNet": "train_swin.py --patch-size 4 --embed-dim 48 --depths 2 2 2 --num-heads 3 6 12 --window-size 8 "
     "--drop-path-rate 0.1 --lr 5e-4",
@@ -172,8 +172,8 @@ def train(name: str, data: Path, options: Comparison, epochs: int, seed: int, ki
         return
     script, *sizes = NETWORKS[name].split()
     flags = f"--img-size {options.img_size} --batch-size {options.batch_size} {SHARED} --epochs {epochs} --seed {seed}"
-    places = ["--data", str(data), "--out", str(folder)]
-    command = [sys.executable, str(HERE / script), *places, *sizes, *flags.split(), "--device", options.device]
+    places = [str(Path(__file__).resolve().with_name(script)), "--data", str(data), "--out", str(folder)]
+    command = [sys.executable, *places, *sizes, *flags.split(), "--device", options.device]
     if (folder / "recipe.json").exists():  # it was stopped after it had begun to train
         command.append("--resume")
     print(f"\n$ {shlex.join(command)}", flush=True)
@@ -229,10 +229,10 @@ def three_predictions(name: str, test: SliceDataset, scores: list[ImageScore], o
     """The worst, median and best slice of the first seed's network, for `prediction_sheet`."""
     predictor, dice = load_run(name, options, options.seeds[0]), scores_per_image(scores[: len(test)])["dice"]
 
-    def caption(place: str, i: int) -> str:
+    def caption(place: str, i: int, _: int | None) -> str:
         return f"{name}\n{place}\nDice {dice[i]:.3f}\n{scores[i].diameter:.0f} {scores[i].unit}"
 
-    rows = worst_median_best_rows(test, dice, lambda _, image: predictor.any_class(predictor.probs(image)), caption)
+    rows = prediction_rows(test, worst_median_best(dice), lambda _, x: predictor.any_class(predictor.probs(x)), caption)
     return rows if options.images else [(text, None, target, probs) for text, _, target, probs in rows]
 
 

@@ -31,7 +31,8 @@ from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volumes import VolumeDataset, check_volume_folder
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation.baselines import LEVELS, best_threshold, fixed_map, merge_classes
-from lungseg.evaluation.pictures import worst_median_best_rows
+from lungseg.evaluation.metrics import worst_median_best
+from lungseg.evaluation.pictures import prediction_rows
 from lungseg.evaluation.scores import (
     ImageScore,
     Predict,
@@ -213,17 +214,18 @@ def write_files(folder: Path, report: str, rows: dict[str, list[Row]], per_image
 def draw_three_predictions(
     predictor: Predictor, data: SliceDataset | VolumeDataset, scores: list[ImageScore], threshold: float, by_class: bool
 ) -> Image.Image:
-    """The worst, the median and the best by Dice."""
+    """The worst, the median and the best by Dice; of a volume, the slice with the most of target and prediction."""
     dice = scores_per_image(scores)["dice"]
 
     def predict(index: int, image: NDArray) -> NDArray:
         probs, _ = predict_probs(predictor, image, data.records[index], sample_spacing(data, index))
         return probs if by_class else predictor.any_class(probs)
 
-    def caption(name: str, index: int) -> str:
+    def caption(name: str, index: int, _: int | None) -> str:
         return f"{name}\nDice {dice[index]:.3f}\n{scores[index].id}"
 
-    rows = worst_median_best_rows(data, dice, predict, caption, threshold=threshold, by_class=by_class)
+    chosen = worst_median_best(dice)
+    rows = prediction_rows(data, chosen, predict, caption, threshold=threshold, by_class=by_class)
     classes = predictor.classes if by_class else ()
     return prediction_sheet(rows, threshold=threshold, scale=max(1, 192 // max(rows[0][1].shape)), classes=classes)
 

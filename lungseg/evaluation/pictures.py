@@ -1,46 +1,48 @@
-"""Which predictions to show: the worst, the median and the best, as rows of `lungseg.draw.prediction_sheet`."""
+"""Predictions to show, such as the worst, the median and the best, as rows of `lungseg.draw.prediction_sheet`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lungseg.data.classes import to_labels
 from lungseg.data.samples import Samples
-from lungseg.evaluation.metrics import worst_median_best
 
 PictureRow = tuple[str, NDArray, NDArray, NDArray]  # caption, image (H, W), target (H, W), probs (H, W) or (K, H, W)
 
 
-def worst_median_best_rows(
+def prediction_rows(
     samples: Samples,
-    dice: ArrayLike,
+    chosen: Iterable[tuple[str, int]],
     predict: Callable[[int, NDArray[np.float32]], NDArray[np.float32]],
-    caption: Callable[[str, int], str],
+    caption: Callable[[str, int, int | None], str],
     *,
     threshold: float = 0.5,
     by_class: bool = False,
+    by_target: bool = False,
 ) -> list[PictureRow]:
-    """Three predictions; of a volume the slice that holds most of target and prediction.
+    """A row for each chosen sample. A volume is shown by its slice with the most target and predicted pixels together.
 
     Args:
-        dice: (n,) of the n samples; NaN where a sample has none.
+        chosen: ("worst", index) for each row (`lungseg.evaluation.metrics.worst_median_best`).
         predict: (index, image (*spatial)) -> probabilities (*spatial), or with classes (K, *spatial).
-        caption: ("worst", index) -> text next to the row.
+        caption: ("worst", index, z) -> text next to the row; z is the number of a volume's slice, otherwise None.
         threshold: lesion is where the probability is above this.
         by_class: the target is a label map of the classes; otherwise it is 1 where there is a lesion of any class.
+        by_target: show a volume by its slice with the most target pixels, whatever was predicted.
     """
     rows: list[PictureRow] = []
-    for name, i in worst_median_best(dice):
+    for name, i in chosen:
         sample, channels, _ = samples[i]
         image, labels = sample[0].numpy(), to_labels(channels.numpy())  # (*spatial) each
         target = labels if by_class else (labels > 0).astype(np.uint8)
-        probs, text = predict(i, image), caption(name, i)
+        probs, z = predict(i, image), None
         if image.ndim == 3:
-            anything = probs.max(axis=0) if by_class else probs  # (D, H, W)
-            z = int(((target > 0).astype(int) + (anything > threshold)).sum(axis=(1, 2)).argmax())
-            text += f"\nits slice {z}"
+            pixels = (target > 0).sum(axis=(1, 2))  # (D,)
+            if not by_target:
+                pixels = pixels + ((probs.max(axis=0) if by_class else probs) > threshold).sum(axis=(1, 2))
+            z = int(pixels.argmax())
             # Copies: a view would keep the whole volume in memory.
             image, target, probs = image[z].copy(), target[z].copy(), probs[..., z, :, :].copy()
-        rows.append((text, image, target, probs))
+        rows.append((caption(name, i, z), image, target, probs))
     return rows

@@ -14,8 +14,8 @@ from lungseg.charts import line_chart
 from lungseg.data.samples import Samples
 from lungseg.draw import contact_sheet, prediction_sheet
 from lungseg.evaluation.baselines import baseline_counts
-from lungseg.evaluation.metrics import per_image
-from lungseg.evaluation.pictures import worst_median_best_rows
+from lungseg.evaluation.metrics import per_image, worst_median_best
+from lungseg.evaluation.pictures import prediction_rows
 from lungseg.files import or_warn
 from lungseg.training.log import RunLog
 from lungseg.training.step import Evaluation
@@ -101,20 +101,26 @@ def dice_per_image(test: Evaluation) -> list[float]:
 
 @torch.no_grad()
 def draw_predictions(samples: Samples, test: Evaluation, model: nn.Module) -> Image.Image:
-    """Image, target, prediction, probability and errors of the worst, the median and the best image."""
+    """Image, target, prediction, probability and errors of the worst, the median and the best image.
+
+    Of a volume, the slice with the most lesion is shown.
+    """
     was_training, device = model.training, next(model.parameters()).device
-    by_id, by_class = dict(zip(test.ids, dice_per_image(test), strict=True)), test.counts.ndim == 3
-    dice = [by_id.get(record.id, math.nan) for record in samples.records]
+    dice, by_class = dict(zip(test.ids, dice_per_image(test), strict=True)), test.counts.ndim == 3
+    index_of = {record.id: index for index, record in enumerate(samples.records)}
+    chosen = [(name, index_of[test.ids[i]]) for name, i in worst_median_best(list(dice.values()))]
 
     def predict(index: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
         probs = model(torch.from_numpy(image)[None, None].to(device)).sigmoid().float().cpu()[0].numpy()
         return probs if by_class else probs[0]  # (K, *spatial), (*spatial)
 
-    def caption(name: str, index: int) -> str:
-        return f"{name}\nDice {dice[index]:.3f}\n{samples.records[index].id}"
+    def caption(name: str, index: int, z: int | None) -> str:
+        id_ = samples.records[index].id
+        text = f"{name}\nDice {dice[id_]:.3f}\n{id_}"
+        return text if z is None else f"{text}\nits slice {z}"
 
     model.eval()
-    rows = worst_median_best_rows(samples, dice, predict, caption, by_class=by_class)
+    rows = prediction_rows(samples, chosen, predict, caption, by_class=by_class, by_target=True)
     model.train(was_training)
     classes = test.class_names if by_class else ()
     return prediction_sheet(rows, scale=max(1, 192 // rows[0][1].shape[0]), classes=classes)

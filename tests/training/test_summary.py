@@ -16,7 +16,7 @@ from lungseg.evaluation.metrics import worst_median_best
 from lungseg.losses import bce_loss
 from lungseg.training.log import RunLog
 from lungseg.training.step import Evaluation, evaluate
-from lungseg.training.summary import dice_per_image, draw_curves, epoch_line, write_summary
+from lungseg.training.summary import dice_per_image, draw_curves, draw_predictions, epoch_line, write_summary
 
 
 def three_slices(test):
@@ -88,6 +88,42 @@ def test_the_summary_of_classes_names_the_dice_of_each_and_says_which_is_not_the
     with Image.open(tmp_path / "predictions.png") as picture:
         shown = np.asarray(picture.convert("RGB"))
     assert all((shown == class_colour(k)).all(-1).any() for k in (1, 2))
+
+
+class Given(list):
+    """Samples (image, target, id) as they are given."""
+
+    @property
+    def records(self):
+        return [ImageRecord(id_, id_, "test") for _, _, id_ in self]
+
+
+def shown_rows(samples, dice, monkeypatch):
+    """The rows of predictions.png for a network that predicts the bright pixels; dice: one per id, in sorted order."""
+    model = nn.Conv2d(1, 1, 1) if samples[0][0].ndim == 3 else nn.Conv3d(1, 1, 1)
+    nn.init.constant_(model.weight, 100.0)
+    nn.init.constant_(model.bias, -50.0)
+    counts = torch.tensor([[round(100 * d), 200 - 2 * round(100 * d), 0, 0] for d in dice])
+    rows = []
+    monkeypatch.setattr("lungseg.training.summary.prediction_sheet", lambda given, **_: rows.extend(given))
+    draw_predictions(samples, Evaluation(sorted(id_ for _, _, id_ in samples), counts, 0.0), model)
+    return rows
+
+
+def test_the_first_id_is_shown_of_several_with_the_same_dice_in_any_order_of_the_manifest(monkeypatch):
+    blank = torch.zeros(1, 8, 8)
+    samples = Given((blank + i / 9, blank, id_) for i, id_ in enumerate("zam"))
+    rows = shown_rows(samples, [0.0, 0.0, 0.5], monkeypatch)
+    assert [text for text, *_ in rows] == ["worst\nDice 0.000\na", "median\nDice 0.000\nm", "best\nDice 0.500\nz"]
+    assert [round(9 * float(image[0, 0])) for _, image, _, _ in rows] == [1, 2, 0]
+
+
+def test_a_volume_is_shown_by_its_slice_with_most_lesion_whatever_was_predicted(monkeypatch):
+    image, target = torch.zeros(1, 5, 8, 8), torch.zeros(1, 5, 8, 8)
+    target[0, 1, :3, :3] = 1
+    image[0, 3] = 1  # all of slice 3 is predicted
+    (text, _, shown, _), *_ = shown_rows(Given([(image, target, "v")]), [0.5], monkeypatch)
+    assert text == "worst\nDice 0.500\nv\nits slice 1" and np.array_equal(shown, target[0, 1])
 
 
 class Slices(torch.utils.data.Dataset):
