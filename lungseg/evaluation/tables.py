@@ -67,7 +67,7 @@ def markdown_table(
     """
     columns = [c for c in columns if any(c.unit in str(row.get("unit", c.unit)) for row in rows) or not rows]
     lines = [[*names, *(column.header for column in columns)], ["---"] * len(names) + ["---:"] * len(columns)]
-    lines += [[cell_text(row[name]) for name in names] + [cell(row, column) for column in columns] for row in rows]
+    lines += [[escape_cell(row[name]) for name in names] + [cell(row, column) for column in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -85,7 +85,7 @@ def cell(row: Mapping[str, Value], column: Column) -> str:
     return text
 
 
-def cell_text(text: Value) -> str:
+def escape_cell(text: Value) -> str:
     """Text for a cell: on one line and without the bar that ends a cell, as labels come from users' files."""
     return " ".join(str(text).split()).replace("|", "/")
 
