@@ -1,4 +1,4 @@
-"""Whatever ends a script that its user can mend: one line and an exit code; a mistake of ours: a traceback."""
+"""Whatever ends a script that its user can fix: one line and an exit code; a bug of ours: a traceback."""
 
 import errno
 import io

@@ -138,7 +138,7 @@ def test_help_shows_the_numbers_of_the_recipe_that_was_named(capsys):
 @dataclass(frozen=True)
 class Judging:
     dims: Literal[2, 3] = option(2, "of what")
-    seeds: tuple[int, ...] = option((0, 1), "of the trainings")
+    seeds: tuple[int, ...] = option((0, 1), "of the training runs")
 
     def __post_init__(self):
         if len(set(self.seeds)) < len(self.seeds):
@@ -155,7 +155,7 @@ def test_a_script_with_options_only_has_no_recipe(capsys):
         assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit) as stop:
         parse_options(Judging(), ["--help"], description="Compare.")
-    assert stop.value.code == 0 and "of the trainings (default: 0 1)" in capsys.readouterr().out
+    assert stop.value.code == 0 and "of the training runs (default: 0 1)" in capsys.readouterr().out
 
 
 def test_a_script_with_arguments_of_its_own_adds_the_flags_of_a_dataclass(capsys):

@@ -5,7 +5,7 @@
         print(evaluate(model, val_batches, dice_bce_loss).scores["dice"])
 
 Any DataLoader of (image, target) will do; one of (image, target, id) lets messages and results name the images.
-The story of a whole training run is told in examples/train_*.py.
+A whole training run, from start to end, is in examples/train_*.py.
 """
 
 import math

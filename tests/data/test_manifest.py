@@ -108,7 +108,7 @@ def test_an_id_that_is_no_file_name_is_refused(id_):
 def test_letters_and_digits_are_an_id_and_their_capitals_another_only_if_nothing_changes(id_):
     taken = {}
     check_id(id_, taken)
-    check_id(id_, taken)  # the same one: `find_overlaps` tells of it
+    check_id(id_, taken)  # the same one: `find_overlaps` reports it
     for other in {id_.upper(), id_.lower()} - {id_}:
         if other.casefold() == id_.casefold():
             with pytest.raises(ValueError, match="are one file name on Windows and macOS"):

@@ -108,7 +108,7 @@ def test_a_patch_is_a_piece_of_its_volume_with_air_beyond_the_far_ends(tmp_path,
     image, found, id_ = crops[index]
     assert image.shape == found.shape == (1, *crop) and id_ == f"v:{index}"
     image, found = np.rint(image[0].numpy() * 1400 - 1000).astype(int), found[0].numpy()
-    start = np.unravel_index(image[0, 0, 0] + 999, shape)  # the value of a voxel tells its place
+    start = np.unravel_index(image[0, 0, 0] + 999, shape)  # the value of a voxel gives its place
     for offset in np.ndindex(crop):
         place = tuple(np.add(start, offset))
         inside = all(p < s for p, s in zip(place, shape, strict=True))

@@ -17,7 +17,7 @@ from lungseg.data.volumes import check_volume_folder
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/data/scans.md"
 BLOCKS = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-READ = ["series.notes", "def read_nifti", "def read_itk"]  # what tells a block from the others
+READ = ["series.notes", "def read_nifti", "def read_itk"]  # what distinguishes a block from the others
 WRITE = ["Nifti1Image(", "GetImageFromArray(", "highdicom.seg.Segmentation("]
 
 SHAPE, SPACING = (5, 4, 6), (2.5, 0.7, 0.8)

@@ -187,11 +187,11 @@ def test_best_stays_the_first_when_the_score_falls(folder, tmp_path, monkeypatch
     """ "Best" overwritten by "last" is a known bug of a famous script. A NaN is not the best either."""
     scores, look = iter([0.5, float("nan"), 0.4]), train_swin.evaluate
 
-    def judged(*args, title="val", **kwargs):
+    def scripted_evaluate(*args, title="val", **kwargs):
         found = look(*args, title=title, **kwargs)
         return found if title == "test" else SimpleNamespace(scores={**found.scores, "dice": next(scores)})
 
-    monkeypatch.setattr(train_swin, "evaluate", judged)
+    monkeypatch.setattr(train_swin, "evaluate", scripted_evaluate)
     train(folder, tmp_path / "run")
     best = load_checkpoint(tmp_path / "run" / "best.pt")
     assert best["stopping"] == {"best": 0.5, "best_epoch": 1, "epochs": 1, "stop": False}
@@ -214,7 +214,7 @@ def test_each_epoch_has_its_own_order_and_its_own_variations(folder, tmp_path, m
     assert not set(first) & set(second)
 
 
-def test_a_folder_without_a_test_split_is_judged_on_validation_and_says_so(tmp_path, capsys):
+def test_a_folder_without_a_test_split_is_evaluated_on_validation_and_says_so(tmp_path, capsys):
     data = make_folder(tmp_path / "data", ("train",) * 6 + ("val",) * 2)
     train(data, tmp_path / "run", "--epochs", "1")
     text = capsys.readouterr().out
@@ -465,7 +465,7 @@ def test_killed_between_best_and_last_the_run_goes_on(folder, tmp_path, monkeypa
     """Repeated on a GPU, an epoch may come out a little worse; then best.pt is still the best there ever was."""
     out, scores, look = tmp_path / "run", [0.5, 0.6], train_swin.evaluate
 
-    def judged(*args, title="val", **kwargs):
+    def scripted_evaluate(*args, title="val", **kwargs):
         found = look(*args, title=title, **kwargs)
         return found if title == "test" else SimpleNamespace(scores={**found.scores, "dice": scores.pop(0)})
 
@@ -474,7 +474,7 @@ def test_killed_between_best_and_last_the_run_goes_on(folder, tmp_path, monkeypa
             raise Killed
         save_checkpoint(path, *args, **kwargs)
 
-    monkeypatch.setattr(train_swin, "evaluate", judged)
+    monkeypatch.setattr(train_swin, "evaluate", scripted_evaluate)
     with monkeypatch.context() as patch:
         patch.setattr("lungseg.training.run.save_checkpoint", kill_at_the_second_last)
         with pytest.raises(Killed):
@@ -496,7 +496,7 @@ def test_a_log_that_was_damaged_is_named(reference, tmp_path, capsys):
 
 
 def test_an_epoch_is_printed_once_it_is_saved(folder, tmp_path, monkeypatch, capsys):
-    """Else a full disk is told after the line that says all is well."""
+    """Otherwise a full disk would be reported after the line that says all is well."""
     said = []
 
     def watched(*args, **kwargs):

@@ -264,7 +264,7 @@ def test_held_out_images_go_to_exactly_one_process(num_workers):
 
 
 def test_reading_batches_leaves_the_global_generator_alone():
-    """Else the drop-outs of an epoch would depend on how often somebody looked at the validation set."""
+    """Otherwise the dropout of an epoch would depend on how often the validation set was evaluated."""
     before = torch.get_rng_state()
     for loader in (train_batches(Numbers(), 4, seed=0), held_out_batches(Numbers(), 4)):
         list(loader)

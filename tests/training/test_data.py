@@ -79,7 +79,7 @@ def test_only_training_slices_are_augmented(drawn):
     assert not any(differ(drawn.train_set, drawn.plain_train_set))
 
 
-def test_volumes_are_learned_in_windows_and_judged_whole(tmp_path):
+def test_volumes_are_learned_in_crops_and_evaluated_whole(tmp_path):
     data = opened(SOLID, tmp_path)
     assert len(read_manifest(data.folder)) == 4
     assert len(data.train_set) == 5 * len(data.plain_train_set)

@@ -125,7 +125,7 @@ def test_the_loss_sees_float32_whatever_the_forward_pass_computed_in():
 
 
 class Noisy(nn.Module):
-    """An encoder with everything that does not stand still by itself: a batch norm, a drop-out, a bare parameter."""
+    """An encoder with everything that does not stand still by itself: a batch norm, dropout, a bare parameter."""
 
     def __init__(self):
         super().__init__()
@@ -153,7 +153,7 @@ def test_what_is_frozen_stands_still_bit_by_bit_and_learns_again_afterwards(opti
     now = model.state_dict()
     assert all(torch.equal(now[name], value) for name, value in frozen.items())  # running statistics too
     assert not torch.equal(now["head.1.weight"], head) and now["head.0.num_batches_tracked"] == 3
-    assert torch.equal(model.seen[0], model.seen[-1])  # the same images, and no drop-out
+    assert torch.equal(model.seen[0], model.seen[-1])  # the same images, and no dropout
     assert all(p.grad is None for p in model.encoder.parameters()) and model.position.grad is None
     assert len(optimizer.state_dict()["state"]) in (0, 4)  # of the head alone (SGD without momentum keeps nothing)
     assert freeze(model, parts, False) == []
@@ -238,7 +238,7 @@ def test_evaluation_counts_every_slice_once_and_leaves_the_network_as_it_was():
     assert result.scores["images"] == 5 and result.scores["loss"] == result.loss
 
 
-def test_several_maps_are_learned_and_judged_each_by_itself():
+def test_several_maps_are_learned_and_evaluated_one_by_one():
     """Discs and what lies beside them: channels may be classes, or maps that overlap."""
     torch.manual_seed(0)
     image, disc, ids = batch(6)

@@ -256,7 +256,7 @@ SIZES = {
     UNet: {"channels": (4, 8)},
     RRCUNet: {"channels": (4, 8)},
 }
-OTHER = {  # sizes that the checkpoint of SIZES does not fit, and how a script is told the right ones
+OTHER = {  # sizes that the checkpoint of SIZES does not fit, and the flags that give a script the right ones
     SwinUNet: [({"embed_dim": 16}, "--embed-dim 8"), ({"depths": (2, 1)}, "--depths 1 1"),
                ({"num_heads": (2, 2)}, "--num-heads 1 2"), ({"patch_size": 2}, "--patch-size 4")],
     UNETR: [({"num_heads": 2}, "--num-heads 3"), ({"depth": 5}, "--depth 4"), ({"feature_size": 4}, "--feature-size 2"),

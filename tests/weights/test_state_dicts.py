@@ -69,7 +69,7 @@ def test_both_formats_of_torch_and_our_own_are_read(tmp_path):
     assert torch.equal(read_file(str(tmp_path / "ours.pt"))["model"]["a"], ONE)
 
 
-def test_the_flags_of_whoever_trained_it_do_no_harm(tmp_path):
+def test_the_arguments_saved_in_a_checkpoint_do_no_harm(tmp_path):
     torch.save({"args": argparse.Namespace(lr=1e-3), "model": {"a": ONE}}, tmp_path / "x.pth")
     assert torch.equal(read_file(tmp_path / "x.pth")["model"]["a"], ONE)
 

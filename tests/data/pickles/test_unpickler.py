@@ -45,7 +45,7 @@ PLAIN = st.recursive(
 @example([[i] for i in range(2500)], 2)  # more than 256 memo entries, and lists in batches of 1000
 @example("x" * 70_000, 4)
 def test_plain_values_come_back_as_python_reads_them(value, protocol):
-    assert repr(read(pickle.dumps(value, protocol))) == repr(value)  # repr tells 1 from True and knows NaN
+    assert repr(read(pickle.dumps(value, protocol))) == repr(value)  # repr distinguishes 1 from True and knows NaN
 
 
 def test_a_long_text_and_a_bytearray_come_as_text_and_bytes():
@@ -79,7 +79,7 @@ def test_a_state_is_noted_and_sets_nothing():
 
 
 class Calls:
-    """Pickled, it asks whoever loads it to call `function(*args)`."""
+    """Pickled, it asks the program that loads it to call `function(*args)`."""
 
     def __init__(self, function, *args):
         self.call = function, args
