@@ -1,7 +1,8 @@
 """Baselines that need no network: a result means something only in comparison with them.
 
-They are computed from histograms, so one pass over the slices tries every threshold: on the grey level or, for a map
-that is the same for every slice, on how often a pixel is lesion. Each lesion class is a task of its own.
+They are computed from histograms, so one pass over the images (slices or volumes) tries every threshold: on the grey
+level or, for a map that is the same for every image, on how often a pixel is lesion. Each lesion class has baselines
+of its own.
 """
 
 from collections.abc import Iterable
@@ -13,31 +14,31 @@ from lungseg.evaluation.metrics import per_image
 
 LEVELS = 256  # grey levels tried as thresholds, as in an 8-bit image
 
-Slices = Iterable[tuple[Tensor, Tensor, str]]  # image (1, H, W) in [0, 1], target (1, H, W) in {0, 1}, id
+Images = Iterable[tuple[Tensor, Tensor, str]]  # image (1, *spatial) in [0, 1], target of the same shape in {0, 1}, id
 
 
-def select_class(slices: Slices, k: int) -> Slices:
-    """The slices with channel k of their targets (K, H, W) alone."""
-    return ((image, target[k : k + 1], id_) for image, target, id_ in slices)
+def select_class(images: Images, k: int) -> Images:
+    """The same images, with only channel k of their targets (K, *spatial)."""
+    return ((image, target[k : k + 1], id_) for image, target, id_ in images)
 
 
-def merge_classes(slices: Slices) -> Slices:
-    """The slices with targets (1, H, W) that are 1 where any of their channels (K, H, W) is."""
-    return ((image, target.amax(dim=0, keepdim=True), id_) for image, target, id_ in slices)
+def merge_classes(images: Images) -> Images:
+    """The same images, with targets (1, *spatial) that are 1 where any channel of (K, *spatial) is."""
+    return ((image, target.amax(dim=0, keepdim=True), id_) for image, target, id_ in images)
 
 
-def threshold_counts(slices: Slices) -> Tensor:
-    """Count the pixels of each slice for the rule "lesion is where the grey level is at least t", for every t.
+def threshold_counts(images: Images) -> Tensor:
+    """Count the pixels of each image for the rule "lesion is where the grey level is at least t", for every t.
 
     Returns:
-        (n, LEVELS + 1, 4) int64: tp, fp, fn, tn of slice i for t = 0, 1, ..., LEVELS. The last t is above every
+        (n, LEVELS + 1, 4) int64: tp, fp, fn, tn of image i for t = 0, 1, ..., LEVELS. The last t is above every
         grey level, so everything is background.
     """
     rows = []
-    for image, target, _ in slices:
+    for image, target, _ in images:
         lesion, every = torch.zeros(2, LEVELS + 1, dtype=torch.int64)
         for cut, lesion_map in zip(*(x.view(-1, *x.shape[-2:]) for x in (image, target)), strict=True):  # (H, W)
-            level = (cut * (LEVELS - 1)).round().long()  # (H, W) of one slice; for a volume it would be a gigabyte
+            level = (cut * (LEVELS - 1)).round().long()  # (H, W) of one slice; a whole volume would take a gigabyte
             lesion += count_at_least(level[lesion_map > 0.5])
             every += count_at_least(level.flatten())
         tp, fp, fn = lesion, every - lesion, lesion[0] - lesion
@@ -51,18 +52,18 @@ def count_at_least(level: Tensor, highest: int = LEVELS) -> Tensor:
     return histogram.flip(0).cumsum(0).flip(0)
 
 
-def best_threshold(slices: Slices) -> int:
-    """The grey level, 0..LEVELS - 1, with the highest mean Dice per slice: to be chosen on the training split."""
-    counts = threshold_counts(slices)[:, :LEVELS]  # (n, LEVELS, 4)
+def best_threshold(images: Images) -> int:
+    """The grey level, 0..LEVELS - 1, with the highest mean Dice per image: to be chosen on the training split."""
+    counts = threshold_counts(images)[:, :LEVELS]  # (n, LEVELS, 4)
     dice = per_image(counts.flatten(0, 1))["dice"].view(counts.shape[:2])  # (n, LEVELS)
     return int(dice.nanmean(0).nan_to_num(-1).argmax())
 
 
-def baseline_counts(train: Slices, held_out: Slices) -> dict[str, Tensor]:
-    """name -> counts (n, 4) on the held-out slices, ready for `lungseg.evaluation.metrics.summarise`.
+def baseline_counts(train: Images, held_out: Images) -> dict[str, Tensor]:
+    """name -> counts (n, 4) on the held-out images, ready for `lungseg.evaluation.metrics.summarise`.
 
     "all background" predicts nothing; "threshold" predicts lesion where a pixel is at least as bright as the grey
-    level that was best on the training slices. With targets of K > 1 classes (K, H, W), each class has its own grey
+    level that was best on the training images. With targets of K > 1 classes (K, *spatial), each class has its own grey
     level, and the counts are (n, K, 4), for `summarise_classes`. Both data sets are read once per class.
     """
     num_classes = len(next(iter(held_out))[1])
@@ -74,32 +75,32 @@ def baseline_counts(train: Slices, held_out: Slices) -> dict[str, Tensor]:
     return {name: torch.stack(c, dim=1) if num_classes > 1 else c[0] for name, c in found.items()}
 
 
-def fixed_map(slices: Slices) -> Tensor:
+def fixed_map(images: Images) -> Tensor:
     """The best map that never looks at the image: lesion where at least k training targets have a lesion.
 
     Args:
-        slices: training slices or volumes of one size, or at least their targets; read once.
+        images: training slices or volumes of the same size, or at least their targets; read once.
 
     Returns:
-        bool, of a target's shape; k is the one with the highest mean Dice per slice (the lowest of equals), where an
+        bool, of a target's shape; k is the one with the highest mean Dice per image (the lowest of equals), where an
         empty target has a Dice of 0 (`lungseg.evaluation.metrics.per_image`). All False if no target has a lesion.
 
     Raises:
         ValueError: if the targets differ in size, or there are none.
     """
-    lesions, often = [], None  # often: at how many slices each pixel is lesion
-    for _, target, id_ in slices:
+    lesions, often = [], None  # often: in how many images each pixel is lesion
+    for _, target, id_ in images:
         lesion = target > 0.5
         often = torch.zeros(lesion.shape, dtype=torch.int32) if often is None else often
         if lesion.shape != often.shape:
             raise ValueError(
-                f"slice {id_} is {shape_text(lesion)} pixels, but those before it {shape_text(often)}: "
-                f"a map for all slices needs slices of the same size."
+                f"image {id_} is {shape_text(lesion)} pixels, but those before it {shape_text(often)}: "
+                f"a map for all images needs images of the same size."
             )
         often += lesion
         lesions.append(lesion.flatten().nonzero()[:, 0])  # (m,): few pixels are lesion, so this is small
     if often is None:
-        raise ValueError("a map for all slices needs training slices, but there are none")
+        raise ValueError("a map for all images needs training images, but there are none")
     most = int(often.max())
     area = count_at_least(often.flatten(), most + 1)  # (most + 2,): pixels of the map for each k
     dice = torch.zeros(most + 2, dtype=torch.float64)
@@ -114,12 +115,12 @@ def shape_text(target: Tensor) -> str:
     return " x ".join(map(str, target.shape[1:]))
 
 
-def lesion_fractions(slices: Slices) -> list[float]:
+def lesion_fractions(images: Images) -> list[float]:
     """For each class, the share of all pixels that are lesion, in (0, 1): what to predict before seeing an image.
 
-    Targets are (K, H, W); K = 1 in a binary data set.
+    Targets are (K, *spatial); K = 1 in a binary data set.
     """
     lesions, pixels = torch.zeros(1, dtype=torch.float64), 0
-    for _, target, _ in slices:
+    for _, target, _ in images:
         lesions, pixels = lesions + target.flatten(1).sum(1), pixels + target[0].numel()  # (K,)
     return [min(max(lesion, 1.0), pixels - 1.0) / pixels for lesion in lesions.tolist()]  # 0 and 1 have infinite logits

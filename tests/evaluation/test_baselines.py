@@ -106,7 +106,7 @@ def test_the_fixed_map_of_empty_targets_is_empty_and_of_one_target_is_that_targe
 
 
 def test_a_fixed_map_wants_targets_of_one_size_and_at_least_one():
-    with pytest.raises(ValueError, match="slice b is 5 x 4 pixels, but those before it 4 x 4"):
+    with pytest.raises(ValueError, match="image b is 5 x 4 pixels, but those before it 4 x 4"):
         fixed_map([(None, torch.zeros(1, 4, 4), "a"), (None, torch.zeros(1, 5, 4), "b")])
     with pytest.raises(ValueError, match="there are none"):
         fixed_map([])
@@ -143,7 +143,7 @@ def test_each_class_has_the_baselines_it_would_have_alone():
         alone = baseline_counts(list(select_class(some[:2], k)), list(select_class(some[2:], k)))
         for name in counts:
             assert counts[name].shape == (2, 2, 4) and torch.equal(counts[name][:, k], alone[name])
-    assert counts["threshold"][:, 0, 1:3].sum() == 0  # the bright class alone lies above a level
+    assert counts["threshold"][:, 0, 1:3].sum() == 0  # only the bright class is above a level
     bright = torch.stack([image >= 0.5 for image, _, _ in some[2:]]).expand(-1, 2, -1, -1)  # (2, 2, 6, 6)
     target = torch.stack([target for _, target, _ in some[2:]])
     assert torch.equal(counts["threshold"][:, 1], class_counts(20.0 * bright - 10, target)[:, 1])

@@ -1,4 +1,4 @@
-"""From a checkpoint and a folder to a table: what a user types, what stands there afterwards, and what is refused."""
+"""From a checkpoint and a folder to a table: what a user types, what is written, and what is refused."""
 
 import csv
 import importlib.util
@@ -75,7 +75,7 @@ class Bright(torch.nn.Module):
 
 @pytest.fixture
 def bright(monkeypatch):
-    """Stands in for a checkpoint of a network, so that one knows what it must score."""
+    """In place of the network of a checkpoint, so that its scores are known."""
 
     def use(**changes):
         size = changes.pop("size", [SIDE, SIDE])
@@ -104,7 +104,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-# ---- what stands there -------------------------------------------------------------------------------------
+# ---- what is written ----------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_is_evaluated_in_the_pixels_of_the_files(checkpoint, folder, capsys):
@@ -268,7 +268,7 @@ def test_slices_of_several_sizes_have_no_fixed_map(bright, folder, tmp_path):
         Image.open(path).crop((0, 0, 20, 24)).save(path)
     main(["any.pt", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     text = (tmp_path / "out/evaluation.md").read_text()
-    assert "No best fixed map, which needs images of the same size: slice slice1 is 24 x 20 pixels" in text
+    assert "No best fixed map, which needs images of the same size: image slice1 is 24 x 20 pixels" in text
     assert "| best grey threshold |" in text and "| best fixed map |" not in text
 
 
