@@ -9,8 +9,8 @@ DATA), each has its own row in a table of classes; everything else is about lesi
 
     evaluation.md           the tables, as they are printed
     evaluation.csv          every score with its interval, for each method and each stratum
-    slices.csv              one row per slice (or volume), to find the bad ones
-    worst_median_best.png   three of them
+    slices.csv              one row per slice (or volume), to look up the bad ones
+    worst_median_best.png   the slices (or volumes) with the worst, the median and the best Dice
 """
 
 import argparse
@@ -136,8 +136,8 @@ def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[di
 
 
 def remarks(split: str, network: dict, background: dict) -> list[str]:
-    """What these scores do not say by themselves. Both rows are of all images."""
-    share, rmse = background["pooled_rmse"] ** 2, background["pooled_rmse"]  # of a map without lesion, by definition
+    """What these scores do not show by themselves. Both rows are over all images."""
+    share, rmse = background["pooled_rmse"] ** 2, background["pooled_rmse"]  # of an empty prediction, by definition
     found = []
     if share > 0:
         found = [
@@ -204,11 +204,12 @@ def write_report(
 
 
 def write_files(folder: Path, report: str, rows: dict[str, list[Row]], per_image: list[Row]) -> None:
-    """Write evaluation.md, evaluation.csv and slices.csv: all of them, or nothing."""
+    """Write evaluation.md, evaluation.csv and slices.csv, all of them or nothing, and print the report."""
     with whole_folder(folder) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
         write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
         write_csv(out / "slices.csv", per_image)
+    print(f"{report}\n\nWritten to {folder}.")
 
 
 def draw_three_predictions(
@@ -269,7 +270,6 @@ def evaluate(args: argparse.Namespace) -> float:
     report = write_report(args, threshold, rows, class_tables(of_classes, calls), notes)
     rows[name] += of_classes
     write_files(args.out, report, rows, image_rows(scores[name], data.classes))
-    print(f"{report}\n\nWritten to {args.out}.")
     with or_warn("worst_median_best.png was not drawn"):  # last, because it needs the network and its memory again
         picture = draw_three_predictions(predictor, data, scores[name], threshold, by_class)
         picture.save(args.out / "worst_median_best.png", optimize=True)

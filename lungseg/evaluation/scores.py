@@ -32,7 +32,7 @@ Predict = Callable[[NDArray, ImageRecord], NDArray]
 
 @dataclass(frozen=True)
 class ImageScore:
-    """The scores of one slice or volume, and what the tables need to know about it."""
+    """The scores of one slice or volume, and what the tables need besides."""
 
     id: str
     group: str  # patient
@@ -81,23 +81,29 @@ def score_image(
             f"{id}: prediction {pred.shape} and target {target.shape} must have the same shape, (H, W) or (D, H, W). "
             f"Resize the prediction to the size of the file first."
         )
-    spacing = np.asarray(spacing_mm, dtype=float)
-    possible = np.isnan(spacing) | (spacing > 0) & (spacing < math.inf)
-    if spacing.shape not in ((), (target.ndim,)) or not possible.all():
-        raise ValueError(
-            f"{id}: spacing_mm={spacing_mm} must be one positive number, or one for each of the {target.ndim} axes. "
-            f"NaN means unknown."
-        )
+    known = is_known_spacing(spacing_mm, target.ndim, id)
     try:
         slices = zip(each_slice(pred), each_slice(target), strict=True)
         counts = torch.stack([counts_from_pred(*pair)[0] for pair in slices]).sum(0)  # (4,)
     except ValueError as error:
         raise ValueError(f"{id}: {error}") from None
-    unit, distance = ("mm", spacing_mm) if np.isfinite(spacing).all() else ("px", spacing_px)
+    unit, distance = ("mm", spacing_mm) if known else ("px", spacing_px)
     lesions, false_positives = match_lesions(pred, target, distance)
     hd95 = hausdorff95(pred, target, distance)
     tp, fp, fn, tn = counts.tolist()
     return ImageScore(id, group, label, tp, fp, fn, tn, hd95, lesions, false_positives, unit)
+
+
+def is_known_spacing(spacing_mm: float | tuple[float, ...], ndim: int, id: str) -> bool:
+    """Whether the spacing of an image is known along every axis; a ValueError names the image if it is impossible."""
+    spacing = np.asarray(spacing_mm, dtype=float)
+    possible = np.isnan(spacing) | (spacing > 0) & (spacing < math.inf)
+    if spacing.shape not in ((), (ndim,)) or not possible.all():
+        raise ValueError(
+            f"{id}: spacing_mm={spacing_mm} must be one positive number, or one for each of the {ndim} axes. "
+            f"NaN means unknown."
+        )
+    return bool(np.isfinite(spacing).all())
 
 
 def each_slice(volume: NDArray) -> Iterator[Tensor]:
