@@ -21,7 +21,7 @@ MISSED = (60, 130, 255)  # blue: lesion that the network missed
 CONFUSED = (200, 60, 220)  # purple: lesion that the network assigned to another class
 # Black, purple, orange, pale yellow: each step brighter than the last, so it can be printed in grey.
 HEAT = np.array([(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)])
-# Okabe and Ito's palette, told apart by colour-blind readers too.
+# Okabe and Ito's palette, which colour-blind readers can distinguish too.
 SERIES = [
     (0, 114, 178),
     (213, 94, 0),
@@ -53,7 +53,7 @@ def to_rgb(image: ArrayLike | Image.Image) -> NDArray[np.uint8]:
 
 
 def heatmap(values: ArrayLike, low: float = 0.0, high: float = 1.0) -> NDArray[np.uint8]:
-    """Colour (H, W) values from `low` (black) over purple and orange to `high` (pale yellow); NaN is grey."""
+    """Colour (H, W) values from `low` (black) through purple and orange to `high` (pale yellow); NaN is grey."""
     values = np.asarray(values, dtype=np.float64)
     position = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1) * (len(HEAT) - 1)  # (H, W)
     colours = [np.interp(position, np.arange(len(HEAT)), HEAT[:, c]) for c in range(3)]
@@ -96,7 +96,7 @@ def overlay(
 
 def class_colour(k: int) -> tuple[int, int, int]:
     """The colour of class k, counted from 1: those of `SERIES`, then hues far apart."""
-    if k < len(SERIES):  # without its last, a grey like the image
+    if k < len(SERIES):  # except its last, a grey like the image
         return SERIES[k - 1]
     red, green, blue = colorsys.hsv_to_rgb(k * 0.618 % 1, 0.65, 1)  # steps of the golden ratio
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -125,7 +125,7 @@ def test_lesion_of_another_class_is_an_error_of_its_own_kind():
 
 def test_a_sheet_of_classes_shows_their_colours_and_names_them_below():
     target, probs = np.zeros((16, 16), np.uint8), np.full((3, 16, 16), 0.1)
-    target[4:8, 4:8], probs[2, 4:8, 4:8] = 2, 0.9  # class 2 taken for class 3
+    target[4:8, 4:8], probs[2, 4:8, 4:8] = 2, 0.9  # class 2 classified as class 3
     rows = [("a", np.zeros((16, 16)), target, probs)]
     one_line = prediction_sheet(rows, classes=("LR2", "LR3", "LR4A"))
     assert has(one_line, CONFUSED) and all(has(one_line, class_colour(k)) for k in (1, 2, 3))

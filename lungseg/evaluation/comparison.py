@@ -45,7 +45,7 @@ def difference_remark(scores: Mapping[str, Sequence[ImageScore]]) -> str:
 
 
 def dice_iou_remark(name: str, dice: float, iou: float | None) -> str:
-    """One sentence: whether a published mean Dice and mean IoU can be of the same images.
+    """One sentence: whether a published mean Dice and mean IoU can come from the same images.
 
     For one image Dice = 2 IoU / (1 + IoU), which is concave: the mean Dice is at most that of the mean IoU (Jensen).
     """

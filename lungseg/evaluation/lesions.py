@@ -61,13 +61,13 @@ def match_lesions(
 def count_calls(pred: ArrayLike, target: ArrayLike, num_classes: int) -> NDArray[np.int64]:
     """How the lesions of each class were classified.
 
-    A lesion is called by the class with the most predicted pixels on it (the lowest, if several are equal).
+    A lesion counts as the class with the most predicted pixels on it (in a tie, the lowest of these classes).
 
     Args:
         pred, target: label maps 0..K of the same shape; a lesion of class k is a connected component of target == k.
 
     Returns:
-        (K, K + 1): row k - 1 counts the lesions of class k that were missed (column 0) and called 1..K.
+        (K, K + 1): row k - 1 counts the lesions of class k that were missed (column 0) and those called 1..K.
     """
     predicted, labels = np.asarray(pred), np.asarray(target)
     table = np.zeros((num_classes, num_classes + 1), np.int64)

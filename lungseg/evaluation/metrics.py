@@ -134,8 +134,8 @@ def summarise(counts: Tensor) -> dict[str, float]:
 def summarise_classes(counts: Tensor, names: Sequence[str] = ()) -> dict[str, float]:
     """`summarise` for K classes: the mean of each score over the classes, then the scores of each class.
 
-    A class without a lesion pixel in any image has no scores (NaN) and no part in the means, as there is nothing to
-    find. (False predictions of it are counted in its "false_alarms".)
+    A class without a lesion pixel in any image has no scores (NaN) and is left out of the means, as there is no lesion
+    to detect. (False predictions of it are counted in its "false_alarms".)
 
     Args:
         counts: (n, K, 4), of `class_counts`.
@@ -182,10 +182,9 @@ def worst_median_best(dice: ArrayLike) -> list[tuple[str, int]]:
 def hausdorff95(pred: ArrayLike, target: ArrayLike, spacing_mm: float | tuple[float, ...]) -> float:
     """How far apart two outlines are, in mm, without the worst 5 % of each.
 
-    From every outline pixel of the one map, the distance to the nearest outline pixel of the other; the 95th
-    percentile of these; the same in the other direction; the larger of the two. An outline pixel is a lesion
-    pixel with background or the edge of the image next to it (not diagonally; in a volume also before and
-    behind).
+    From every outline pixel of one map, the distance to the nearest outline pixel of the other; the 95th percentile
+    of these; the same in the other direction; the larger of the two. An outline pixel is a lesion pixel with
+    background or the edge of the image next to it (not diagonally; in a volume, the slices above and below count too).
 
     Args:
         pred, target: (H, W) or (D, H, W), bool or values in {0, 1}.

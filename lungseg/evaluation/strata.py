@@ -119,11 +119,11 @@ def patient_sums(scores: Sequence[ImageScore], stratum: Stratum) -> tuple[list[s
 def bootstrap(
     scores: Sequence[ImageScore], *, stratum: Stratum = EVERYTHING, draws: int = 2000, seed: int = 0
 ) -> dict[str, NDArray[np.float64]]:
-    """name -> (draws,): each score when as many patients as there are, with all their images, are drawn at random.
+    """name -> (draws,): each score, computed again on as many patients as there are, drawn at random with replacement.
 
-    Whole patients are drawn, with replacement, because the slices of one patient are not independent (Efron and
-    Tibshirani 1993, An Introduction to the Bootstrap). A draw in which no image has a score is NaN there. The same seed
-    draws the same patients for every network scored on them, so the difference of two networks is paired.
+    Patients are drawn with all their images, because the slices of one patient are not independent (Efron and
+    Tibshirani 1993, An Introduction to the Bootstrap). A score that no image of a draw has is NaN. The same seed draws
+    the same patients for every network scored on them, so the difference between two networks is paired.
     """
     rng = np.random.default_rng(seed)
     names, sums = patient_sums(scores, stratum)

@@ -108,7 +108,7 @@ def round_value(value: Value) -> Value:
 
 
 def image_rows(scores: Sequence[ImageScore], classes: Sequence[str] = ()) -> list[dict[str, Value]]:
-    """One row per image, to find the bad ones and to compute what our tables do not show.
+    """One row per image, to look up the bad ones and to compute what our tables do not show.
 
     If each class was scored on its own (`score_all` with by_class), also the counts and the Dice of each.
     """

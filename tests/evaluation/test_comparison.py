@@ -14,7 +14,7 @@ def make_scores(tp):
 
 
 def test_differences_are_paired():
-    """Two networks that differ a little for every patient are told apart, however much the patients differ."""
+    """Two networks that differ a little for every patient can be told apart, however much the patients differ."""
     patients = np.random.default_rng(0).integers(2, 18, 60)
     said = difference_remark({"A": make_scores(patients), "B": make_scores(patients + 1)})
     low, high = map(float, said.removeprefix("Dice of B, the highest mean here, minus that of the others, 95 %: A ")

@@ -47,7 +47,7 @@ def flood_fill(region):
 
 
 @given(pairs())
-def test_lesions_and_finds_are_those_of_a_flood_fill(pair):
+def test_lesions_and_detections_are_those_of_a_flood_fill(pair):
     pred, target = pair
     lesions, false_positives = match_lesions(pred, target, 1.0)
     true, detections = flood_fill(target), flood_fill(pred)
@@ -85,7 +85,7 @@ def picture(text):
     return np.array([[c == "#" for c in line] for line in text.split()])
 
 
-def test_a_merged_find_finds_both_and_a_broken_one_counts_once():
+def test_a_merged_detection_finds_both_and_a_broken_one_counts_once():
     target = picture("##.## ..... #####")
     merged = picture("##### ..... .....")
     broken = picture("..... ..... #.#.#")
@@ -180,6 +180,6 @@ def test_a_lesion_that_is_called_by_its_class_is_on_the_diagonal():
     target = np.zeros((2, 9, 9), np.uint8)
     target[0, 1:3, 1:3], target[1, 5:7, 5:7], target[0, 8, 1] = 1, 2, 2
     pred = target.copy()
-    pred[1, 5:7, 5:7] = 1  # the second is taken for class 1 ...
+    pred[1, 5:7, 5:7] = 1  # the second is classified as class 1 ...
     pred[0, 8, 1] = 0  # ... and the third is missed
     assert count_calls(pred, target, 2).tolist() == [[0, 1, 0], [1, 1, 0]]

@@ -57,7 +57,7 @@ def test_dice_and_iou_of_one_image_are_one_number_said_twice(rows):
 
 
 @given(rows=count_tables())
-def test_mean_dice_lies_between_mean_iou_and_its_curve(rows):
+def test_mean_dice_is_between_mean_iou_and_its_curve(rows):
     s = summarise(torch.tensor(rows))
     if not math.isnan(s["dice"]):
         assert s["iou"] - 1e-12 <= s["dice"] <= 2 * s["iou"] / (1 + s["iou"]) + 1e-12

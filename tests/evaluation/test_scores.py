@@ -39,7 +39,7 @@ def slices(draw, min_slices=1, max_slices=6, max_patients=5):
     return found
 
 
-def scores_of(some):
+def only_scores(some):
     return [score for _, _, score in some]
 
 
@@ -114,7 +114,7 @@ def test_pixels_are_millimetres_of_a_slice_of_1_mm_pixels(some, height, width):
 @few
 @given(slices(min_slices=2))
 def test_mm_and_pixels_are_never_averaged_together(some):
-    scores = scores_of(some)
+    scores = only_scores(some)
     whole = table_row(scores, draws=2)
     for unit in ("mm", "px"):
         alone = [s for s in scores if s.unit == unit]
@@ -203,9 +203,9 @@ def test_a_data_set_has_one_unit_and_says_so(known, unit):
     assert {score.unit for score in half_found(data)} == {unit}
     said = unit_remark(data, known)
     assert bool(said) == (unit == "px") and ("The spacing of 1 of 2 images is unknown" in said) == (sum(known) == 1)
-    assert ("or of the files" in said) == (unit == "px")  # the manifest does not tell of any original
-    told = FewSlices(data, [Scaled(r.id, r.group, "test", source_height=9, source_width=9) for r in records])
-    assert "or of the files" not in unit_remark(told, [False, False])
+    assert ("or of the files" in said) == (unit == "px")  # the manifest states no original size
+    stated = FewSlices(data, [Scaled(r.id, r.group, "test", source_height=9, source_width=9) for r in records])
+    assert "or of the files" not in unit_remark(stated, [False, False])
 
 
 def test_a_volume_is_scaled_within_its_slices():

@@ -48,7 +48,7 @@ def slices(draw, min_slices=1, max_slices=6, max_patients=5):
     return found
 
 
-def scores_of(some):
+def only_scores(some):
     return [score for _, _, score in some]
 
 
@@ -67,7 +67,7 @@ def constant(dice_tenths, group, number):
 @given(slices())
 def test_the_row_of_all_slices_is_what_summarise_says(some):
     maps = [torch.from_numpy(np.stack(x))[:, None] for x in list(zip(*some, strict=True))[:2]]  # (n, 1, 5, 6)
-    want, row = summarise(counts_from_pred(*maps)), table_row(scores_of(some), draws=2)
+    want, row = summarise(counts_from_pred(*maps)), table_row(only_scores(some), draws=2)
     assert row["slices"] == want.pop("images") == len(some)
     assert {name: row[name] for name in want} == pytest.approx(want, nan_ok=True)
 
@@ -75,7 +75,7 @@ def test_the_row_of_all_slices_is_what_summarise_says(some):
 @few
 @given(slices())
 def test_each_slice_and_each_lesion_is_in_one_size_and_each_slice_in_one_label(some):
-    scores = scores_of(some)
+    scores = only_scores(some)
     rows = table_rows(scores, draws=2)
     everything = rows[0]
     parts = {
@@ -145,8 +145,8 @@ def test_no_slices_make_a_table_without_rows_and_a_row_without_scores():
 
 @few
 @given(slices(max_slices=10, max_patients=8))
-def test_each_interval_holds_its_score_and_stands_where_enough_patients_have_it(some):
-    scores = scores_of(some)
+def test_each_interval_holds_its_score_and_exists_where_enough_patients_have_it(some):
+    scores = only_scores(some)
     row = table_row(scores, draws=400)
     for name, values in scores_per_image(scores).items():
         patients = {s.group for s, value in zip(scores, values, strict=True) if not math.isnan(value)}
@@ -161,7 +161,7 @@ def test_each_interval_holds_its_score_and_stands_where_enough_patients_have_it(
 @few
 @given(slices(), st.randoms(use_true_random=False))
 def test_the_order_of_the_slices_is_nothing(some, random):
-    scores = scores_of(some)
+    scores = only_scores(some)
     shuffled = random.sample(scores, len(scores))
     for a, b in zip(table_rows(scores, draws=20), table_rows(shuffled, draws=20), strict=True):
         assert a.pop("stratum") == b.pop("stratum")
@@ -171,7 +171,7 @@ def test_the_order_of_the_slices_is_nothing(some, random):
 @few
 @given(slices(min_slices=2), st.integers(2, 4))
 def test_more_slices_of_the_same_patients_that_say_the_same_are_no_more_evidence(some, times):
-    scores = scores_of(some)
+    scores = only_scores(some)
     for name, bounds in intervals(scores, draws=50).items():
         assert interval(scores * times, name, draws=50) == pytest.approx(bounds, nan_ok=True)
 

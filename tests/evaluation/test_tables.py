@@ -97,7 +97,7 @@ def test_each_slice_has_a_row_of_its_own(scores):
     assert math.isnan(c["diameter_px"]) and math.isnan(a["hd95_px"])
 
 
-def test_distances_stand_under_their_unit(scores):
+def test_distances_are_under_their_unit(scores):
     in_px = [replace(s, unit="px", group=f"other {s.group}") for s in scores]
     for some, headers in ((scores, ["HD95 mm"]), (in_px, ["HD95 px"]), (scores + in_px, ["HD95 mm", "HD95 px"])):
         lines = markdown_table(table_rows(some)).split("\n")

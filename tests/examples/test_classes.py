@@ -31,7 +31,7 @@ def main(example):
 
 @pytest.fixture(scope="module")
 def learned(main, two_classes, tmp_path_factory):
-    """A U-Net that has learned which lesion is which; its evaluation is beside it."""
+    """A U-Net that has learned which lesion is which; its evaluation is next to it."""
     out = tmp_path_factory.mktemp("runs") / "unet"
     assert check_folder(two_classes) == []
     dice = main["train_unet"](["--data", str(two_classes), "--out", str(out), *UNET, "--augment", "flips"])
@@ -40,17 +40,17 @@ def learned(main, two_classes, tmp_path_factory):
     return out
 
 
-def rows_of(path):
+def read_rows(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def colours_of(path):
+def read_colours(path):
     with Image.open(path) as picture:
         return {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=2**24)}
 
 
-def mask_of(path):
+def read_mask(path):
     with Image.open(path) as picture:
         return np.asarray(picture)
 
@@ -59,7 +59,7 @@ def mask_of(path):
 
 
 def test_the_evaluation_has_a_row_for_each_class_that_agrees_with_the_training(learned, two_classes, log_of):
-    table = rows_of(learned / "evaluation_test/evaluation.csv")
+    table = read_rows(learned / "evaluation_test/evaluation.csv")
     of_network = {row["stratum"]: row for row in table if row["method"] == "UNet"}
     last = log_of(learned)[-1]["best epoch"]
     for name in ("solid", "cyst"):  # the two classes never meet, so that no pixel is above 1/2 for both
@@ -71,19 +71,19 @@ def test_the_evaluation_has_a_row_for_each_class_that_agrees_with_the_training(l
     assert "| class solid | 3 | 0 |" in report and "| class cyst | 3 | 1 |" in report
     assert "| class | lesions | missed | called solid | called cyst |" in report
     assert "| solid | 3 | 0 | 3 | 0 |" in report
-    shown = colours_of(learned / "evaluation_test/worst_median_best.png")
+    shown = read_colours(learned / "evaluation_test/worst_median_best.png")
     assert {class_colour(1), class_colour(2)} <= shown
 
 
 def test_each_slice_has_the_counts_of_each_class(learned):
-    for row in rows_of(learned / "evaluation_test/slices.csv"):
+    for row in read_rows(learned / "evaluation_test/slices.csv"):
         for count in ("tp", "fn"):  # never both classes in one pixel, so that all lesion is one or the other
             assert int(row[f"{count} of solid"]) + int(row[f"{count} of cyst"]) <= int(row["tp"]) + int(row["fn"])
         tp, fp, fn = (int(row[f"{count} of solid"]) for count in ("tp", "fp", "fn"))
         assert float(row["dice of solid"]) == pytest.approx(2 * tp / (2 * tp + fp + fn), rel=1e-4)
 
 
-def test_where_network_and_data_know_other_classes_lesions_of_any_are_scored_and_it_is_said(
+def test_where_network_and_data_have_other_classes_lesions_of_any_are_scored_and_a_remark_says_so(
     main, learned, two_classes, discs, tmp_path
 ):
     other = shutil.copytree(two_classes, tmp_path / "other")
@@ -96,8 +96,8 @@ def test_where_network_and_data_know_other_classes_lesions_of_any_are_scored_and
             f"The network predicts solid, cyst, the data hold {known}: only lesions of any class are scored." in report
         )
         assert "| class " not in report
-    same = rows_of(learned / "evaluation_test/evaluation.csv")[0]
-    assert rows_of(tmp_path / "evaluated_other/evaluation.csv")[0] == same  # of any class, whatever they are called
+    same = read_rows(learned / "evaluation_test/evaluation.csv")[0]
+    assert read_rows(tmp_path / "evaluated_other/evaluation.csv")[0] == same  # of any class, whatever they are called
 
 
 def test_a_binary_network_is_evaluated_on_lesions_of_any_class(main, two_classes, discs, tmp_path):
@@ -108,7 +108,7 @@ def test_a_binary_network_is_evaluated_on_lesions_of_any_class(main, two_classes
         "The network predicts lesion, the data hold solid, cyst" in (run / "evaluation_test/evaluation.md").read_text()
     )
     assert main["predict"]([str(run / "best.pt"), str(two_classes), "--out", str(tmp_path / "out")]) == 0
-    assert set(np.unique(mask_of(tmp_path / "out/masks/slice00.png"))) <= {0, 255}
+    assert set(np.unique(read_mask(tmp_path / "out/masks/slice00.png"))) <= {0, 255}
     assert not (tmp_path / "out/classes.txt").exists()
 
 
@@ -120,24 +120,24 @@ def test_predicted_masks_hold_class_numbers_and_overlays_their_colours(main, lea
     assert main["predict"]([str(learned / "best.pt"), str(two_classes), "--out", str(out), "--probabilities"]) == 0
     assert "pixels" in capsys.readouterr().out and read_classes(out) == ("solid", "cyst")
     right = 0
-    for row in rows_of(out / "slices.csv"):
-        pred, target = (mask_of(folder / f"masks/{row['id']}.png") for folder in (out, two_classes))
+    for row in read_rows(out / "slices.csv"):
+        pred, target = (read_mask(folder / f"masks/{row['id']}.png") for folder in (out, two_classes))
         counts = [int((pred == k).sum()) for k in (1, 2)]
         assert [int(row[f"predicted_px of {name}"]) for name in ("solid", "cyst")] == counts
         assert int(row["predicted_px"]) == sum(counts)
-        probs = [mask_of(out / f"probabilities/{k}/{row['id']}.png") / 65535 for k in (1, 2)]
+        probs = [read_mask(out / f"probabilities/{k}/{row['id']}.png") / 65535 for k in (1, 2)]
         assert np.array_equal(pred > 0, np.maximum(*probs) > 0.5)
         assert (probs[0] >= probs[1])[pred == 1].all() and (probs[1] >= probs[0])[pred == 2].all()
         right += (pred == target)[target > 0].mean() > 0.5
-    assert right > 10  # of 15: it really knows one from the other
-    assert {class_colour(1), class_colour(2)} <= colours_of(out / "overlays/slice01.png")
-    assert {class_colour(1), class_colour(2)} <= colours_of(out / "legend.png")
+    assert right > 10  # of 15: it really distinguishes them
+    assert {class_colour(1), class_colour(2)} <= read_colours(out / "overlays/slice01.png")
+    assert {class_colour(1), class_colour(2)} <= read_colours(out / "legend.png")
 
 
-def test_a_target_without_classes_is_green_beside_a_prediction_of_classes(main, learned, discs, tmp_path):
+def test_a_target_without_classes_is_green_next_to_a_prediction_of_classes(main, learned, discs, tmp_path):
     out = tmp_path / "out"
     assert main["predict"]([str(learned / "best.pt"), str(discs), "--out", str(out)]) == 0
-    shown = set.union(*(colours_of(path) for path in (out / "overlays").iterdir()))
+    shown = set.union(*(read_colours(path) for path in (out / "overlays").iterdir()))
     assert (0, 210, 90) in shown and class_colour(1) in shown
 
 
@@ -148,10 +148,10 @@ def test_another_script_from_check_to_prediction(main, two_classes, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     assert isinstance(main["train_swin"](["--data", str(two_classes), "--out", str(run), *SWIN]), float)
     assert isinstance(main["evaluate"]([str(run / "best.pt"), "--data", str(two_classes)]), float)
-    names = [row["stratum"] for row in rows_of(run / "evaluation_test/evaluation.csv")]
+    names = [row["stratum"] for row in read_rows(run / "evaluation_test/evaluation.csv")]
     assert "class solid" in names and "class cyst" in names
     assert main["predict"]([str(run / "best.pt"), str(two_classes), "--out", str(out), "--threshold", "0.01"]) == 0
-    assert set(np.unique(mask_of(out / "masks/slice00.png"))) <= {0, 1, 2}
+    assert set(np.unique(read_mask(out / "masks/slice00.png"))) <= {0, 1, 2}
 
 
 def test_volumes_from_check_to_prediction(main, tmp_path, log_of):
@@ -170,10 +170,10 @@ def test_volumes_from_check_to_prediction(main, tmp_path, log_of):
     assert main["predict"]([str(run / "best.pt"), str(data), "--out", str(out), "--probabilities"]) == 0
     pred = np.load(out / "volumes/v3.npz")["pred"]
     assert pred.shape == (6, 20, 24) and {1, 2} <= set(np.unique(pred)) <= {0, 1, 2}
-    assert np.array_equal(pred, np.stack([mask_of(path) for path in sorted((out / "masks/v3").iterdir())]))
-    rows = [row for row in rows_of(out / "slices.csv") if row["id"].startswith("v3/")]
+    assert np.array_equal(pred, np.stack([read_mask(path) for path in sorted((out / "masks/v3").iterdir())]))
+    rows = [row for row in read_rows(out / "slices.csv") if row["id"].startswith("v3/")]
     assert sum(int(row["predicted_px of cyst"]) for row in rows) == (pred == 2).sum()
-    assert mask_of(out / "probabilities/2/v3/003.png").dtype == np.uint16
+    assert read_mask(out / "probabilities/2/v3/003.png").dtype == np.uint16
 
 
 def test_a_binary_checkpoint_is_a_start_for_classes(main, two_classes, discs, tmp_path, capsys):

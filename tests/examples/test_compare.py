@@ -43,7 +43,7 @@ def done(compare, discs, tmp_path_factory):
         return out, compare.main(argv), compare.main(argv)
 
 
-def rows_of(out):
+def read_rows(out):
     with open(out / "comparison.csv", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -71,10 +71,10 @@ def test_the_table_is_the_mean_over_the_seeds(done):
         logs = [(out / f"{folder}_seed{seed}" / "log.jsonl").read_text().splitlines() for seed in (0, 1)]
         means = [json.loads(lines[-1])["best epoch"]["dice"] for lines in logs]
         assert dice[name] == pytest.approx(sum(means) / 2)
-    whole = {row["network"]: row for row in rows_of(out) if row["stratum"] == "all"}
+    whole = {row["network"]: row for row in read_rows(out) if row["stratum"] == "all"}
     assert whole["U-Net"]["slices"] == "3" and whole["U-Net"]["patients"] == "3" and whole["U-Net"]["lesions"] == "3"
     assert float(whole["U-Net"]["dice"]) == pytest.approx(dice["U-Net"], rel=1e-5)
-    assert {row["stratum"] for row in rows_of(out)} >= {"all", "5-10 mm"}
+    assert {row["stratum"] for row in read_rows(out)} >= {"all", "5-10 mm"}
 
 
 def test_a_test_split_without_lesion_is_refused_before_any_training(compare, tmp_path, capsys):
@@ -97,7 +97,7 @@ def test_the_files_say_what_was_done(done):
     for words in ("Every network on discs, seeds 0, 1", "| U-Net |", "Swin-UNet 0.", "RRc-UNet 3D (quoted)"):
         assert words in text
     assert "averaging differ" in text
-    ours = {row["network"]: row for row in rows_of(out) if row["stratum"] == "all"}
+    ours = {row["network"]: row for row in read_rows(out) if row["stratum"] == "all"}
     for name, title in (("Swin-UNet", "Swin-UNet"), ("U-Net", "U-Net (quoted)")):
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {title} | 0."))
         next_to = line.split(" | ")[2::2]
@@ -209,7 +209,7 @@ def test_with_lesion_classes_lesions_of_any_class_are_compared(compare, two_clas
         in (tmp_path / "out/comparison.md").read_text()
     )
     assert load_checkpoint(tmp_path / "out/u_net_seed0/best.pt")["network"]["arguments"]["num_classes"] == 2
-    whole = rows_of(tmp_path / "out")[0]
+    whole = read_rows(tmp_path / "out")[0]
     assert whole["slices"] == "3" and whole["lesions"] == "4"  # where discs and squares touch, they are one lesion
 
 
