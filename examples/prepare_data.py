@@ -57,13 +57,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--test", metavar="SOURCE", help="a source to keep for testing; the others are then training and validation")
     add("--size", type=int, default=256, help="side of the written images in pixels (%(default)s)")
     add("--bits", type=int, default=8, choices=(8, 16), help="8: grey steps of 5.5 HU; 16: of 0.02 (%(default)s)")
-    help_ = (
-        "side of a pixel of the original slices, or the column that states it, or none (default: a column of that name)"
-    )
+    help_ = "side of an original pixel, or the column that states it, or none (default: a column of that name)"
     add("--spacing-mm", metavar="MM", help=help_)
     help_ = "share of the slices in each split (0.7 0.15 0.15)"
-    of_split = list(FRACTIONS.values())
-    add("--fractions", type=float, nargs=3, default=of_split, metavar=("TRAIN", "VAL", "TEST"), help=help_)
+    add("--fractions", type=float, nargs=3, default=[*FRACTIONS.values()], metavar=("TRAIN", "VAL", "TEST"), help=help_)
     help_ = "similarity, 0 to 1, above which two slices count as of one patient (%(default)s)"
     add("--threshold", type=float, default=0.4, help=help_)
     help_ = "add augmented copies until there are N training slices (0: none; the report had about 3400)"
@@ -71,8 +68,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="decides the split and the augmentation (%(default)s)")
 
     add = parser.add_argument_group("tables").add_argument
-    help_ = "the column with HU (%(default)s; docs/data/your_data.md says why not hu_array)"
-    add("--column", default="hu_array_old", help=help_)
+    add("--column", default="hu_array_old", help="the column with HU (%(default)s; hu_array shows only the lung)")
     help_ = "the column that names the patient, or none (default: one called patient, patient_id, series, group, ...)"
     add("--group", metavar="COLUMN", help=help_)
     help_ = "make lesion classes from label1: masks hold the number of the label, named in classes.txt"
@@ -83,8 +79,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--masks", metavar="PATTERN", help="the masks, such as 'masks/*_mask.png'; * stands for the same text in both")
     help_ = "the patient in the path of an image, in parentheses, such as 'images/([^_]+)_'"
     add("--patient-from", metavar="REGEX", help=help_)
-    help_ = "HU of black and white, if known"
-    add("--hu-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=help_)
+    add("--hu-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="HU of black and white, if known")
     return parser.parse_args(argv)
 
 
@@ -107,11 +102,7 @@ def read_source(path: str, prefix: str, start: int, args: argparse.Namespace) ->
 
 
 def paint_classes(slices: list[Slice]) -> tuple[str, ...]:
-    """Give the lesion of each slice the number of the slice's label, and return the classes in that order.
-
-    Raises:
-        ValueError: for a lesion without a label, and for labels that cannot be classes.
-    """
+    """Number each lesion by the label of its slice, and return the classes in order; a ValueError for bad labels."""
     painted = [s for s in slices if s.target.any()]
     unknown = [s.record.id for s in painted if s.record.label in ("", "none")]
     if unknown:
@@ -249,7 +240,7 @@ def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) ->
         if args.classes:
             raise ValueError(
                 "--classes takes the classes from the labels of a table, and pictures have none. Masks that hold class "
-                "numbers become a folder with lungseg.data.slices.SliceWriter (docs/data/classes.md)."
+                "numbers become a folder with lungseg.data.SliceWriter."
             )
         if args.group not in (None, "none") or spacing_is_column:
             raise ValueError("pictures have no columns: use --patient-from for --group, and a number of mm.")

@@ -32,7 +32,7 @@ SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 REMEDIES = {
     "slices": "Give a folder that prepare_data.py wrote, from tables or (--images, --masks) from pictures.",
-    "volumes": "Put each volume there as <id>.npz (lungseg.data.volumes.write_volume).",
+    "volumes": "Put each volume there as <id>.npz (lungseg.data.volume_file.write_volume).",
 }
 DIMS = {"slices": 2, "volumes": 3}
 MAX_ID_BYTES = 200  # a file name has 255, some of them for .npz and what is added while a file is written

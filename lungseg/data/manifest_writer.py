@@ -39,9 +39,11 @@ class ManifestWriter:
     def __enter__(self) -> Self:
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise ValueError(f"{self.folder} exists already. Remove it, or choose another folder.")
-        self.path = self._open.enter_context(whole_folder(self.folder))
-        for name in self.subfolders:
-            (self.path / name).mkdir()
+        with ExitStack() as opening:  # an error in here removes the folder, too: then __exit__ is not called
+            self.path = opening.enter_context(whole_folder(self.folder))
+            for name in self.subfolders:
+                (self.path / name).mkdir()
+            self._open = opening.pop_all()
         return self
 
     def check(self, record: ImageRecord) -> None:

@@ -25,6 +25,18 @@ def test_the_folder_appears_only_when_it_is_complete(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["f"]
 
 
+def test_an_error_while_the_folder_is_made_leaves_nothing_even_before_it_is_handled(tmp_path):
+    class Twice(SliceWriter):
+        subfolders = ("images", "images")
+
+    try:
+        Twice(tmp_path / "f").__enter__()
+    except FileExistsError:  # here the error still holds on to the writer
+        assert list(tmp_path.iterdir()) == []
+    else:
+        pytest.fail("the same folder was made twice")
+
+
 @pytest.mark.parametrize("wrong", [{"group": ""}, {"split": "dev"}, {"bits": 12}, {"spacing_mm": 0.0}])
 def test_a_writer_refuses_a_row_that_could_not_be_read(tmp_path, wrong):
     with pytest.raises(ValueError, match="id 's' has"), SliceWriter(tmp_path / "f") as out:
