@@ -1,15 +1,11 @@
 """lungseg: lung-lesion segmentation in CT, written by hand in PyTorch to be read, taught and used.
 
-from lungseg.nn.swin_unet import SwinUNet
-from lungseg.nn.unetr import UNETR
-from lungseg.nn.resnet_unet import ResNet50UNet
-from lungseg.nn.unet import UNet
-from lungseg.nn.rrc_unet import RRCUNet
-from lungseg.weights.load import load_published
-from lungseg.predictor import load_predictor
-from lungseg.data import SliceDataset        lungseg.nn: networks and layers      lungseg.losses
-from lungseg.training.step import train_one_epoch
-from lungseg.training import evaluate                            lungseg.evaluation
+    from lungseg import SwinUNet, load_predictor, load_published    networks, trained networks, published weights
+    from lungseg.data import SliceDataset                           folders of slices and volumes, phantoms, splits
+    from lungseg.training import evaluate, train_one_epoch          the step, recipes, runs that resume
+    from lungseg.evaluation import match_lesions, score_all         scores of each image, detected lesions, tables
+
+`lungseg.nn` holds the networks and their layers, `lungseg.losses` the losses, `lungseg.checks` the checks for students.
 """
 
 from typing import TYPE_CHECKING

@@ -19,6 +19,7 @@ def lazy_exports(
     module_of = {name: module for module, names in exports.items() for name in names}
 
     def load(name: str) -> Any:
+        """The `__getattr__`: import what has this name, a name of `exports` or a module of the package."""
         if name in module_of:
             value = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
         elif not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):

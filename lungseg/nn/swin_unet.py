@@ -149,6 +149,7 @@ class SwinUNet(nn.Module):
         deepest_block = max(sum(depths) - 1, 1)
 
         def stage(i: int) -> nn.Sequential:
+            """The blocks of stage i, counted from the finest; encoder and decoder have the same."""
             blocks = [
                 SwinBlock(
                     dims[i],

@@ -1,7 +1,9 @@
 """The command line of a training script: flags in, a sentence and an exit code out.
 
-def train(run: Run) -> float: ...       the story: network, data, optimizer, epochs, test
-def main(argv=None): return run_script(train, RECIPES, argv, ...)
+    def train(run: Run) -> float: ...
+    def main(argv=None): return run_script(train, RECIPES, argv, ...)
+
+`train` is the story of the script: network, data, optimizer, epochs, test.
 """
 
 from collections.abc import Callable, Mapping, Sequence

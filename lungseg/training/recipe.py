@@ -1,7 +1,9 @@
-"""Every number of a training run, with its reason. Each script adds the sizes of its network and names its recipes.
+"""Every number of a training run, with its reason.
 
-@dataclass(frozen=True)
-class Recipe(TrainingRecipe): ...       RECIPES = {"demo": Recipe(...), "report": Recipe(...)}
+    @dataclass(frozen=True)
+    class Recipe(TrainingRecipe): ...       RECIPES = {"demo": Recipe(...), "report": Recipe(...)}
+
+Each script adds the sizes of its network and names its recipes.
 """
 
 from dataclasses import dataclass

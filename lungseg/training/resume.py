@@ -1,8 +1,10 @@
-"""May a run begin in its folder, or be resumed there? What is found there is checked as if somebody had edited it.
+"""May a run begin in its folder, or be resumed there?
 
-nothing, or only phantoms    a run begins; there is nothing to resume
-recipe.json                  a run was stopped in its first epoch: --resume starts it again, with its own settings
-last.pt                      --resume continues after its last epoch
+    nothing, or only phantoms    a run begins; there is nothing to resume
+    recipe.json                  a run was stopped in its first epoch: --resume starts it again, with its own settings
+    last.pt                      --resume continues after its last epoch
+
+What is found there is checked as if somebody had edited it.
 """
 
 import difflib

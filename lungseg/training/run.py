@@ -1,10 +1,11 @@
-"""A run: from its folder and its checkpoint, through the epochs, to the test. The story between is in the script.
+"""A run: from its folder and its checkpoint, through the epochs, to the test.
 
-run = Run(recipe, options, ...)
-model = run.build(SwinUNet, {...}); data = run.open_data(); run.prepare(model)
-run.begin(model=model, optimizer=optimizer, ...)
-for epoch in run.epochs(): ...; run.end_epoch(epoch, ...)
-run.end(test, model)
+    run = Run(recipe, options, ...); model = run.build(SwinUNet, {...}); data = run.open_data(); run.prepare(model)
+    run.begin(model=model, optimizer=optimizer, ...)
+    for epoch in run.epochs(): ...; run.end_epoch(epoch, ...)
+    run.end(test, model)
+
+The story between these lines is in the script.
 """
 
 import json
@@ -47,11 +48,11 @@ from lungseg.typed import form
 class Run:
     """One training run: its settings, its folder, and the checkpoint it is resumed from.
 
-    Call its methods in the order in which they are defined.
+    Call its methods in the order in which they are defined; `freeze_encoder` and `title` in each epoch.
 
     Attributes:
         recipe, options: as asked for or, if the run is resumed, as it was started.
-        started: all settings that must stay as they were when a resumed run was started.
+        started: the settings a resumed run was started with, which must not change; {} for a new run.
         saved: the checkpoint to resume from, or None for a new run.
         compute: keyword arguments of `train_one_epoch` and `evaluate`: the number type, and the processes.
     """
@@ -241,9 +242,8 @@ class Run:
 
     def title(self, epoch: int) -> str:
         """The text before the progress bar."""
-        best = self.stopping.best
-        best_text = "none yet" if best is None else f"{best:.3f}"
-        return f"epoch {epoch + 1}/{self.recipe.epochs}, best {self.recipe.monitor} {best_text}"
+        best = "none yet" if self.stopping.best is None else f"{self.stopping.best:.3f}"
+        return f"epoch {epoch + 1}/{self.recipe.epochs}, best {self.recipe.monitor} {best}"
 
     def end_epoch(self, epoch: int, train_loss: float, val: dict[str, float], *, lr: float, is_best: bool) -> None:
         """Log, save, print. A kill at any moment loses no finished epoch."""

@@ -156,6 +156,7 @@ class Machine:
     # Names, and requests to call them
 
     def push_name(self, module: Any, name: Any) -> None:
+        """GLOBAL and STACK_GLOBAL, where Python's own machine imports the module; here only listed names are noted."""
         if type(module) is not str or type(name) is not str:
             raise RefusedError("the pickle is damaged: it names something that is not text")
         if (module, name) not in self.names:
