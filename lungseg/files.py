@@ -26,10 +26,15 @@ def regular_file(path: str | Path) -> Path:
     return Path(path)
 
 
+def is_free(folder: str | Path) -> bool:
+    """Whether a folder is new or empty, so that results can be written there (`whole_folder`)."""
+    folder = Path(folder)
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 def check_free(folder: str | Path) -> None:
     """Raise a ValueError that mentions --out unless `folder` is new or empty."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_free(folder):
         raise ValueError(f"{folder} is not empty. Choose another folder with --out.")
 
 

@@ -9,7 +9,7 @@ from typing import Self
 from lungseg.data.classes import checked_classes, write_classes
 from lungseg.data.manifest import ImageRecord, check_id, check_record, write_manifest
 from lungseg.data.splits import check_disjoint
-from lungseg.files import whole_folder
+from lungseg.files import is_free, whole_folder
 
 
 class ManifestWriter:
@@ -37,7 +37,7 @@ class ManifestWriter:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if not is_free(self.folder):
             raise ValueError(f"{self.folder} exists already. Remove it, or choose another folder.")
         with ExitStack() as opening:  # an error in here removes the folder, too: then __exit__ is not called
             self.path = opening.enter_context(whole_folder(self.folder))
