@@ -95,47 +95,13 @@ def read_split(folder: str | Path, split: str | None, kind: str) -> list[ImageRe
 
 def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRecord], list[str]]:
     """All records that can be read, and one sentence for each that cannot or must not be used."""
-    if not folder.is_dir():
-        return [], [f"{folder}: expected a folder, got a file." if folder.exists() else f"{folder} does not exist."]
-    held = held_kind(folder)
-    kind = kind or held
-    home = folder / HOMES[kind]
-    if not home.is_dir() and (folder / HOMES[held]).is_dir():
-        way_out = f"Where the script has that flag, give --spatial-dims {DIMS[held]}."
-        return [], [f"{folder}: expected {kind}, got a folder of {held}. {way_out}"]
-    if not home.is_dir():
-        names = [p.name for p in visible(folder) if p.is_dir()][:5]
-        there = f" (it holds {'/, '.join(names)}/)" if names else ""
-        return [], [f"{folder} holds no folder {home.name}/{there}. {REMEDIES[kind]}"]
-    path = manifest_path(folder)
-    if not path.exists() and (others := [p.name for p in folder.iterdir() if p.name.lower().startswith("manifest")]):
-        return [], [f"{folder} holds {others[0]} but no manifest.csv. Save it as comma-separated text of that name."]
     try:
-        lines = read_csv(path, COLUMNS) if path.exists() else [(0, {"id": member_id(p)}) for p in members(home)]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        return [], [f"{path} cannot be read as a table ({error}). Save it as comma-separated UTF-8 text."]
+        kind = find_kind(folder, kind)
+        lines = read_lines(folder, kind)
     except ValueError as error:
-        return [], [f"{path}: {error}"]
-    numbers, rows = [number for number, _ in lines], [row for _, row in lines]
-    if not rows and path.exists():
-        return [], [f"{path} lists no {kind[:-1]}. Put at least one there."]
-    if not rows:
-        found = other_files(home, "PNG (8-bit grey)" if kind == "slices" else ".npz")
-        way_out = how_to_convert(folder) if found else "Put at least one there"
-        return [], [f"{home} lists no {kind[:-1]}{found}. {way_out}."]
-    if "id" not in rows[0]:
-        return [], [f"{path} has no column id (it has {', '.join(rows[0])}). Separate columns by commas."]
-    if "group" not in rows[0]:
-        warnings.warn(
-            f"{folder} does not say which {kind} belong to one patient, so each is its own group: "
-            f"leakage between training and test cannot be ruled out.",
-            stacklevel=1,  # always this line, so that Python says it once, however often the folder is read
-        )
-        rows = [{**row, "group": row["id"]} for row in rows]
-    if "split" not in rows[0]:
-        groups = [row["group"] for row in rows]
-        splits = split_by_group(groups, affordable_fractions(FRACTIONS, len(set(groups))), seed=0)
-        rows = [{**row, "split": split} for row, split in zip(rows, splits, strict=True)]
+        return [], [str(error)]
+    numbers, rows = [number for number, _ in lines], fill_in([row for _, row in lines], folder, kind)
+    path = manifest_path(folder)
     records: list[ImageRecord] = []
     problems: list[str] = []
     taken: dict[str, str] = {}
@@ -149,6 +115,71 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRec
     ids, groups, splits = ([getattr(r, name) for r in records] for name in ("id", "group", "split"))
     sentences = find_overlaps(ids, groups, splits) + find_groups_in_capitals(records)
     return records, problems + [f"{path}: {sentence}" for sentence in sentences]
+
+
+def find_kind(folder: Path, kind: str | None) -> str:
+    """Whether to read "slices" or "volumes"; a ValueError if a folder holds neither, or not the `kind` asked for."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: expected a folder, got a file." if folder.exists() else f"{folder} does not exist."
+        )
+    held = held_kind(folder)
+    kind = kind or held
+    home = folder / HOMES[kind]
+    if not home.is_dir() and (folder / HOMES[held]).is_dir():
+        way_out = f"Where the script has that flag, give --spatial-dims {DIMS[held]}."
+        raise ValueError(f"{folder}: expected {kind}, got a folder of {held}. {way_out}")
+    if not home.is_dir():
+        names = [p.name for p in visible(folder) if p.is_dir()][:5]
+        there = f" (it holds {'/, '.join(names)}/)" if names else ""
+        raise ValueError(f"{folder} holds no folder {home.name}/{there}. {REMEDIES[kind]}")
+    return kind
+
+
+def read_lines(folder: Path, kind: str) -> list[tuple[int, dict[str, str]]]:
+    """(number of the line, cells by column) of the manifest; without one, (0, the id) of each image.
+
+    Raises:
+        ValueError: if it cannot be read, is empty, or has no column id.
+    """
+    path, home = manifest_path(folder), folder / HOMES[kind]
+    if not path.exists() and (others := [p.name for p in folder.iterdir() if p.name.lower().startswith("manifest")]):
+        raise ValueError(
+            f"{folder} holds {others[0]} but no manifest.csv. Save it as comma-separated text of that name."
+        )
+    try:
+        lines = read_csv(path, COLUMNS) if path.exists() else [(0, {"id": member_id(p)}) for p in members(home)]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a table ({error}). Save it as comma-separated UTF-8 text."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not lines and path.exists():
+        raise ValueError(f"{path} lists no {kind[:-1]}. Put at least one there.")
+    if not lines:
+        found = other_files(home, "PNG (8-bit grey)" if kind == "slices" else ".npz")
+        way_out = how_to_convert(folder) if found else "Put at least one there"
+        raise ValueError(f"{home} lists no {kind[:-1]}{found}. {way_out}.")
+    if "id" not in lines[0][1]:
+        raise ValueError(f"{path} has no column id (it has {', '.join(lines[0][1])}). Separate columns by commas.")
+    return lines
+
+
+def fill_in(rows: list[dict[str, str]], folder: Path, kind: str) -> list[dict[str, str]]:
+    """The rows with a group and a split where the table has no such column; a missing group is warned about."""
+    if "group" not in rows[0]:
+        warnings.warn(
+            f"{folder} does not say which {kind} belong to one patient, so each is its own group: "
+            f"leakage between training and test cannot be ruled out.",
+            stacklevel=1,  # always this line, so that Python says it once, however often the folder is read
+        )
+        rows = [{**row, "group": row["id"]} for row in rows]
+    if "split" not in rows[0]:
+        groups = [row["group"] for row in rows]
+        splits = split_by_group(groups, affordable_fractions(FRACTIONS, len(set(groups))), seed=0)
+        rows = [{**row, "split": split} for row, split in zip(rows, splits, strict=True)]
+    return rows
 
 
 def parse_row(row: dict[str, str]) -> ImageRecord:
