@@ -53,9 +53,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         OSError: at the end, if `folder` is no longer empty. What was written is removed.
     """
-    folder = Path(
-        folder
-    ).resolve()  # a link to an empty folder: the folder itself, because a link cannot be replaced by renaming
+    folder = Path(folder).resolve()  # of a link, the folder it leads to: renaming cannot replace a link
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with our process id
     partial.mkdir(parents=True)

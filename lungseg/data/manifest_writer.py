@@ -22,7 +22,7 @@ class ManifestWriter:
         classes: names of the lesion classes, if the targets are label maps 0..K of several.
 
     Attributes:
-        path: where the files are until then.
+        path: where the files are until the folder is complete.
         records: those written so far; a subclass appends to them.
     """
 
@@ -54,7 +54,7 @@ class ManifestWriter:
         if any("\ud800" <= c <= "\udfff" for c in record.id):  # Python's replacement for bytes that are not text
             raise ValueError(f"id {record.id!r} is not UTF-8 text, so no manifest can hold it. Rename the file.")
         if len(self._ids) == before:
-            raise ValueError(f"id {record.id!r} appears twice. Give every slice its own id.")
+            raise ValueError(f"id {record.id!r} appears twice. Give every slice or volume its own id.")
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

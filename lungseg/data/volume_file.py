@@ -161,9 +161,8 @@ def check_volume(path: Path, classes: Sequence[str] = ()) -> LabelledVolume:
     volume = read_labelled(path)
     try:
         check_sums(path)
-        for hu, target in zip(
-            volume.hu, volume.target, strict=True
-        ):  # slice by slice: a mapped one may exceed the memory
+        # Slice by slice: a mapped volume may be larger than the memory.
+        for hu, target in zip(volume.hu, volume.target, strict=True):
             check_target(target, classes)
             check_hu(hu)
         sentence = odd_hu(volume.hu)

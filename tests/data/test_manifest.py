@@ -171,7 +171,7 @@ def test_what_is_no_folder_of_that_kind_is_called_what_it_is(small):
 
 
 @pytest.mark.parametrize("window", ["400,-1000", "400,400", "nan,400", "-1000,nan", "-inf,400", "-1000,inf"])
-def test_a_window_that_is_none_is_refused_with_its_line(small, window):
+def test_an_impossible_hu_window_is_refused_with_its_line(small, window):
     path = small / "manifest.csv"
     path.write_text(path.read_text().replace("0.7,-1000,400", f"0.7,{window}", 1))
     with pytest.raises(ValueError, match=r"manifest.csv, line 2: id 'a_0' has hu_low .* and hu_high .*lower one first"):

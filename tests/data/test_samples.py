@@ -1,6 +1,7 @@
 """The data sets have all that `Samples` promises."""
 
 import pytest
+import torch
 from torch import Tensor
 
 from lungseg.data.phantoms.folders import write_phantom_folder, write_phantom_volumes
@@ -24,3 +25,13 @@ def test_a_data_set_offers_what_the_protocol_names(data_sets, which):
     image, target, id_ = data[0]
     assert isinstance(image, Tensor) and isinstance(target, Tensor) and image.shape == target.shape
     assert id_.split(":")[0] == data.records[0].id
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_iterating_gives_each_sample_once_in_the_order_of_the_indices(data_sets, which):
+    data = data_sets[which]
+    samples = list(data)
+    assert len(samples) == len(data)
+    for index, (image, target, id_) in enumerate(samples):
+        expected = data[index]
+        assert id_ == expected[2] and torch.equal(image, expected[0]) and torch.equal(target, expected[1])

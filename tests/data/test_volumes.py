@@ -22,7 +22,7 @@ SPACING = (2.0, 0.7, 0.7)
 
 
 def numbered(shape):
-    """HU in which every voxel has its own value, all inside the window and none of them air."""
+    """HU in which every voxel has its own value, all inside the HU window and none of them air."""
     return np.arange(-999, -999 + np.prod(shape), dtype=np.int16).reshape(shape)
 
 
@@ -74,7 +74,7 @@ def test_whole_volumes_are_tensors_of_the_promised_kind(small):
         data[2]
 
 
-def test_hu_beyond_the_window_are_its_ends(tmp_path):
+def test_hu_beyond_the_hu_window_are_its_ends(tmp_path):
     hu = np.array([-3024, -1000, 400, 3000], np.int16).reshape(1, 2, 2)
     one_volume(tmp_path, hu, np.zeros(hu.shape))
     assert VolumeDataset(tmp_path)[0][0].ravel().tolist() == [0, 0, 1, 1]

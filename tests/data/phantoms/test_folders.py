@@ -35,7 +35,7 @@ def test_options_of_slices_are_passed_on(tmp_path):
     assert {r.label for r in read_manifest(tmp_path / "f")} == {"none"}
 
 
-def test_the_nodule_view_holds_a_lesion_in_windows_of_fine_pixels(tmp_path):
+def test_the_nodule_view_holds_a_lesion_in_crops_of_fine_pixels(tmp_path):
     options = {"num_patients": 3, "slices_per_patient": 2, "size": 32}
     write_phantom_folder(tmp_path / "f", view="nodule", diameter_mm=(8.0, 30.0), **options)
     records = read_manifest(tmp_path / "f")
