@@ -75,8 +75,8 @@ def read_csv(path: Path, known: Collection[str]) -> list[tuple[int, dict[str, st
     if regular_file(path).stat().st_size > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB, too large for such a table.")
     text = path.read_text("utf-8-sig")  # -sig: spreadsheets put a byte-order mark in front
-    separator = max(SEPARATORS, key=lambda s: len(set(known) & {n.strip().lower() for n in read_header(text, s)}))
-    header = read_header(text, separator)
+    separator = max(SEPARATORS, key=lambda s: len(set(known) & {n.strip().lower() for n in split_header(text, s)}))
+    header = split_header(text, separator)
     names = recognise(header, known, guard=known if len(header) > 1 else ())  # one: separated by something else
     # strict: otherwise a single quote would swallow rows
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
@@ -95,7 +95,7 @@ def read_csv(path: Path, known: Collection[str]) -> list[tuple[int, dict[str, st
     return rows
 
 
-def read_header(text: str, separator: str) -> list[str]:
+def split_header(text: str, separator: str) -> list[str]:
     """The cells of the first line."""
     return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True), [])
 

@@ -175,7 +175,7 @@ def read_one_volume(path: Path, id_: str) -> Scan:
     check_sums(path)
     return Scan(
         id_,
-        check_hu(path, volume.hu),
+        require_hu(path, volume.hu),
         volume.target,
         volume.spacing_mm if np.isfinite(volume.spacing_mm).all() else None,
         source_size=volume.hu.shape[1:],
@@ -193,7 +193,7 @@ def read_numpy_file(path: Path) -> Scan:
         return read_one_volume(path, path.stem)
     if hu.ndim != 2:
         raise ValueError(f"{path}: expected the shape (H, W) of a slice or (D, H, W) of a volume, got {hu.shape}.")
-    return Scan(path.stem, check_hu(path, hu), source_size=hu.shape)
+    return Scan(path.stem, require_hu(path, hu), source_size=hu.shape)
 
 
 # ---- tables ------------------------------------------------------------------------------------------------------
@@ -219,13 +219,13 @@ def read_table_rows(path: Path, rows: Sequence[int] | None, column: str) -> Iter
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         id_ = f"{path.name.split('.')[0]}_row{row:04d}"
-        yield Scan(id_, check_hu(where, hu), targets[row], spacing, source_size=hu.shape)
+        yield Scan(id_, require_hu(where, hu), targets[row], spacing, source_size=hu.shape)
 
 
 # ---- all kinds ---------------------------------------------------------------------------------------------------
 
 
-def check_hu(where: Path | str, hu: NDArray) -> NDArray:
+def require_hu(where: Path | str, hu: NDArray) -> NDArray:
     """Return the array unchanged, or raise a ValueError if it cannot hold HU."""
     if hu.dtype.kind not in "iuf":
         raise ValueError(f'{where}: expected HU as plain numbers, got {hu.dtype}. Save them with .astype("int16").')

@@ -147,7 +147,7 @@ def read_image(path: Path) -> tuple[NDArray, bool]:
     picture = open_picture(path)
     if picture.mode not in EIGHT_BITS:
         return read_deep(path, picture), False
-    rgb = to_rgb(picture)
+    rgb = flatten_to_rgb(picture)
     channels = np.asarray(rgb).astype(np.int16)  # (H, W, 3)
     coloured = np.count_nonzero(np.ptp(channels, axis=2) > COLOUR_LEVELS) > COLOUR_PIXELS
     return np.asarray(rgb.convert("L")), bool(coloured)
@@ -161,7 +161,7 @@ def read_mask(path: Path) -> tuple[NDArray[np.uint8], bool]:
     """
     picture = open_picture(path)
     if picture.mode in EIGHT_BITS:
-        shades = np.asarray(to_rgb(picture)).max(axis=2)  # (H, W)
+        shades = np.asarray(flatten_to_rgb(picture)).max(axis=2)  # (H, W)
     else:
         shades = read_deep(path, picture)
     brightest = shades.max()
@@ -177,7 +177,7 @@ def read_deep(path: Path, picture: Image.Image) -> NDArray:
     return numbers
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
+def flatten_to_rgb(picture: Image.Image) -> Image.Image:
     """Convert to RGB; transparent pixels become black."""
     if picture.mode in ALPHA or "transparency" in picture.info:
         picture = picture.convert("RGBA")
