@@ -110,15 +110,14 @@ def read_table_slices(
     group: str | None,
     spacing: str | None,
 ) -> tuple[list[Slice], list[str]]:
-    """All rows of one table; the cells of a row are freed once it is converted.
+    """All rows of one table as slices, and a sentence for each column that was used or ignored.
+
+    The cells of a row are freed once it is converted.
 
     Args:
         prefix, start: a slice's id is the prefix and the number of its row, counted from `start`.
         column: the column with HU.
         group, spacing: the columns with patients and pixel sizes, see `read_patients` and `read_spacings`.
-
-    Returns:
-        The slices, and a sentence for each column that was used or ignored.
 
     Raises:
         ValueError: in one sentence that names the file, and the row if a single row is wrong.
@@ -177,16 +176,13 @@ def read_picture_slices(
     slices, findings = [], PictureFindings()
     bar = tqdm(pairs, desc=folder.name, unit="slice", disable=None)
     for (name, image, mask), patient in zip(bar, patients, strict=True):
-        values, has_colours = read_image(image)
-        target, has_shades = read_mask(mask)
-        findings.add(image, mask, values, has_colours, has_shades)
+        values, target = findings.read(image, mask)
         value_range = black_and_white(values, deep_range)
         try:
             made = slice_format.make(values, target, value_range, spacing_mm, id=make_id(name), group=patient)
         except ValueError as error:
             raise ValueError(f"{image} and {mask}: {error}") from None
-        made.record = replace(made.record, hu_low=low, hu_high=high)
-        slices.append(made)
+        slices.append(replace(made, record=replace(made.record, hu_low=low, hu_high=high)))
     findings.refuse_swapped(folder, len(pairs))
     return slices, [*findings.describe(folder, alone), *describe_ranges(deep_range, hu_window)]
 
@@ -212,11 +208,14 @@ class PictureFindings:
     shaded: list[Path] = field(default_factory=list)  # masks with shades of grey
     two_valued: int = 0  # images with only two values, as masks have
 
-    def add(self, image: Path, mask: Path, values: NDArray, has_colours: bool, has_shades: bool) -> None:
-        """Add one pair."""
+    def read(self, image: Path, mask: Path) -> tuple[NDArray, NDArray[np.uint8]]:
+        """Read one pair (grey levels, lesion map), and remember what is unusual about it."""
+        values, has_colours = read_image(image)
+        target, has_shades = read_mask(mask)
         self.coloured += [image] if has_colours else []
         self.shaded += [mask] if has_shades else []
         self.two_valued += len(np.unique(values)) == 2
+        return values, target
 
     def refuse_swapped(self, folder: Path, num_pairs: int) -> None:
         """Raise a ValueError if most images look like masks and most masks look like images."""
