@@ -99,13 +99,13 @@ def changed(headers, **attributes):
     return headers
 
 
-def places_of(shape, affine):
+def voxel_positions(shape, affine):
     index = np.stack([*np.indices(shape).reshape(3, -1), np.ones(np.prod(shape))])
     return (affine @ index)[:3].T.reshape(*shape, 3)
 
 
 def assert_shows_the_patient(hu, affine):
-    assert np.array_equal(hu, patient_hu(places_of(hu.shape, affine)))
+    assert np.array_equal(hu, patient_hu(voxel_positions(hu.shape, affine)))
 
 
 # ---- one scan, however it lies -----------------------------------------------------------------------------------
@@ -141,7 +141,8 @@ def test_a_tilted_gantry_is_refused_by_orient_and_straightened_by_resampling(fol
         orient(series.hu, series.affine)
     hu, affine = resample_upright(series.hu.astype(float), series.affine, fill=np.nan)
     known = np.isfinite(hu)
-    assert known.any() and np.abs(hu - patient_hu(places_of(hu.shape, affine)))[known].max() <= 1.01  # rounded twice
+    difference = np.abs(hu - patient_hu(voxel_positions(hu.shape, affine)))
+    assert known.any() and difference[known].max() <= 1.01  # rounded twice
 
 
 # ---- what else is in the folder ----------------------------------------------------------------------------------
@@ -254,7 +255,8 @@ def test_each_slice_has_its_own_slope(folder, slope):
         header.pixel_array = np.rint((header.pixel_array - 1024.0) / factor + 500).astype(np.int16)
         header.RescaleSlope, header.RescaleIntercept = str(factor), str(-500 * factor)
     series = folder(made)
-    assert np.abs(series.hu - patient_hu(places_of(SHAPE, series.affine))).max() <= 1.8 * 0.5 + 1  # of a rounded raw
+    difference = np.abs(series.hu - patient_hu(voxel_positions(SHAPE, series.affine)))
+    assert difference.max() <= 1.8 * 0.5 + 1  # of a rounded raw
 
 
 @pytest.mark.parametrize("names", [["RescaleSlope"], ["RescaleIntercept"], ["RescaleSlope", "RescaleIntercept"]])

@@ -22,7 +22,7 @@ def make_grey(shape=(30, 41), seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def hu_of(grey, low=-1000.0, high=400.0):
+def make_hu(grey, low=-1000.0, high=400.0):
     return low + grey.astype(np.float64) * (high - low) / 255
 
 
@@ -43,7 +43,7 @@ def as_capital_png(folder, grey):
 
 
 def as_npy(folder, grey):
-    np.save(folder / "scan.npy", hu_of(grey))
+    np.save(folder / "scan.npy", make_hu(grey))
     return folder / "scan.npy"
 
 
@@ -70,7 +70,7 @@ def as_slices(folder, grey):
 
 
 def as_sixteen_bits_in_another_window(folder, grey):
-    levels = np.rint((hu_of(grey) + 1400) / 2000 * 65535).astype(np.uint16)
+    levels = np.rint((make_hu(grey) + 1400) / 2000 * 65535).astype(np.uint16)
     with SliceWriter(folder / "data") as out:
         out.add(ImageRecord("scan", "a", "test", hu_low=-1400, hu_high=600, bits=16), levels, np.zeros_like(grey))
     return folder / "data"
@@ -123,7 +123,7 @@ def test_a_slice_has_the_same_hu_however_it_comes(form, tmp_path):
         (scan,) = scans_in(path)
     assert input_kind(path) == FORMS[form] and input_kind(str(path)) == FORMS[form]
     assert scan.id == "scan" and scan.hu.shape == grey.shape and scan.spacing_mm is None
-    assert np.abs(scan.hu - hu_of(grey)).max() < 0.02  # of sixteen bits, half a level is 0.015 HU
+    assert np.abs(scan.hu - make_hu(grey)).max() < 0.02  # of sixteen bits, half a level is 0.015 HU
     assert scan.from_grey == (form not in (as_npy, as_capital_npy))
     has_target = form in (as_slices, as_sixteen_bits_in_another_window)
     assert (scan.target is not None and not scan.target.any()) == has_target
@@ -215,7 +215,7 @@ VOLUME_FORMS = [volume_npz, capital_npz, packed_npz, volume_folder, folder_of_vo
 @pytest.mark.parametrize("form", VOLUME_FORMS, ids=lambda f: f.__name__)
 def test_a_volume_is_the_same_however_it_comes(form, known, tmp_path):
     grey = make_grey((3, 20, 31))
-    arrays = {"hu": np.rint(hu_of(grey)).astype(np.int16)}
+    arrays = {"hu": np.rint(make_hu(grey)).astype(np.int16)}
     if known:
         arrays |= {"target": (grey > 200).astype(np.uint8), "spacing_mm": np.array([2.0, 0.7, 0.6])}
     (scan,) = scans_in(form(tmp_path, arrays))
@@ -245,7 +245,7 @@ def test_a_target_has_the_shape_of_its_scan():
 def table(tmp_path):
     greys = [make_grey(seed=k) for k in range(3)]
     columns = {"label1": list("abc"), "mask": [(g > 200).astype(np.int8) for g in greys]}
-    columns["hu_array_old"] = [hu_of(g) for g in greys]
+    columns["hu_array_old"] = [make_hu(g) for g in greys]
     columns["hu_array"] = [np.full(g.shape, -900.0) for g in greys]
     with gzip.open(tmp_path / "train.pkl.gz", "wb") as file:
         pickle.dump(columns, file)
@@ -260,7 +260,7 @@ def test_all_rows_of_a_table_or_those_asked_for_in_their_order(table):
         scans = scans_in(path, rows=rows)
         assert [scan.id for scan in scans] == [f"train_row000{k}" for k in wanted]
         for scan, k in zip(scans, wanted, strict=True):
-            assert np.array_equal(scan.hu, hu_of(greys[k])) and np.array_equal(scan.target, greys[k] > 200)
+            assert np.array_equal(scan.hu, make_hu(greys[k])) and np.array_equal(scan.target, greys[k] > 200)
     assert (scans_in(path, rows=[1], column="hu_array")[0].hu == -900).all()
 
 

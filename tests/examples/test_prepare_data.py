@@ -36,7 +36,7 @@ spec.loader.exec_module(prepare_data)
 main = prepare_data.main
 
 
-def table_of(patients, slices=2, size=128):
+def make_table(patients, slices=2, size=128):
     """Slices as the published tables have them. A patient is a random texture, its slices differ by noise."""
     hu, mask = [], []
     for p in patients:
@@ -70,7 +70,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train_pickle(shared):
-    return save(table_of(range(8)), shared / "train.pkl")
+    return save(make_table(range(8)), shared / "train.pkl")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_folder_is_sound_and_can_be_trained_on(prepared):
 
 
 def test_slices_keep_their_order_their_labels_and_their_lesions(prepared):
-    table = table_of(range(8))
+    table = make_table(range(8))
     records = [r for r in read_manifest(prepared) if "aug" not in r.id]
     assert [r.label for r in records] == table["label1"]
     for record, hu, mask in zip(records, table["hu_array_old"], table["mask"], strict=True):
@@ -167,7 +167,7 @@ def test_sixteen_bits_and_the_other_column(train_pickle, tmp_path):
 
 
 def test_a_table_for_testing_is_the_test_set_less_the_patients_it_shares(train_pickle, tmp_path, capsys):
-    test = save(table_of([3, 20]), tmp_path / "test.pkl")  # patient 3 is in the training table too
+    test = save(make_table([3, 20]), tmp_path / "test.pkl")  # patient 3 is in the training table too
     assert main([train_pickle, "--test", test, "--out", str(tmp_path / "f"), "--size", "64"]) == 0
     assert "Leakage: 2 of 4 test slices" in capsys.readouterr().out
     split_of = {r.id: r.split for r in read_manifest(tmp_path / "f")}
@@ -177,7 +177,7 @@ def test_a_table_for_testing_is_the_test_set_less_the_patients_it_shares(train_p
 
 
 def test_several_tables_are_one(tmp_path):
-    paths = [save(table_of([p, p + 1]), tmp_path / f"{p}.pkl") for p in (0, 5)]
+    paths = [save(make_table([p, p + 1]), tmp_path / f"{p}.pkl") for p in (0, 5)]
     assert main([*paths, "--out", str(tmp_path / "f"), "--size", "32"]) == 0
     assert [r.id for r in read_manifest(tmp_path / "f")] == [f"row{i:04d}" for i in range(8)]
 
@@ -187,7 +187,7 @@ def test_a_patient_who_is_named_in_both_tables_leaves_the_test_set(tmp_path, cap
     paths = []
     for name, patients in (("train", (0, 1, 2, 3)), ("test", (20, 21))):
         named = [f"p{p}" for p in patients for _ in range(2)]
-        table = table_of(patients) | {"PatientID": named if name == "train" else ["p1", "p1", "p9", "p9"]}
+        table = make_table(patients) | {"PatientID": named if name == "train" else ["p1", "p1", "p9", "p9"]}
         paths.append(save(table, tmp_path / f"{name}.pkl"))
     assert main([paths[0], "--test", paths[1], "--out", str(tmp_path / "f"), "--size", "32"]) == 0
     assert "Leakage: 2 of 4 test slices" in capsys.readouterr().out
@@ -214,7 +214,7 @@ PATIENTS = ["a", "b", "a", "c", "c", "b", "a", "c", "d", "d", "b", "d"]  # unlik
 
 @pytest.mark.parametrize("name", ["patient", "Patient ID", "series_uid"])
 def test_the_patients_of_a_table_are_its_groups(name, tmp_path, capsys):
-    code, records = prepare(table_of(range(6)) | {name: PATIENTS}, tmp_path)
+    code, records = prepare(make_table(range(6)) | {name: PATIENTS}, tmp_path)
     assert code == 0 and [r.group for r in records] == PATIENTS
     check_no_patient_is_split(records)
     told = capsys.readouterr().out
@@ -223,7 +223,7 @@ def test_the_patients_of_a_table_are_its_groups(name, tmp_path, capsys):
 
 
 def test_another_column_or_none_can_be_asked_for(tmp_path, capsys):
-    table = table_of(range(6)) | {"patient": PATIENTS, "Ward": ["x"] * 6 + ["y"] * 6}
+    table = make_table(range(6)) | {"patient": PATIENTS, "Ward": ["x"] * 6 + ["y"] * 6}
     assert {r.group for r in prepare(table, tmp_path / "1", "--group", "ward")[1]} == {"x", "y"}
     assert "2 patients, from its column 'Ward'" in capsys.readouterr().out
     groups = [r.group for r in prepare(table, tmp_path / "2", "--group", "none")[1]]
@@ -236,7 +236,7 @@ def test_another_column_or_none_can_be_asked_for(tmp_path, capsys):
 def test_a_slice_without_a_patient_goes_where_its_like_goes(tmp_path, capsys):
     """Slices 2k and 2k + 1 are alike. One has a name: both belong to it. Neither has one: a group of their own."""
     cells = [7.0, None, float("nan"), 8.0, "", "nan", 7.0, 7.0]
-    code, records = prepare(table_of(range(4)) | {"patient": cells}, tmp_path)
+    code, records = prepare(make_table(range(4)) | {"patient": cells}, tmp_path)
     assert code == 0 and [r.group for r in records] == ["7", "7", "8", "8", "cluster0002", "cluster0002", "7", "7"]
     assert (
         "2 patients, from its column 'patient'; 4 rows name no patient and are grouped by similarity"
@@ -245,7 +245,7 @@ def test_a_slice_without_a_patient_goes_where_its_like_goes(tmp_path, capsys):
 
 
 def test_a_column_that_only_numbers_the_rows_names_no_patients(tmp_path, capsys):
-    table = table_of(range(3)) | {"series": list(range(6))}
+    table = make_table(range(3)) | {"series": list(range(6))}
     assert len({r.group for r in prepare(table, tmp_path / "1")[1]}) == 3
     assert "column 'series' has a different value in every row, so it was not used for groups (--group series" in (
         capsys.readouterr().out
@@ -254,7 +254,7 @@ def test_a_column_that_only_numbers_the_rows_names_no_patients(tmp_path, capsys)
 
 
 def test_mirrored_and_turned_copies_stay_with_their_slice(tmp_path):
-    table = table_of(range(4), slices=1)
+    table = make_table(range(4), slices=1)
     for name in ("mask", "hu_array", "hu_array_old"):
         copies = [table[name][0][:, ::-1], np.rot90(table[name][1]), table[name][2].T]
         table[name] = np.concatenate([table[name], copies])
@@ -275,7 +275,7 @@ def test_mirrored_and_turned_copies_stay_with_their_slice(tmp_path):
     ],
 )
 def test_the_manifest_has_the_pixels_of_the_files_in_mm(column, options, expected, tmp_path, capsys):
-    code, records = prepare(table_of(range(2)) | column, tmp_path, *options)  # 128 pixels become 32
+    code, records = prepare(make_table(range(2)) | column, tmp_path, *options)  # 128 pixels become 32
     assert code == 0 and np.allclose([r.spacing_mm for r in records], expected, equal_nan=True)
     assert {r.source_size for r in records} == {(128, 128)}
     told = capsys.readouterr().out
@@ -285,20 +285,20 @@ def test_the_manifest_has_the_pixels_of_the_files_in_mm(column, options, expecte
 
 @pytest.mark.parametrize("words", ["0", "-1", "nan", "inf", "width"])
 def test_an_impossible_pixel_size_is_refused(words, tmp_path, capsys):
-    assert prepare(table_of(range(2)), tmp_path, "--spacing-mm", words)[0] == 2
+    assert prepare(make_table(range(2)), tmp_path, "--spacing-mm", words)[0] == 2
     error = capsys.readouterr().err
     assert error.startswith("prepare_data.py: ") and "--spacing-mm" in error and error.count("\n") == 1
 
 
 def test_a_missing_label_is_none_and_zero_is_one(tmp_path):
     labels = [float("nan"), None, "nan", 0, 4.0, "LR2"]
-    _, records = prepare(table_of(range(3)) | {"label1": labels}, tmp_path)
+    _, records = prepare(make_table(range(3)) | {"label1": labels}, tmp_path)
     assert [r.label for r in records] == ["", "", "", "0", "4", "LR2"]
 
 
 def test_rows_of_several_sizes_are_each_resized_and_know_their_size(tmp_path, capsys):
     rows = []
-    for side, table in ((128, table_of(range(2))), (96, table_of([5], size=96))):
+    for side, table in ((128, make_table(range(2))), (96, make_table([5], size=96))):
         rows += [{name: cells[i] for name, cells in table.items()} for i in range(len(table["mask"]))]
         assert len(rows[-1]["mask"]) == side
     rows.append({name: cell if name == "label1" else cell[:, :60] for name, cell in rows[-1].items()})
@@ -326,7 +326,7 @@ def test_a_row_of_the_table_looks_like_the_slice_that_was_made_of_it(sides, img_
     rows = []
     for k, side in enumerate(sides):
         height, width = side if isinstance(side, tuple) else (side, side)
-        table = table_of(range(3 * k, 3 * k + 3), size=128)
+        table = make_table(range(3 * k, 3 * k + 3), size=128)
         for i in range(6):
             images = {name: table[name][i][:height, :width] for name in ("mask", "hu_array_old")}
             rows.append({"label1": "LR2", "patient": f"p{3 * k + i // 2}", **images})
@@ -353,13 +353,13 @@ def test_a_row_of_the_table_looks_like_the_slice_that_was_made_of_it(sides, img_
 
 @pytest.mark.parametrize(("patients", "splits"), [([0], ["train"]), ([0, 2], ["train", "val"])])
 def test_few_patients_fill_fewer_splits_and_a_sentence_says_so(tmp_path, capsys, patients, splits):
-    assert main([save(table_of(patients), tmp_path / "t.pkl"), "--out", str(tmp_path / "f"), "--size", "32"]) == 0
+    assert main([save(make_table(patients), tmp_path / "t.pkl"), "--out", str(tmp_path / "f"), "--size", "32"]) == 0
     assert f"Only {len(patients)} group(s) of slices: enough for {' and '.join(splits)}" in capsys.readouterr().out
     assert sorted({r.split for r in read_manifest(tmp_path / "f")}) == splits
 
 
 def test_empty_and_vanished_lesions_are_counted(tmp_path, capsys):
-    table = table_of(range(3), slices=1)
+    table = make_table(range(3), slices=1)
     table["mask"][0] = 0
     table["mask"][1] = 0
     table["mask"][1, 40, 40] = 1  # one pixel in sixteen
@@ -385,7 +385,7 @@ def download(tmp_path):
     folder = tmp_path / "download"
     for name in ("images/a", "masks"):
         (folder / name).mkdir(parents=True)
-    table = table_of(range(4))
+    table = make_table(range(4))
     for i, (hu, mask) in enumerate(zip(table["hu_array_old"], table["mask"], strict=True)):
         grey = Image.fromarray(hu_to_grey(hu))
         grey.convert("RGB").save(folder / f"images/a/pat{i // 2}_s{i}.{('jpg', 'JPG')[i % 2]}", quality=95)
@@ -406,7 +406,9 @@ def test_pictures_become_a_folder_that_can_be_trained_on(download, tmp_path, cap
     assert [r.id for r in records] == [f"pat{i // 2}_s{i}" for i in range(8)]
     assert [r.group for r in records] == [f"cluster000{i // 2}" for i in range(8)]  # by similarity
     assert {r.source_size for r in records} == {(128, 128)} and {(r.hu_low, r.hu_high) for r in records} == {HU_WINDOW}
-    for record, hu, mask in zip(records, table_of(range(4))["hu_array_old"], table_of(range(4))["mask"], strict=True):
+    for record, hu, mask in zip(
+        records, make_table(range(4))["hu_array_old"], make_table(range(4))["mask"], strict=True
+    ):
         image, target = read_slice(tmp_path / "f", record)
         expected = hu_to_grey(np.clip(hu, *HU_WINDOW).reshape(64, 2, 64, 2).mean((1, 3)))
         assert abs(image.astype(float) - expected).mean() < 12  # another patient gives 80
@@ -430,7 +432,7 @@ def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
     test = tmp_path / "test"
     for name in ("images/a", "masks"):
         (test / name).mkdir(parents=True)
-    Image.fromarray(hu_to_grey(table_of([20])["hu_array_old"][0])).save(test / "images/a/pat0_s0.jpg")
+    Image.fromarray(hu_to_grey(make_table([20])["hu_array_old"][0])).save(test / "images/a/pat0_s0.jpg")
     Image.new("L", (128, 128)).save(test / "masks/pat0_s0_mask.png")
     assert main([str(download), *PATTERNS, "--test", str(test), "--out", str(tmp_path / "f"), "--size", "64"]) == 0
     split_of = {r.id: r.split for r in read_manifest(tmp_path / "f")}
@@ -479,7 +481,7 @@ def test_patterns_of_pictures_do_not_fit_a_table(train_pickle, tmp_path, capsys)
 
 
 def changed(column, row, change):
-    table = table_of([0], size=32)
+    table = make_table([0], size=32)
     table[column] = [np.array(cell) for cell in table[column]]
     table[column][row] = change(table[column][row])
     return table
@@ -487,27 +489,27 @@ def changed(column, row, change):
 
 BAD = {
     "no column": (
-        lambda: {k: v for k, v in table_of([0], size=32).items() if k != "hu_array_old"},
+        lambda: {k: v for k, v in make_table([0], size=32).items() if k != "hu_array_old"},
         [],
         "hu_array_old",
     ),
     "nan": (lambda: changed("hu_array_old", 1, lambda hu: np.where(hu > 0, np.nan, hu)), [], "row 1"),
     "shapes": (lambda: changed("mask", 1, lambda mask: mask[:-1]), [], "row 1"),
     "mask values": (lambda: changed("mask", 0, lambda mask: mask + 3), [], "row 0"),
-    "text column": (lambda: table_of([0], size=32), ["--column", "label1"], "label1|row 0"),
-    "mask column": (lambda: table_of([0], size=32), ["--column", "mask"], "--column mask is the lesion"),
-    "no rows": (lambda: {k: [] for k in table_of([0], size=32)}, [], "row|CT values"),
-    "size": (lambda: table_of([0], size=32), ["--size", "0"], "--size must be at least 1"),
-    "augment": (lambda: table_of([0], size=32), ["--augment", "-1"], "--augment and --seed at least 0"),
-    "seed": (lambda: table_of([0], size=32), ["--seed", "-1"], "--augment and --seed at least 0"),
-    "fraction nan": (lambda: table_of([0], size=32), ["--fractions", "nan", "0.5", "0.5"], "sum to 1"),
-    "threshold": (lambda: table_of([0], size=32), ["--threshold", "7"], "between 0 and 1"),
+    "text column": (lambda: make_table([0], size=32), ["--column", "label1"], "label1|row 0"),
+    "mask column": (lambda: make_table([0], size=32), ["--column", "mask"], "--column mask is the lesion"),
+    "no rows": (lambda: {k: [] for k in make_table([0], size=32)}, [], "row|CT values"),
+    "size": (lambda: make_table([0], size=32), ["--size", "0"], "--size must be at least 1"),
+    "augment": (lambda: make_table([0], size=32), ["--augment", "-1"], "--augment and --seed at least 0"),
+    "seed": (lambda: make_table([0], size=32), ["--seed", "-1"], "--augment and --seed at least 0"),
+    "fraction nan": (lambda: make_table([0], size=32), ["--fractions", "nan", "0.5", "0.5"], "sum to 1"),
+    "threshold": (lambda: make_table([0], size=32), ["--threshold", "7"], "between 0 and 1"),
     "no training": (
-        lambda: table_of([0, 2], size=32),
+        lambda: make_table([0, 2], size=32),
         ["--fractions", "0", "0.5", "0.5", "--augment", "9"],
         "leaves none for training",
     ),
-    "fractions": (lambda: table_of([0, 2, 4], size=64), ["--fractions", "1", "1", "1"], "sum to 1"),
+    "fractions": (lambda: make_table([0, 2, 4], size=64), ["--fractions", "1", "1", "1"], "sum to 1"),
     "code": (lambda: subprocess.Popen, [], "subprocess"),
 }
 
@@ -566,7 +568,7 @@ def test_the_script_runs_as_a_script_and_is_quiet_where_nobody_watches(train_pic
 
 def lung_rads(patients=range(12)):
     """A table as Lung-RADS users have it: a category for each row, and rows without a nodule."""
-    table = table_of(patients)
+    table = make_table(patients)
     n = len(table["label1"])
     table["label1"] = [("LR4B", "LR2", "LR3", "LR4A")[(i // 2) % 4] for i in range(n)]
     table["mask"][:2], table["label1"][:2] = 0, ["none", None]
