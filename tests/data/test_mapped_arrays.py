@@ -1,36 +1,14 @@
 """Arrays are read where they are used and no further, whatever a file claims about itself."""
 
-import io
 import os
 import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
+from volume_files import member, npy_bytes, save_folder
 
 from lungseg.data.volume_file import read_volume
-
-
-def save_folder(path, **arrays):
-    path.mkdir()
-    for name, array in arrays.items():
-        np.save(path / f"{name}.npy", array)
-
-
-def member(name, data, compression=zipfile.ZIP_STORED):
-    """An .npz with one member of these bytes."""
-
-    def damage(path):
-        with zipfile.ZipFile(path, "w", compression) as archive:
-            archive.writestr(name, data)
-
-    return damage
-
-
-def npy_bytes(array, version=(1, 0), cut=0):
-    file = io.BytesIO()
-    np.lib.format.write_array(file, array, version)
-    return file.getvalue()[: -cut or None]
 
 
 def peak_of_reading_one_voxel(path):

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from volume_files import member, npy_bytes, save_folder
 
 from lungseg.data.volume_file import Volume, check_volume, read_volume, write_volume
 
@@ -18,12 +19,6 @@ SPACING = (1.5, 0.7, 0.8)
 def scan(shape=(3, 4, 5), seed=0, dtype=np.int16):
     rng = np.random.default_rng(seed)
     return rng.integers(-1000, 1000, shape).astype(dtype), rng.integers(0, 2, shape, dtype=np.uint8)
-
-
-def save_folder(path, **arrays):
-    path.mkdir()
-    for name, array in arrays.items():
-        np.save(path / f"{name}.npy", array)
 
 
 # ---- what is read is what was saved ------------------------------------------------------------------------------
@@ -126,22 +121,6 @@ def test_who_has_a_volume_mapped_keeps_it_when_another_takes_its_name(tmp_path):
 
 def npz(**arrays):
     return lambda path: np.savez(path, **arrays)
-
-
-def member(name, data, compression=zipfile.ZIP_STORED):
-    """An .npz with one member of these bytes."""
-
-    def damage(path):
-        with zipfile.ZipFile(path, "w", compression) as archive:
-            archive.writestr(name, data)
-
-    return damage
-
-
-def npy_bytes(array, version=(1, 0), cut=0):
-    file = io.BytesIO()
-    np.lib.format.write_array(file, array, version)
-    return file.getvalue()[: -cut or None]
 
 
 HU, TARGET = scan()

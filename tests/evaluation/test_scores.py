@@ -8,47 +8,15 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from hypothesis.extra import numpy as hnp
+from scored_slices import only_scores, slices
 
 from lungseg.data.manifest import ImageRecord
 from lungseg.evaluation.lesions import SIZES_MM, SIZES_PX
 from lungseg.evaluation.scores import known_spacings, score_all, score_image, scores_per_image, unit_remark
-from lungseg.evaluation.strata import (
-    table_row,
-    table_rows,
-)
+from lungseg.evaluation.strata import table_row, table_rows
 
 CASES = torch.load(Path(__file__).parents[1] / "fixtures/metrics/metrics.pt", weights_only=True)["cases"]
-SIZE_NAMES = (*SIZES_MM, *SIZES_PX, "no lesion")
 few = settings(max_examples=25)
-
-
-@st.composite
-def slices(draw, min_slices=1, max_slices=6, max_patients=5):
-    """Scored slices of a few patients, with what they were scored from: small maps, any of them empty."""
-    found = []
-    for i in range(draw(st.integers(min_slices, max_slices))):
-        sparse = st.integers(0, 3).map(lambda n: n == 0)
-        pred, target = (draw(hnp.arrays(bool, (5, 6), elements=sparse)) for _ in range(2))
-        about = {
-            "group": f"patient{draw(st.integers(1, max_patients))}",
-            "label": draw(st.sampled_from(["", "none", "LR2", "LR4A"])),
-            "spacing_mm": draw(st.sampled_from([0.7, 2.0, 6.0, math.nan])),
-        }
-        found.append((pred, target, score_image(pred, target, id=f"slice{i}", **about)))
-    return found
-
-
-def only_scores(some):
-    return [score for _, _, score in some]
-
-
-def constant(dice_tenths, group, number):
-    """A slice with a Dice of dice_tenths / 10: 10 pixels predicted, 10 lesion, dice_tenths of them the same."""
-    pred, target = np.zeros((2, 20)), np.zeros((2, 20))
-    target[0, :10] = 1
-    pred[0, 10 - dice_tenths : 20 - dice_tenths] = 1
-    return score_image(pred, target, id=f"{group}_{number}", group=group, spacing_mm=1.0)
 
 
 # ---- one slice ---------------------------------------------------------------------------------------------
