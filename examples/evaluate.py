@@ -180,7 +180,7 @@ def class_tables(rows: list[dict], calls: list[dict]) -> list[str]:
     return [text, markdown_table(rows, CLASSES), what, markdown_table(calls, columns, names=("class",))]
 
 
-def write_report(
+def make_report(
     args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], of_classes: list[str], notes: list[str]
 ) -> str:
     """Markdown: the network by stratum and by class, and all methods side by side. The network comes first."""
@@ -204,12 +204,11 @@ def write_report(
 
 
 def write_files(folder: Path, report: str, rows: dict[str, list[Row]], per_image: list[Row]) -> None:
-    """Write evaluation.md, evaluation.csv and slices.csv, all of them or nothing, and print the report."""
+    """Write evaluation.md, evaluation.csv and slices.csv, all of them or nothing."""
     with whole_folder(folder) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
         write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
         write_csv(out / "slices.csv", per_image)
-    print(f"{report}\n\nWritten to {folder}.")
 
 
 def draw_three_predictions(
@@ -267,9 +266,10 @@ def evaluate(args: argparse.Namespace) -> float:
     notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor, data)]
     of_classes = class_rows(scores[name], data.classes) if by_class else []
     calls = confusion_rows(scores[name], data.classes) if by_class else []
-    report = write_report(args, threshold, rows, class_tables(of_classes, calls), notes)
+    report = make_report(args, threshold, rows, class_tables(of_classes, calls), notes)
     rows[name] += of_classes
     write_files(args.out, report, rows, image_rows(scores[name], data.classes))
+    print(f"{report}\n\nWritten to {args.out}.")
     with or_warn("worst_median_best.png was not drawn"):  # last, because it needs the network and its memory again
         picture = draw_three_predictions(predictor, data, scores[name], threshold, by_class)
         picture.save(args.out / "worst_median_best.png", optimize=True)
