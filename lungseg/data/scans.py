@@ -74,8 +74,9 @@ def read_scans(
     if kind == "slices":
         yield from read_slice_folder(path)
     elif kind == "volumes":
-        for record in read_records(path, "volumes"):
-            yield replace(read_one_volume(volume_path(path, record), record.id), classes=read_classes(path))
+        records, classes = read_records(path, "volumes"), read_classes(path)
+        for record in records:
+            yield replace(read_one_volume(volume_path(path, record), record.id), classes=classes)
     elif kind == "volume":
         yield read_one_volume(path, input_name(path))
     elif kind == "table":
