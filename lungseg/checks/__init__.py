@@ -1,60 +1,102 @@
-"""Properties that every correct implementation has, ours or a student's: `check_*(implementation)`.
+"""Checks of anyone's implementation, ours or a student's: `check_*(implementation)`, and `python -m lungseg.checks`.
 
-A check returns None, or raises an `AssertionError` with the smallest counterexample it found. From the command line:
-`python -m lungseg.checks student.py`.
+A check returns None, or raises `Wrong`, an AssertionError whose text is the answer: the smallest counterexample, the
+rule, the mistake that explains it, and the page to read.
 """
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from lungseg.checks.requirements import check_requirements
+from lungseg._lazy import lazy_exports
 
-check_requirements()  # before the first import of hypothesis, which may not be installed
+if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imported when it is first used
+    from lungseg.checks.attention import (
+        check_attention as check_attention,
+        check_merge_heads as check_merge_heads,
+        check_split_heads as check_split_heads,
+    )
+    from lungseg.checks.blocks import check_transformer_block as check_transformer_block
+    from lungseg.checks.bottleneck import check_bottleneck as check_bottleneck
+    from lungseg.checks.exercises import EXERCISES as EXERCISES
+    from lungseg.checks.lessons import Wrong as Wrong
+    from lungseg.checks.losses import check_loss_in_half_precision as check_loss_in_half_precision
+    from lungseg.checks.masks import (
+        check_relative_position_index as check_relative_position_index,
+        check_shifted_window_mask as check_shifted_window_mask,
+    )
+    from lungseg.checks.network import (
+        check_network as check_network,
+        check_overfits_one_batch as check_overfits_one_batch,
+        check_segmentation_network as check_segmentation_network,
+    )
+    from lungseg.checks.patches import (
+        check_patch_embed as check_patch_embed,
+        check_patch_expanding as check_patch_expanding,
+        check_patch_merging as check_patch_merging,
+    )
+    from lungseg.checks.self_attention import (
+        check_self_attention as check_self_attention,
+        check_window_attention as check_window_attention,
+    )
+    from lungseg.checks.small_layers import (
+        check_drop_path as check_drop_path,
+        check_hidden_states as check_hidden_states,
+        check_mlp as check_mlp,
+        check_tokens_to_map as check_tokens_to_map,
+    )
+    from lungseg.checks.swin_block import check_swin_block as check_swin_block, check_swin_stage as check_swin_stage
+    from lungseg.checks.windows import (
+        check_cyclic_shift as check_cyclic_shift,
+        check_pad_to_multiple as check_pad_to_multiple,
+        check_window_partition as check_window_partition,
+        check_window_reverse as check_window_reverse,
+        check_window_round_trip as check_window_round_trip,
+    )
 
-from lungseg.checks.attention import check_attention, check_window_attention
-from lungseg.checks.augment import check_augmentation, check_elastic_displacement
-from lungseg.checks.losses import check_dice_loss, check_loss_in_half_precision
-from lungseg.checks.metrics import check_confusion_counts, check_hausdorff95, check_per_image, check_summarise
-from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
-from lungseg.checks.patches import check_patch_expanding, check_patch_merging
-from lungseg.checks.running import run_checks
-from lungseg.checks.windows import check_relative_position_index, check_shifted_window_mask, check_window_round_trip
-
-__all__ = [
-    "CHECKS",
-    "check_attention",
-    "check_augmentation",
-    "check_confusion_counts",
-    "check_dice_loss",
-    "check_elastic_displacement",
-    "check_hausdorff95",
-    "check_loss_in_half_precision",
-    "check_overfits_one_batch",
-    "check_patch_expanding",
-    "check_patch_merging",
-    "check_per_image",
-    "check_relative_position_index",
-    "check_segmentation_network",
-    "check_shifted_window_mask",
-    "check_summarise",
-    "check_window_attention",
-    "check_window_round_trip",
-    "run_checks",
-]
-
-# What `python -m lungseg.checks` looks for in a file, for `run_checks(module, CHECKS)`: names -> the check of them.
-CHECKS: dict[tuple[str, ...], Callable[..., None]] = {
-    ("window_partition", "window_reverse"): check_window_round_trip,
-    ("shifted_window_mask",): check_shifted_window_mask,
-    ("relative_position_index",): check_relative_position_index,
-    ("attention",): check_attention,
-    ("WindowAttention",): check_window_attention,
-    ("PatchMerging",): check_patch_merging,
-    ("PatchExpanding",): check_patch_expanding,
-    ("augment",): check_augmentation,
-    ("elastic_displacement",): check_elastic_displacement,
-    ("dice_loss",): check_dice_loss,
-    ("confusion_counts",): check_confusion_counts,
-    ("per_image",): check_per_image,
-    ("summarise",): check_summarise,
-    ("hausdorff95",): check_hausdorff95,
+_EXPORTS = {
+    "attention": (
+        "check_attention",
+        "check_merge_heads",
+        "check_split_heads",
+    ),
+    "blocks": ("check_transformer_block",),
+    "bottleneck": ("check_bottleneck",),
+    "exercises": ("EXERCISES",),
+    "lessons": ("Wrong",),
+    "losses": ("check_loss_in_half_precision",),
+    "masks": (
+        "check_relative_position_index",
+        "check_shifted_window_mask",
+    ),
+    "network": (
+        "check_network",
+        "check_overfits_one_batch",
+        "check_segmentation_network",
+    ),
+    "patches": (
+        "check_patch_embed",
+        "check_patch_expanding",
+        "check_patch_merging",
+    ),
+    "self_attention": (
+        "check_self_attention",
+        "check_window_attention",
+    ),
+    "small_layers": (
+        "check_drop_path",
+        "check_hidden_states",
+        "check_mlp",
+        "check_tokens_to_map",
+    ),
+    "swin_block": (
+        "check_swin_block",
+        "check_swin_stage",
+    ),
+    "windows": (
+        "check_cyclic_shift",
+        "check_pad_to_multiple",
+        "check_window_partition",
+        "check_window_reverse",
+        "check_window_round_trip",
+    ),
 }
+__getattr__, __dir__, __all__ = lazy_exports(__name__, _EXPORTS)

@@ -1,55 +1,81 @@
-"""python -m lungseg.checks student.py: report which functions of a file do what they promise.
+"""python -m lungseg.checks student.py: say which functions of a file are right, and what is wrong with the others.
 
-A function or class is checked when the file defines it under the name it has in lungseg (`shifted_window_mask`,
-`dice_loss`, ...), with the same arguments; `augment` is a function (image, target, rng) -> (image, target).
-What the file only imports is not checked. Exit code 0: all passed; 1: some failed; 2: nothing was checked.
+    python -m lungseg.checks student.py                    everything in the file that has a check (--list)
+    python -m lungseg.checks student.py SwinBlock MLP      only these
+    python -m lungseg.checks student.py --draw wrong.png   and a picture of the first mistake
+    python -m lungseg.checks homework/                     a table of all files of a folder
+    python -m lungseg.checks --course my_course            write the exercises of the course, or show how far you are
+
+A function or class is checked if the file defines it under the name it has in lungseg; what the file only imports is
+not checked. Each check runs in a process of its own with a limit on time and memory. Exit code 0: all passed; 1: a
+mistake was found; 2: something could not be judged (not yet written, not importable, nothing to check).
 
 The file is imported, so its code runs: check only files that you would run yourself.
 """
 
 import argparse
-import importlib.util
+import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
-from lungseg.checks import CHECKS
-from lungseg.checks.running import run_checks
-
-
-def import_file(path: Path) -> ModuleType:
-    """Import a Python file (.py) by its path."""
-    sys.path.insert(0, str(path.parent.resolve()))  # the file may import its neighbours
-    spec = importlib.util.spec_from_file_location(f"checked_{path.stem}", path)  # so that torch.py does not hide torch
-    assert spec is not None and spec.loader is not None  # Python can load every .py file
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+from lungseg.checks import course, report
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check the file named on the command line, print a line per check, and return the exit code."""
+    """Check what the command line names, print the verdicts, and return the exit code."""
+    args = parse(argv)
+    if args.list:
+        print(report.list_exercises())
+        return 0
+    if args.course:
+        return course.main(args.course, time_limit=args.time_limit)
+    paths = find_files(args.path)
+    if not paths:
+        print(
+            f"{args.path}: is not a Python file, nor a folder with some. Give the path of a .py file.", file=sys.stderr
+        )
+        return 2
+    show = report.Lines() if not args.json and args.path.is_file() else report.Silent()
+    results = report.collect(paths, args.names, args.time_limit, show)
+    if args.json:
+        print(json.dumps({"exit_code": report.exit_code(results), "files": results}, indent=1))
+    elif args.path.is_dir():
+        print(report.table(results))
+    if args.draw:
+        print(report.draw_first_mistake(results, args.draw), file=sys.stderr if args.json else sys.stdout)
+    return report.exit_code(results)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line, or a message and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m lungseg.checks", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("file", type=Path, help="a Python file that defines one or more of these functions")
-    path = parser.parse_args(argv).file
-    if path.suffix != ".py" or not path.is_file():
-        print(f"{path}: is not a Python file. Give the path of a .py file.", file=sys.stderr)
-        return 2
-    try:
-        module = import_file(path)
-    except (Exception, SystemExit) as error:  # the student's code runs here, and may raise anything
-        print(f"{path}: cannot be imported: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    results = run_checks(module, CHECKS)
-    if not results:
-        known = ", ".join(name for names in CHECKS for name in names)
-        print(f"{path}: defines none of the functions that have a check: {known}.", file=sys.stderr)
-        return 2
-    for name, problem in results.items():
-        print(f"FAILED {name}\n{problem}\n" if problem else f"passed {name}")
-    return 1 if any(results.values()) else 0
+    parser.add_argument("path", type=Path, nargs="?", help="a Python file, or a folder of them")
+    parser.add_argument("names", nargs="*", help="check only these functions and classes")
+    parser.add_argument("--course", type=Path, metavar="DIR", help="write the course's exercises to DIR, or judge them")
+    parser.add_argument(
+        "--draw", type=Path, metavar="OUT.png", help="draw the first mistake: expected, yours, difference"
+    )
+    parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    parser.add_argument(
+        "--list", action="store_true", help="print the names that have a check, and how they are called"
+    )
+    parser.add_argument("--time-limit", type=float, default=60.0, metavar="SECONDS", help="of each check (default: 60)")
+    args = parser.parse_args(argv)
+    if not args.list and (args.path is None) == (args.course is None):
+        parser.error("expected the path of a file or folder, or --course DIR")
+    if not args.time_limit > 0:
+        parser.error(f"--time-limit must be positive, got {args.time_limit:g}")
+    if args.draw and args.draw.suffix.lower() != ".png":
+        parser.error(f"--draw must end in .png, got {args.draw}")
+    return args
+
+
+def find_files(path: Path) -> list[Path]:
+    """The file itself, or the .py files of a folder in the order of their names."""
+    if path.is_dir():
+        return sorted(p for p in path.glob("*.py") if not p.name.startswith((".", "_")))
+    return [path] if path.suffix == ".py" and path.is_file() else []
 
 
 if __name__ == "__main__":

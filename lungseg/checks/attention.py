@@ -1,121 +1,268 @@
-"""Checks of attention and window attention, against sums written out with Python loops."""
+"""Checks of the attention formula and of the heads, against sums written out with loops."""
 
-import math
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from hypothesis import given, strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from lungseg.checks.running import learner_settings
+from lungseg.checks.calling import call
+from lungseg.checks.judging import as_tensor, first_difference, judge, random, row
+from lungseg.checks.lessons import Lesson, Wrong
+
+PAGE = "docs/nn/attention.md"
+SCORES = {
+    "softmax over queries": "softmax runs over the queries (the rows): each query's weights must sum to 1, so it runs "
+    "over the keys, dim=-1.",
+    "softmax over axis 1": "softmax(dim=1) counts axes from the front: with axes of images and heads, 1 is no longer "
+    "the axis of keys. Use dim=-1.",
+    "softmax over everything": "all logits share one softmax; each query has its own, over the keys.",
+    "no softmax": "the logits weigh the values directly, without softmax.",
+    "no scale": "the logits q k^T are not divided by sqrt(head_dim).",
+    "1/d": "the logits are divided by head_dim; by its square root keeps their variance at 1.",
+    "1/sqrt(N)": "the logits are divided by the square root of the number of tokens instead of head_dim.",
+    "times sqrt(d)": "the logits are multiplied by sqrt(head_dim) instead of divided.",
+    "q and k exchanged": "the logits are k q^T: queries and keys changed places.",
+    "values of queries": "the weights are transposed before they weigh the values.",
+}
+ATTENTION = Lesson(
+    "attention",
+    "attention(q (..., N, d), k (..., N, d), v (..., N, d), *, bias (..., N, N) = None) -> values (..., N, d), or the "
+    "pair (values, weights)",
+    "attention is softmax(q k^T / sqrt(d) + bias) v: each query mixes the values by how well its key fits, with weights "
+    "that sum to 1.",
+    PAGE,
+    {
+        **SCORES,
+        "k not transposed": "q is multiplied by k, not by its transpose.",
+        "bias forgotten": "the bias is not added.",
+        "bias after the softmax": "the bias is added to the weights, after the softmax; it belongs to the logits.",
+        "bias scaled too": "the bias is divided by sqrt(d) together with the logits; it is added after the scaling.",
+        "bias subtracted": "the bias is subtracted.",
+        "bias multiplied": "the logits are multiplied by the bias or mask.",
+        "mask inverted": "the mask blocks where it is True; True means that a pair may attend.",
+        "mask added as a number": "the bool mask is added as 0 and 1; blocked pairs need -inf before the softmax.",
+        "weights returned": "the weights are returned instead of the values.",
+    },
+)
 
 
-def attention_by_loops(q: list, k: list, v: list, bias: list) -> tuple[list, list]:
-    """The (values, weights) of one head, from lists of N vectors: exp(q.k/sqrt(d) + bias), normalised per query."""
-    values, all_weights = [], []
-    for i, query in enumerate(q):
-        logits = [sum(a * b for a, b in zip(query, key, strict=True)) / math.sqrt(len(query)) for key in k]
-        weights = [math.exp(z + bias[i][j]) for j, z in enumerate(logits)]
-        weights = [w / sum(weights) for w in weights]
-        all_weights.append(weights)
-        values.append([sum(w * v[j][c] for j, w in enumerate(weights)) for c in range(len(v[0]))])
-    return values, all_weights
+class Tokens(NamedTuple):
+    """One case: queries, keys and values of shape (*axes, N, d), and whether there is a bias."""
+
+    axes: tuple[int, ...]
+    N: int
+    d: int
+    bias: str = ""  # "", "blocked" (0 and -inf) or "numbers" (with some -inf)
+
+    def __str__(self) -> str:
+        bias = {"": "", "blocked": ", a bias of 0 and -inf", "numbers": ", a bias"}[self.bias]
+        return f"q, k, v of shape {(*self.axes, self.N, self.d)}{bias}"
+
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """q, k, v and the bias."""
+        q, k, v = (random((*self.axes, self.N, self.d), seed) for seed in (1, 2, 3))
+        if not self.bias:
+            return q, k, v, None
+        bias = random((*self.axes[1:], self.N, self.N), 4) if self.bias == "numbers" else torch.zeros(self.N, self.N)
+        blocked = (random((self.N, self.N), 5) > 0.4) & ~torch.eye(self.N, dtype=torch.bool)
+        return q, k, v, bias.masked_fill(blocked, -torch.inf)
 
 
-def check_attention(attention: Callable, *, max_examples: int = 30) -> None:
+CASES = [
+    Tokens((), 1, 1), Tokens((), 2, 1), Tokens((), 2, 2), Tokens((), 3, 2), Tokens((), 2, 3), Tokens((), 3, 2, "blocked"),
+    Tokens((), 3, 2, "numbers"), Tokens((), 4, 3, "numbers"), Tokens((2,), 3, 2), Tokens((2, 3), 3, 2, "numbers"),
+    Tokens((2, 2), 4, 4, "blocked"),
+]  # fmt: skip
+
+
+def weigh(q: Tensor, k: Tensor, bias: Tensor, slip: str = "") -> Tensor | None:
+    """The weights (..., N, N) of each query, by the formula or with a slip; a bias of zeros does nothing."""
+    N, d = q.shape[-2:]
+    if slip == "q and k exchanged":
+        q, k = k, q
+    if slip == "k not transposed":
+        if N != d:
+            return None
+        logits = q @ k
+    else:
+        logits = torch.stack([(q[..., i : i + 1, :] * k).sum(-1) for i in range(N)], -2)  # query by query
+    scale = {"no scale": 1.0, "1/d": 1 / d, "1/sqrt(N)": N**-0.5, "times sqrt(d)": d**0.5}.get(slip, d**-0.5)
+    logits = logits * scale
+    if slip == "bias after the softmax":
+        return softmax(logits) + bias
+    if slip == "bias multiplied":
+        logits = logits * bias  # 0 * -inf is NaN, also in the student's result
+    elif slip == "mask inverted":
+        logits = logits.masked_fill(bias == 0, -torch.inf)
+    elif slip == "mask added as a number":
+        logits = logits + (bias == 0)
+    elif slip != "bias forgotten":
+        logits = logits + {"bias scaled too": bias * scale, "bias subtracted": -bias}.get(slip, bias)
+    return normalise(logits, slip)
+
+
+def normalise(logits: Tensor, slip: str) -> Tensor | None:
+    """Logits (..., N, N) -> weights: softmax over the keys, or over something else."""
+    if slip == "no softmax":
+        return logits
+    if slip == "softmax over axis 1":
+        return logits.softmax(1)
+    if slip == "softmax over everything":
+        return softmax(logits.flatten(-2)).unflatten(-1, logits.shape[-2:])
+    if slip == "softmax over queries":
+        return softmax(logits.transpose(-1, -2)).transpose(-1, -2)
+    weights = softmax(logits)
+    return weights.transpose(-1, -2) if slip == "values of queries" else weights
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """exp(x) / sum exp(x) over the last axis."""
+    e = (logits - logits.amax(-1, keepdim=True)).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+def attention_by_loops(case: Tokens, slip: str = "") -> Tensor | None:
+    """The values, in float64: one weighted sum per query."""
+    q, k, v, bias = (None if t is None else t.double() for t in case.inputs())
+    assert q is not None and k is not None and v is not None
+    if bias is None and slip.startswith(("bias", "mask")):
+        slip = ""
+    if slip.startswith("mask") and case.bias == "numbers":
+        return None
+    weights = weigh(q, k, torch.zeros(()).double() if bias is None else bias, slip)
+    if weights is None or slip == "weights returned":
+        return weights
+    return torch.stack([(weights[..., i, :, None] * v).sum(-2) for i in range(case.N)], -2)
+
+
+def check_attention(attention: Callable) -> None:
     """Fail unless `attention(q, k, v, bias=bias)` is softmax(q k^T / sqrt(head_dim) + bias) v.
 
-    Args:
-        attention: q, k, v (N, head_dim), bias (N, N) with -inf where blocked -> values (N, head_dim), or a
-            pair (values, weights (N, N)).
-    """
-
-    @learner_settings(max_examples)
-    @given(N=st.integers(1, 5), d=st.integers(1, 4), seed=st.integers(0, 99))
-    def property_holds(N, d, seed):
-        rng = torch.Generator().manual_seed(seed)
-        q, k, v = (torch.randn(N, d, generator=rng, dtype=torch.double) for _ in range(3))
-        bias = torch.randn(N, N, generator=rng, dtype=torch.double)
-        blocked = torch.rand(N, N, generator=rng) < 0.4
-        bias = bias.masked_fill(blocked & ~torch.eye(N, dtype=torch.bool), -torch.inf)
-        result = attention(q, k, v, bias=bias)
-        values, weights = result if isinstance(result, tuple) else (result, None)
-        expected, expected_weights = attention_by_loops(q.tolist(), k.tolist(), v.tolist(), bias.tolist())
-        assert_equal("values", values, expected)
-        if weights is not None:
-            assert_equal("weights", weights, expected_weights)
-
-    property_holds()
-
-
-def check_window_attention(build: Callable[[int, int, int], nn.Module], *, max_examples: int = 15) -> None:
-    """Fail unless a window attention computes equation 4 of Swin Transformer, token by token, and honours its mask.
+    Vaswani et al. 2017, equation 1. A function with a bool `mask` (True = may attend) in place of `bias` is taken too.
 
     Args:
-        build: (dim, window_size, num_heads) -> a module with the usual names `qkv`, `proj` and
-            `relative_position_bias_table` ((2 ws - 1)^2, num_heads), called as
-            module(x (B*nW, N, C), attn_mask (nW, N, N) bool or None) -> (B*nW, N, C).
+        attention: q, k, v (..., N, head_dim), bias (..., N, N) with -inf where blocked -> values (..., N, head_dim), or
+            a pair (values, weights (..., N, N)).
     """
+    parameters = inspect.signature(attention).parameters
+    keyword = next((n for n in ("bias", "attn_bias", "mask", "attn_mask") if n in parameters), "bias")
+    cases = [c for c in CASES if c.bias != "numbers"] if "mask" in keyword else CASES
 
-    @learner_settings(max_examples)
-    @given(
-        ws=st.integers(1, 3),
-        heads=st.integers(1, 2),
-        d=st.integers(1, 2),
-        B=st.integers(1, 2),
-        nW=st.integers(1, 2),
-        masked=st.booleans(),
-        seed=st.integers(0, 99),
-    )
-    def property_holds(ws, heads, d, B, nW, masked, seed):
-        N, C, rng = ws * ws, heads * d, torch.Generator().manual_seed(seed)
-        module = build(C, ws, heads).double().eval()
-        with torch.no_grad():
-            for p in module.parameters():
-                p.copy_(torch.randn(p.shape, generator=rng, dtype=torch.double))
-        x = torch.randn(B * nW, N, C, generator=rng, dtype=torch.double)
-        mask = (torch.rand(nW, N, N, generator=rng) < 0.6) | torch.eye(N, dtype=torch.bool)
-        mask = mask if masked else torch.ones_like(mask)
-        with torch.no_grad():
-            result = module(x, mask if masked else None)
-        assert result.shape == x.shape, f"shape is {tuple(result.shape)}, not {tuple(x.shape)}"
-        for w in range(B * nW):
-            expected = window_by_loops(module, x[w], mask[w % nW], ws, heads)
-            assert_equal(f"window {w} (window {w % nW} of image {w // nW})", result[w], expected)
+    def student(case: Tokens) -> Tensor:
+        q, k, v, bias = case.inputs()
+        extra = {} if bias is None else {keyword: bias == 0 if "mask" in keyword else bias}
+        result = call(ATTENTION, attention, q, k, v, **extra)
+        if isinstance(result, tuple):
+            if len(result) != 2:
+                raise Wrong(ATTENTION, f"the result is a tuple of {len(result)}, expected (values, weights).")
+            check_weights(case, as_tensor(ATTENTION, result[1]))
+            result = result[0]
+        return as_tensor(ATTENTION, result)
 
-    property_holds()
+    judge(ATTENTION, student, cases, attention_by_loops, describe_token, numbers=show_tokens)
 
 
-def window_by_loops(module: Any, x: Tensor, mask: Tensor, ws: int, heads: int) -> Tensor:
-    """Equation 4 for one window (N, C), head by head, with the weights of the module, which has the usual names."""
-    N, C = x.shape
-    qkv_bias = 0 if module.qkv.bias is None else module.qkv.bias
-    qkv = x @ module.qkv.weight.T + qkv_bias  # (N, 3C): all q, all k, all v
-    d, outputs = C // heads, []
-    table = module.relative_position_bias_table.tolist()
+def check_weights(case: Tokens, weights: Tensor) -> None:
+    """The second part of a pair: (..., N, N), rows that sum to 1."""
+    expected = (*case.axes, case.N, case.N)
+    if tuple(weights.shape) != expected:
+        raise Wrong(ATTENTION, f"{case}: the weights have shape {tuple(weights.shape)}, expected {expected}.")
+    sums = weights.double().sum(-1)
+    if not torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+        over_queries = torch.allclose(weights.double().sum(-2), torch.ones_like(sums), atol=1e-4)
+        raise Wrong(ATTENTION, f"{case}: the weights of each query must sum to 1, but the first sums to "
+                    f"{sums.flatten()[0]:.4g}.", slip="softmax over queries" if over_queries else "")  # fmt: skip
+
+
+def describe_token(case: Tokens, got: Tensor, want: Tensor) -> str:
+    *axes, i, _ = first_difference(got, want)
+    where = f", index {tuple(axes)} of the leading axes" if axes else ""
+    return f"{case}: the value of query {i}{where} is {row(got[(*axes, i)])}, expected {row(want[(*axes, i)])}."
+
+
+def show_tokens(case: Tokens, got: Tensor, want: Tensor) -> str:
+    """The inputs of the smallest wrong case, and the weights they should have."""
+    q, k, v, bias = case.inputs()
+    if q.ndim > 2 or case.N > 3:
+        return ""
+    weights = weigh(q.double(), k.double(), torch.zeros(()).double() if bias is None else bias.double())
+    named = {"q": q, "k": k, "v": v} | ({} if bias is None else {"bias": bias}) | {"weights, expected": weights}
+    return "\n".join(f"{name} = {' / '.join(row(r) for r in value)}" for name, value in named.items())
+
+
+# ---- heads ----------------------------------------------------------------------------------------------------
+
+SPLIT = Lesson(
+    "split_heads",
+    "split_heads(x (B, N, C), num_heads) -> (B, num_heads, N, C / num_heads)",
+    "head h gets the channels h * d to (h + 1) * d - 1 of every token, with d = C / num_heads.",
+    PAGE,
+    {
+        "heads interleaved": "the channels are dealt out in turn: head h got channels h, h + heads, ... instead of a block.",
+        "only reshaped": "reshaped without moving an axis: a head then gets pieces of other tokens. First split C into "
+        "(heads, d), then move the axis of heads before that of tokens.",
+        "tokens and heads not exchanged": "the axis of heads comes after that of tokens; the formula needs (..., N, d).",
+    },
+)
+MERGE = Lesson(
+    "merge_heads",
+    "merge_heads(x (B, num_heads, N, d)) -> (B, N, num_heads * d)",
+    "merge_heads undoes split_heads: the heads of a token are put side by side.",
+    PAGE,
+    {
+        "only reshaped": "reshaped without moving the axis of heads behind that of tokens: tokens are mixed.",
+        "heads interleaved": "the channels of the heads alternate; each head keeps a block of channels.",
+    },
+)
+HEADS = [(1, 2, 1, 2), (1, 1, 2, 2), (1, 2, 2, 1), (1, 2, 2, 2), (1, 3, 2, 2), (2, 3, 2, 3), (2, 4, 3, 2)]  # B, N, h, d
+
+
+def split_by_loops(case: tuple[int, int, int, int], slip: str = "") -> Tensor:
+    B, N, heads, d = case
+    x = torch.arange(1.0, 1 + B * N * heads * d).reshape(B, N, heads * d)
+    if slip == "only reshaped":
+        return x.reshape(B, heads, N, d)
+    parts = [x[..., h::heads] if slip == "heads interleaved" else x[..., h * d : (h + 1) * d] for h in range(heads)]
+    return torch.stack(parts, 2 if slip == "tokens and heads not exchanged" else 1)
+
+
+def merge_by_loops(case: tuple[int, int, int, int], slip: str = "") -> Tensor:
+    split, (B, N, heads, d) = split_by_loops(case), case
+    if slip == "only reshaped":
+        return split.reshape(B, N, heads * d)
+    merged = torch.zeros(B, N, heads * d)
     for h in range(heads):
-        q, k, v = (qkv[:, part * C + h * d : part * C + (h + 1) * d].tolist() for part in range(3))
-        bias = [
-            [
-                table[(i // ws - j // ws + ws - 1) * (2 * ws - 1) + i % ws - j % ws + ws - 1][h]
-                if mask[i, j]
-                else -math.inf
-                for j in range(N)
-            ]
-            for i in range(N)
-        ]
-        values, _ = attention_by_loops(q, k, v, bias)
-        outputs.append(torch.tensor(values, dtype=x.dtype))
-    return torch.cat(outputs, dim=1) @ module.proj.weight.T + module.proj.bias
+        merged[..., slice(h, None, heads) if slip == "heads interleaved" else slice(h * d, (h + 1) * d)] = split[:, h]
+    return merged
 
 
-def assert_equal(what: str, got: Tensor, expected: Tensor | list) -> None:
-    """Fail with the first token and channel that differ by more than 1e-9."""
-    expected = torch.as_tensor(expected, dtype=got.dtype)
-    assert got.shape == expected.shape, f"{what}: shape is {tuple(got.shape)}, not {tuple(expected.shape)}"
-    wrong = ((got - expected).abs() > 1e-9).nonzero().tolist()
-    assert not wrong, (
-        f"{what}: at [token, channel] = {wrong[0]} the result is {got[tuple(wrong[0])].item():.6g}, "
-        f"the written-out sum gives {expected[tuple(wrong[0])].item():.6g}"
-    )
+def check_split_heads(split_heads: Callable) -> None:
+    """Fail unless each head gets its block of channels of every token."""
+
+    def student(case: tuple[int, int, int, int]) -> Tensor:
+        B, N, heads, d = case
+        x = torch.arange(1.0, 1 + B * N * heads * d).reshape(B, N, heads * d)
+        return as_tensor(SPLIT, call(SPLIT, split_heads, x, heads))
+
+    def describe(case: tuple[int, int, int, int], got: Tensor, want: Tensor) -> str:
+        b, h, n, _ = first_difference(got, want)
+        return (f"x (1, N, C) = 1, 2, 3, ... with (B, N, heads, d) = {case}: head {h} of token {n} of image {b} is "
+                f"{row(got[b, h, n])}, expected {row(want[b, h, n])}.")  # fmt: skip
+
+    judge(SPLIT, student, HEADS, split_by_loops, describe)
+
+
+def check_merge_heads(merge_heads: Callable) -> None:
+    """Fail unless the heads of a token are put side by side."""
+
+    def describe(case: tuple[int, int, int, int], got: Tensor, want: Tensor) -> str:
+        b, n, _ = first_difference(got, want)
+        return (f"(B, N, heads, d) = {case}: token {n} of image {b} is {row(got[b, n])}, "
+                f"expected {row(want[b, n])}.")  # fmt: skip
+
+    def student(case: tuple[int, int, int, int]) -> Tensor:
+        return as_tensor(MERGE, call(MERGE, merge_heads, split_by_loops(case)))
+
+    judge(MERGE, student, HEADS, merge_by_loops, describe)

@@ -22,8 +22,6 @@ LIBRARIES = (PACKAGE, sys.prefix, sysconfig.get_paths()["stdlib"], sysconfig.get
 REFUSE_OURS = False  # `python -m lungseg.checks` sets this: there, code that only calls ours is not judged
 
 
-
-
 def call(lesson: Lesson, function: Callable, *args: Any, **kwargs: Any) -> Any:
     """Call a student's function or module with copies of the arguments; name what it changes in place.
 
@@ -98,8 +96,12 @@ def guarded(lesson: Lesson, function: Callable, *args: Any, **kwargs: Any) -> An
         if isinstance(error, NotImplementedError) and (is_students(last) or "forward" in str(error)):
             raise NotWritten from None  # "forward": what torch says of a module without one
         message = (str(error).strip() or "no message").splitlines()[0]
+        if "can't allocate memory" in message or isinstance(error, MemoryError):
+            message = f"asked for more memory than a check may use ({message[-60:]})"
         shapes = ", ".join(text for text in map(short, (*args, *kwargs.values())) if text)
-        raise Wrong(lesson, f"{type(error).__name__}: {message}{students_line(error)}\n  called with {shapes}") from None
+        raise Wrong(
+            lesson, f"{type(error).__name__}: {message}{students_line(error)}\n  called with {shapes}"
+        ) from None
 
 
 def students_line(error: BaseException) -> str:
@@ -124,7 +126,9 @@ def is_blank(function: Any) -> bool:
         return False
     rest = [node for node in body if not isinstance(node, ast.Pass)]
     rest = [n for n in rest if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
-    return not rest or (len(rest) == 1 and isinstance(rest[0], ast.Raise) and "NotImplementedError" in ast.dump(rest[0]))
+    return not rest or (
+        len(rest) == 1 and isinstance(rest[0], ast.Raise) and "NotImplementedError" in ast.dump(rest[0])
+    )
 
 
 @contextmanager

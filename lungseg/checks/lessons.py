@@ -22,11 +22,17 @@ class Wrong(AssertionError):
 
     def __init__(self, lesson: Lesson, what: str, *, numbers: str = "", slip: str = "", picture: Any = None):
         self.lesson, self.what, self.numbers, self.slip, self.picture = lesson, what, numbers, slip, picture
-        parts = [what, textwrap.indent(numbers, "  "), f"The rule: {lesson.rule}"]
+        parts = [wrap(what), textwrap.indent(numbers, "  "), wrap(f"The rule: {lesson.rule}")]
         if slip:
-            parts.append(f"Likely slip ({slip}): {lesson.slips[slip]}")
+            parts.append(wrap(f"Likely slip ({slip}): {lesson.slips[slip]}"))
         parts.append(f"Read: {lesson.page}")
         super().__init__("\n".join(part for part in parts if part))
+
+
+def wrap(text: str) -> str:
+    """Long lines broken at 100 characters, as they are read on a projector."""
+    lines = [textwrap.wrap(line, 100, subsequent_indent="  ", break_long_words=False) for line in text.splitlines()]
+    return "\n".join(part for line in lines for part in line)
 
 
 class NotWritten(Exception):

@@ -215,9 +215,11 @@ def index_by_loops(ws: int, slip: str = "") -> Tensor:
     for i in range(ws * ws):
         for j in range(ws * ws):
             dr, dc = i // ws - j // ws, i % ws - j % ws
-            dr, dc = {"key minus query": (-dr, -dc), "columns first": (dc, dr), "absolute offsets": (abs(dr), abs(dc))}.get(
-                slip, (dr, dc)
-            )
+            dr, dc = {
+                "key minus query": (-dr, -dc),
+                "columns first": (dc, dr),
+                "absolute offsets": (abs(dr), abs(dc)),
+            }.get(slip, (dr, dc))
             up, left = dr + ws - 1, dc + ws - 1
             index[i, j] = {
                 "offsets not shifted": dr * size + dc,

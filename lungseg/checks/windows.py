@@ -39,7 +39,9 @@ class Batch(NamedTuple):
     size: int  # of a window, a shift or a multiple
 
     def __str__(self) -> str:
-        return f"{self.images} map(s) of {self.height} x {self.width} tokens with {self.channels} channel(s), {self.size}"
+        return (
+            f"{self.images} map(s) of {self.height} x {self.width} tokens with {self.channels} channel(s), {self.size}"
+        )
 
     def numbers(self) -> Tensor:
         """(B, H, W, C) float32: 1, 2, 3, ... (no zero, which is what padding holds)."""

@@ -16,11 +16,15 @@ class Mutant(NamedTuple):
     source: str  # the whole file
 
 
-def mutant(mistake: str, name: str, slip: str, old: str, new: str, *, solution: str = "") -> Mutant:
-    """The solution `solutions/NAME.py` with the text `old`, which it must hold exactly once, replaced by `new`."""
+def mutant(
+    mistake: str, name: str, slip: str, old: str | tuple[str, ...], new: str | tuple[str, ...], *, solution: str = ""
+) -> Mutant:
+    """The solution `solutions/NAME.py` with each text `old`, which it must hold exactly once, replaced by its `new`."""
     source = (SOLUTIONS / f"{solution or name}.py").read_text()
-    assert source.count(old) == 1, f"{mistake}: the solution holds {old!r} {source.count(old)} times"
-    return Mutant(mistake, name, slip, source.replace(old, new))
+    for before, after in zip(*((x,) if isinstance(x, str) else x for x in (old, new)), strict=True):
+        assert source.count(before) == 1, f"{mistake}: the solution holds {before!r} {source.count(before)} times"
+        source = source.replace(before, after)
+    return Mutant(mistake, name, slip, source)
 
 
 def as_module(source: str, name: str = "student") -> ModuleType:
