@@ -3,6 +3,7 @@
     python examples/train_swin.py                                      phantoms, minutes on one CPU core
     python examples/train_swin.py --data DIR --recipe recommended --out runs/mine
     python examples/train_swin.py --out runs/mine --resume             continue after Ctrl-C, a crash or a power cut
+    python examples/train_swin.py --network my_swin.py                 the class SwinUNet of your own file
     torchrun --nproc_per_node=2 examples/train_swin.py ...             several GPUs, or several CPU processes
 
 DIR is a folder of slices (docs/data/folder.md). Without one, phantoms are drawn into the run's folder.
@@ -18,6 +19,7 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (late
 from lungseg.exits import leave
 from lungseg.flags import option
 from lungseg.nn.swin_unet import SwinUNet
+from lungseg.python_file import accepted_arguments, load_network_class
 from lungseg.training.cli import run_script
 from lungseg.training.early_stopping import EarlyStopping, monitor_mode
 from lungseg.training.optim import make_optimizer, make_schedules
@@ -30,6 +32,9 @@ from lungseg.training.step import evaluate, train_one_epoch
 class Recipe(TrainingRecipe):
     """Every setting that decides what is learned. The defaults are the demo: small, for phantoms and a laptop."""
 
+    network: str | None = option(
+        None, "Python file with a class SwinUNet of your own to train, such as the one of the course; its code runs"
+    )
     patch_size: int = option(
         4, "side of a patch in pixels, as published; 2 follows outlines more closely at 4 times the cost"
     )
@@ -80,7 +85,8 @@ def main(argv: list[str] | None = None) -> float | int:
 def train(run: Run) -> float:
     """Network, data, loss, optimizer, schedule; then the epochs; then the test."""
     recipe = run.recipe
-    model = run.build(SwinUNet, network_arguments(recipe), weights=recipe.weights)
+    network = load_network_class(recipe.network, "SwinUNet") if recipe.network else SwinUNet
+    model = run.build(network, accepted_arguments(network, network_arguments(recipe)), weights=recipe.weights)
     data = run.open_data()
     run.prepare(model)
     ddp_model = run.wrap(model)

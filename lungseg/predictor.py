@@ -70,6 +70,10 @@ def build_network(network: NetworkSpec, state: dict[str, Tensor]) -> nn.Module:
         ValueError: in one sentence, if the name is unknown or the arguments or the state do not fit.
     """
     name, arguments = network.name, network.arguments
+    if " of " in name:  # of a file given as --network
+        raise ValueError(
+            f"its network is {name}, which only that file can build. Load the weights, entry 'model', into it yourself."
+        )
     if name not in NETWORKS:
         raise ValueError(
             f"expected one of the networks {', '.join(NETWORKS)}, got {name!r}. Update lungseg, or train one of these."

@@ -15,6 +15,7 @@ The file is imported, so its code runs: check only files that you would run your
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -48,8 +49,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line, or a message and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m lungseg.checks", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m lungseg.checks",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("path", type=Path, nargs="?", help="a Python file, or a folder of them")
     parser.add_argument("names", nargs="*", help="check only these functions and classes")
     parser.add_argument("--course", type=Path, metavar="DIR", help="write the course's exercises to DIR, or judge them")
@@ -79,4 +84,12 @@ def find_files(path: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader of the output has gone: python -m lungseg.checks ... | head
+        code = 141
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed at exit
+    sys.exit(code)

@@ -30,7 +30,8 @@ ATTENTION = Lesson(
     "attention",
     "attention(q (..., N, d), k (..., N, d), v (..., N, d), *, bias (..., N, N) = None) -> values (..., N, d), or the "
     "pair (values, weights)",
-    "attention is softmax(q k^T / sqrt(d) + bias) v: each query mixes the values by how well its key fits, with weights "
+    "attention is softmax(q k^T / sqrt(d) + bias) v: each query mixes the values by how well its key fits, with "
+    "weights "
     "that sum to 1.",
     PAGE,
     {
@@ -71,7 +72,8 @@ class Tokens(NamedTuple):
 
 
 CASES = [
-    Tokens((), 1, 1), Tokens((), 2, 1), Tokens((), 2, 2), Tokens((), 3, 2), Tokens((), 2, 3), Tokens((), 3, 2, "blocked"),
+    Tokens((), 1, 1), Tokens((), 2, 1), Tokens((), 2, 2), Tokens((), 3, 2), Tokens((), 2, 3), Tokens((),
+    3, 2, "blocked"),
     Tokens((), 3, 2, "numbers"), Tokens((), 4, 3, "numbers"), Tokens((2,), 3, 2), Tokens((2, 3), 3, 2, "numbers"),
     Tokens((2, 2), 4, 4, "blocked"),
 ]  # fmt: skip
@@ -172,8 +174,11 @@ def check_weights(case: Tokens, weights: Tensor) -> None:
     sums = weights.double().sum(-1)
     if not torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
         over_queries = torch.allclose(weights.double().sum(-2), torch.ones_like(sums), atol=1e-4)
-        raise Wrong(ATTENTION, f"{case}: the weights of each query must sum to 1, but the first sums to "
-                    f"{sums.flatten()[0]:.4g}.", slip="softmax over queries" if over_queries else "")  # fmt: skip
+        raise Wrong(
+            ATTENTION,
+            f"{case}: the weights of each query must sum to 1, but the first sums to {sums.flatten()[0]:.4g}.",
+            slip="softmax over queries" if over_queries else "",
+        )
 
 
 def describe_token(case: Tokens, got: Tensor, want: Tensor) -> str:
@@ -188,6 +193,7 @@ def show_tokens(case: Tokens, got: Tensor, want: Tensor) -> str:
     if q.ndim > 2 or case.N > 3:
         return ""
     weights = weigh(q.double(), k.double(), torch.zeros(()).double() if bias is None else bias.double())
+    assert weights is not None  # the formula is never impossible
     named = {"q": q, "k": k, "v": v} | ({} if bias is None else {"bias": bias}) | {"weights, expected": weights}
     return "\n".join(f"{name} = {' / '.join(row(r) for r in value)}" for name, value in named.items())
 
@@ -200,10 +206,12 @@ SPLIT = Lesson(
     "head h gets the channels h * d to (h + 1) * d - 1 of every token, with d = C / num_heads.",
     PAGE,
     {
-        "heads interleaved": "the channels are dealt out in turn: head h got channels h, h + heads, ... instead of a block.",
+        "heads interleaved": "the channels are dealt out in turn: head h got channels h, h + heads, ... instead of a "
+        "block.",
         "only reshaped": "reshaped without moving an axis: a head then gets pieces of other tokens. First split C into "
         "(heads, d), then move the axis of heads before that of tokens.",
-        "tokens and heads not exchanged": "the axis of heads comes after that of tokens; the formula needs (..., N, d).",
+        "tokens and heads not exchanged": "the axis of heads comes after that of tokens; the formula needs (..., N, "
+        "d).",
     },
 )
 MERGE = Lesson(
@@ -248,8 +256,10 @@ def check_split_heads(split_heads: Callable) -> None:
 
     def describe(case: tuple[int, int, int, int], got: Tensor, want: Tensor) -> str:
         b, h, n, _ = first_difference(got, want)
-        return (f"x (1, N, C) = 1, 2, 3, ... with (B, N, heads, d) = {case}: head {h} of token {n} of image {b} is "
-                f"{row(got[b, h, n])}, expected {row(want[b, h, n])}.")  # fmt: skip
+        return (
+            f"x (1, N, C) = 1, 2, 3, ... with (B, N, heads, d) = {case}: head {h} of token {n} of image {b} is "
+            f"{row(got[b, h, n])}, expected {row(want[b, h, n])}."
+        )
 
     judge(SPLIT, student, HEADS, split_by_loops, describe)
 
@@ -259,8 +269,7 @@ def check_merge_heads(merge_heads: Callable) -> None:
 
     def describe(case: tuple[int, int, int, int], got: Tensor, want: Tensor) -> str:
         b, n, _ = first_difference(got, want)
-        return (f"(B, N, heads, d) = {case}: token {n} of image {b} is {row(got[b, n])}, "
-                f"expected {row(want[b, n])}.")  # fmt: skip
+        return f"(B, N, heads, d) = {case}: token {n} of image {b} is {row(got[b, n])}, expected {row(want[b, n])}."
 
     def student(case: tuple[int, int, int, int]) -> Tensor:
         return as_tensor(MERGE, call(MERGE, merge_heads, split_by_loops(case)))

@@ -24,7 +24,8 @@ from lungseg.checks.small_layers import mlp_by_formula
 
 RESIDUALS = {
     "norm after": "LayerNorm comes after each branch; it comes before (pre-norm).",
-    "norm after the sum": "LayerNorm is applied to the sum x + branch (post-norm, as in the first transformer); here it "
+    "norm after the sum": "LayerNorm is applied to the sum x + branch (post-norm, as in the first transformer); here "
+    "it "
     "comes before each branch.",
     "no norm": "the branches read x itself; each reads its LayerNorm.",
     "first residual missing": "x is not added to the result of the attention.",
@@ -41,7 +42,8 @@ PROJECTED = {k: v for k, v in HEADS.items() if k in ("heads interleaved", "heads
 WEIGHED = {k: v for k, v in SCORES.items() if k in ("softmax over queries", "no scale", "1/d")}
 TRANSFORMER = Lesson(
     "TransformerBlock",
-    "TransformerBlock(dim, num_heads): module(z (B, N, dim)) -> (B, N, dim), with two LayerNorm, the attention's layers "
+    "TransformerBlock(dim, num_heads): module(z (B, N, dim)) -> (B, N, dim), with two LayerNorm, the attention's "
+    "layers "
     "(qkv, proj) and an MLP dim -> 4 dim -> dim",
     "z' = attention(norm1(z)) + z, and then mlp(norm2(z')) + z' (UNETR, equations 2 and 3).",
     "docs/nn/unetr.md",
@@ -177,7 +179,6 @@ def judge_block(lesson: Lesson, make: Callable, cases: list, inputs: Callable, o
     def describe(case: NamedTuple, got: Tensor, want: Tensor) -> str:
         *where, _ = first_difference(got, want)
         at = f"token {where[1]}" if len(where) == 2 else f"token (row {where[1]}, column {where[2]})"
-        return (f"{case}: {at} of image {where[0]} is {row(got[tuple(where)])}, expected "
-                f"{row(want[tuple(where)])}.")  # fmt: skip
+        return f"{case}: {at} of image {where[0]} is {row(got[tuple(where)])}, expected {row(want[tuple(where)])}."
 
     judge(lesson, student, cases, lambda case, slip: oracle(module(case), case, slip), describe)

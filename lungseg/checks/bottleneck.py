@@ -16,7 +16,8 @@ BOTTLENECK = Lesson(
     "Bottleneck(in_channels, width, stride=1): module(x (B, in_channels, H, W)) -> (B, 4 * width, ceil(H/stride), "
     "ceil(W/stride)), with convolutions 1x1, 3x3, 1x1, each followed by nn.BatchNorm2d, and a projection (1x1 "
     "convolution, batch norm) as shortcut where the shape changes",
-    "relu(f(x) + shortcut(x)): f is conv 1x1, norm, relu, conv 3x3 with the stride, norm, relu, conv 1x1, norm; the last "
+    "relu(f(x) + shortcut(x)): f is conv 1x1, norm, relu, conv 3x3 with the stride, norm, relu, conv 1x1, norm; the "
+    "last "
     "relu comes after the sum.",
     "docs/nn/resnet_unet.md",
     {
@@ -28,7 +29,8 @@ BOTTLENECK = Lesson(
         "no relu after the 3x3": "the relu after the 3x3 convolution is missing.",
         "relu before norm": "the relu comes before the batch norm; it comes after.",
         "shortcut not normalised": "the projection of the shortcut has no batch norm, or does not use it.",
-        "stride in the first convolution": "the stride is in the first 1x1 convolution, which then ignores three of four "
+        "stride in the first convolution": "the stride is in the first 1x1 convolution, which then ignores three of "
+        "four "
         "pixels; published weights have it in the 3x3.",
         "norms not used": "the batch norms are defined but not applied.",
     },
@@ -46,12 +48,15 @@ class Maps(NamedTuple):
     W: int
 
     def __str__(self) -> str:
-        return (f"{self.B} map(s) of {self.H} x {self.W}, in_channels {self.in_channels}, width {self.width}, "
-                f"stride {self.stride}")  # fmt: skip
+        return (
+            f"{self.B} map(s) of {self.H} x {self.W}, in_channels {self.in_channels}, width {self.width}, "
+            f"stride {self.stride}"
+        )
 
 
 CASES = [Maps(*c) for c in [
-    (1, 8, 2, 1, 1, 1), (1, 8, 2, 1, 3, 3), (1, 3, 2, 1, 3, 4), (1, 3, 2, 2, 4, 4), (2, 8, 2, 2, 4, 6), (2, 5, 3, 2, 5, 3),
+    (1, 8, 2, 1, 1, 1), (1, 8, 2, 1, 3, 3), (1, 3, 2, 1, 3, 4), (1, 3, 2, 2, 4, 4), (2, 8, 2, 2, 4, 6),
+    (2, 5, 3, 2, 5, 3),
     (2, 12, 3, 1, 4, 3)]]  # fmt: skip
 
 
@@ -69,9 +74,12 @@ def find_layers(module: nn.Module, case: Maps) -> tuple[list[nn.Conv2d], list[nn
     wanted += [(case.in_channels, 4 * case.width, 1)] * projection
     found = [(c.in_channels, c.out_channels, c.kernel_size[0]) for c in convs]
     if found != wanted or len(norms) not in (len(wanted), 3):
-        raise Wrong(BOTTLENECK, f"{case}: expected convolutions (in, out, kernel) {wanted}, each with a batch norm; found "
-                    f"{found} and {len(norms)} batch norms. (A projection that the shape does not need is not "
-                    f"allowed: the identity is the point of the block.)")  # fmt: skip
+        raise Wrong(
+            BOTTLENECK,
+            f"{case}: expected convolutions (in, out, kernel) {wanted}, each with a batch norm; found "
+            f"{found} and {len(norms)} batch norms. (A projection that the shape does not need is not "
+            f"allowed: the identity is the point of the block.)",
+        )
     return convs, norms
 
 
@@ -95,8 +103,9 @@ def block_by_formula(module: nn.Module, case: Maps, slip: str = "") -> Tensor | 
         if slip != "shortcut not normalised" and len(norms) == 4:
             shortcut = normalise(norms[3], shortcut, slip)
         elif slip != "shortcut not normalised":
-            raise Wrong(BOTTLENECK, f"{case}: the projection of the shortcut has no batch norm.",
-                        slip="shortcut not normalised")  # fmt: skip
+            raise Wrong(
+                BOTTLENECK, f"{case}: the projection of the shortcut has no batch norm.", slip="shortcut not normalised"
+            )
     if slip in ("relu before the sum", "relu before and after the sum"):
         y = y.clamp(min=0)
     y = y if slip == "no shortcut" else y + shortcut
@@ -148,7 +157,9 @@ def check_bottleneck(build_: Callable[[int, int, int], nn.Module]) -> None:
 
     def describe(case: Maps, got: Tensor, want: Tensor) -> str:
         where = first_difference(got, want)
-        return (f"{case}: channel {where[1]}, row {where[2]}, column {where[3]} of image {where[0]} is "
-                f"{got[where].item():.4g}, expected {want[where].item():.4g}.")  # fmt: skip
+        return (
+            f"{case}: channel {where[1]}, row {where[2]}, column {where[3]} of image {where[0]} is "
+            f"{got[where].item():.4g}, expected {want[where].item():.4g}."
+        )
 
     judge(BOTTLENECK, student, CASES, lambda case, slip: block_by_formula(module(case), case, slip), describe)

@@ -40,8 +40,11 @@ def call(lesson: Lesson, function: Callable, *args: Any, **kwargs: Any) -> Any:
         result = guarded(lesson, function, *positional, **named)
     for name, before, after in zip(names, (*args, *kwargs.values()), given, strict=True):
         if not unchanged(before, after):
-            raise Wrong(lesson, f"{name} was changed in place. The caller still needs it: work on a copy, or write "
-                        f"the result into a new tensor.")  # fmt: skip
+            raise Wrong(
+                lesson,
+                f"{name} was changed in place. The caller still needs it: work on a copy, or write "
+                f"the result into a new tensor.",
+            )
     if result is None:
         raise Wrong(lesson, f"{lesson.name} returned None: is a `return` missing?")
     return result
@@ -70,8 +73,11 @@ def bind(lesson: Lesson, function: Callable, args: Sequence[Any], kwargs: Mappin
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         where = f"{type(function).__name__}.forward" if isinstance(function, nn.Module) else lesson.name
-        raise Wrong(lesson, f"{where}{signature} does not take the arguments it is called with: {error}. "
-                    f"It is called as\n  {lesson.signature}") from None  # fmt: skip
+        raise Wrong(
+            lesson,
+            f"{where}{signature} does not take the arguments it is called with: {error}. "
+            f"It is called as\n  {lesson.signature}",
+        ) from None
     names = []
     for name, value in bound.arguments.items():
         kind = signature.parameters[name].kind
@@ -89,12 +95,14 @@ def guarded(lesson: Lesson, function: Callable, *args: Any, **kwargs: Any) -> An
     except (Wrong, NotJudged, NotWritten):
         raise
     except (SystemExit, KeyboardInterrupt) as error:
-        raise Wrong(lesson, f"{lesson.name} ended the program ({type(error).__name__}) instead of returning a result"
-                    f"{students_line(error)}") from None  # fmt: skip
+        raise Wrong(
+            lesson,
+            f"{lesson.name} ended the program ({type(error).__name__}) instead of returning a result"
+            f"{students_line(error)}",
+        ) from None
     except BaseException as error:  # whatever a student's code may raise
-        last = traceback.extract_tb(error.__traceback__)[-1].filename
-        if isinstance(error, NotImplementedError) and (is_students(last) or "forward" in str(error)):
-            raise NotWritten from None  # "forward": what torch says of a module without one
+        if isinstance(error, NotImplementedError):
+            blank_inside(lesson, function, error)
         message = (str(error).strip() or "no message").splitlines()[0]
         if "can't allocate memory" in message or isinstance(error, MemoryError):
             message = f"asked for more memory than a check may use ({message[-60:]})"
@@ -102,6 +110,19 @@ def guarded(lesson: Lesson, function: Callable, *args: Any, **kwargs: Any) -> An
         raise Wrong(
             lesson, f"{type(error).__name__}: {message}{students_line(error)}\n  called with {shapes}"
         ) from None
+
+
+def blank_inside(lesson: Lesson, function: Callable, error: NotImplementedError) -> None:
+    """Raise NotWritten for a blank of the student's, or NotJudged if it is that of another function it needs."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if "forward" in str(error):  # what torch says of a module without one
+        raise NotWritten from None
+    if is_students(last.filename):
+        own = type(function) if isinstance(function, nn.Module) else function
+        elsewhere = Path(last.filename) != Path(inspect.getsourcefile(own) or last.filename)
+        if elsewhere or last.name not in (lesson.name, "forward", "__init__"):
+            raise NotJudged(f"it needs {last.name} of {Path(last.filename).name}, which is not yet written.") from None
+        raise NotWritten from None
 
 
 def students_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from lungseg.checks.blocks import check_transformer_block
 from lungseg.checks.bottleneck import check_bottleneck
 from lungseg.checks.lessons import Lesson
 from lungseg.checks.masks import check_relative_position_index, check_shifted_window_mask
-from lungseg.checks.network import check_network
+from lungseg.checks.network import check_network, check_overfit
 from lungseg.checks.patches import check_patch_embed, check_patch_expanding, check_patch_merging
 from lungseg.checks.self_attention import check_self_attention, check_window_attention
 from lungseg.checks.small_layers import check_drop_path, check_hidden_states, check_mlp, check_tokens_to_map
@@ -65,6 +65,7 @@ EXERCISES: dict[str, Exercise] = {
         Exercise(check_tokens_to_map, small_layers.TO_MAP),
         Exercise(check_hidden_states, small_layers.SKIPS),
         Exercise(check_bottleneck, bottleneck.BOTTLENECK),
+        Exercise(check_overfit, network.OVERFIT),
     )
 }
 for _network in ("SwinUNet", "UNETR", "UNet", "ResNet50UNet", "RRCUNet", "Network"):

@@ -46,8 +46,13 @@ def judge(
         if got.shape != want.shape:
             shapes = f"{case}: the result has shape {tuple(got.shape)}, expected {tuple(want.shape)}."
             raise Wrong(lesson, shapes, slip=slip)
-        raise Wrong(lesson, describe(case, got, want), numbers=numbers(case, got, want) if numbers else "",
-                    slip=slip, picture=("matrix", matrix_of(want), matrix_of(got)))  # fmt: skip
+        raise Wrong(
+            lesson,
+            describe(case, got, want),
+            numbers=numbers(case, got, want) if numbers else "",
+            slip=slip,
+            picture=("matrix", matrix_of(want), matrix_of(got)),
+        )
 
 
 def find_slip(

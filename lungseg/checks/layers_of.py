@@ -53,8 +53,11 @@ def find_projections(lesson: Lesson, module: nn.Module, dim: int) -> Projections
         named = [square[i] for i in order] if {letter_of(n) for n, _ in square} > set("qkv") else square
         return Projections(*(weights(m) for _, m in named))
     shapes = ", ".join(f"{name}: Linear({m.in_features}, {m.out_features})" for name, m in found) or "no linear layer"
-    raise Wrong(lesson, f"{type(module).__name__} holds {shapes}. Expected qkv = Linear(dim, 3 * dim), or three layers "
-                f"q, k, v = Linear(dim, dim), and proj = Linear(dim, dim), here with dim = {dim}.")  # fmt: skip
+    raise Wrong(
+        lesson,
+        f"{type(module).__name__} holds {shapes}. Expected qkv = Linear(dim, 3 * dim), or three layers "
+        f"q, k, v = Linear(dim, dim), and proj = Linear(dim, dim), here with dim = {dim}.",
+    )
 
 
 def letter_of(name: str) -> str:
@@ -74,9 +77,12 @@ def find_bias_table(lesson: Lesson, module: nn.Module, window_size: int, num_hea
     candidates = [p for p in named or module.parameters() if tuple(p.shape) == (rows, num_heads)]
     if len(candidates) == 1:
         return candidates[0].detach().double()
-    raise Wrong(lesson, f"expected a parameter relative_position_bias_table of shape ((2 ws - 1)^2, num_heads) = "
-                f"{(rows, num_heads)} for window_size {window_size}; "
-                f"{len(candidates)} parameters have this shape.")  # fmt: skip
+    raise Wrong(
+        lesson,
+        f"expected a parameter relative_position_bias_table of shape ((2 ws - 1)^2, num_heads) = "
+        f"{(rows, num_heads)} for window_size {window_size}; "
+        f"{len(candidates)} parameters have this shape.",
+    )
 
 
 def find_norms(lesson: Lesson, module: nn.Module, dim: int, count: int) -> list[nn.LayerNorm]:
@@ -102,6 +108,9 @@ def find_mlp(lesson: Lesson, module: nn.Module, dim: int, hidden: int) -> tuple[
     second = [m for m in found if (m.in_features, m.out_features) == (hidden, dim)]
     if len(first) != 1 or len(second) != 1:
         shapes = ", ".join(f"Linear({m.in_features}, {m.out_features})" for m in found) or "no linear layer"
-        raise Wrong(lesson, f"{type(module).__name__} holds {shapes}; expected an MLP with Linear({dim}, {hidden}) and "
-                    f"Linear({hidden}, {dim}).")  # fmt: skip
+        raise Wrong(
+            lesson,
+            f"{type(module).__name__} holds {shapes}; expected an MLP with Linear({dim}, {hidden}) and "
+            f"Linear({hidden}, {dim}).",
+        )
     return weights(first[0]), weights(second[0])

@@ -34,7 +34,8 @@ MASK = Lesson(
         "rows that wrapped are its last ones.",
         "shift ignored": "the mask of regular windows: the shift changes nothing in yours.",
         "windows column by column": "the windows are numbered column by column; window_partition counts row by row.",
-        "additive": "a mask to be added to the logits (0 and a large negative number); here it is bool, True = may attend.",
+        "additive": "a mask to be added to the logits (0 and a large negative number); here it is bool, True = may "
+        "attend.",
         "row of False": "a token that may attend to none has a softmax of 0/0 = NaN: let padding attend to padding.",
     },
 )
@@ -48,19 +49,22 @@ INDEX = Lesson(
         "key minus query": "the offsets are those of key - query: the matrix is transposed.",
         "offsets not shifted": "the offsets start at -(ws - 1): add ws - 1 to both, so that the index starts at 0.",
         "only one offset shifted": "only one of the two offsets was shifted by ws - 1.",
-        "stride of one window": "the row offset is multiplied by ws; an offset has 2 ws - 1 values, so multiply by 2 ws - 1.",
+        "stride of one window": "the row offset is multiplied by ws; an offset has 2 ws - 1 values, so multiply by 2 "
+        "ws - 1.",
         "stride of 2 ws": "the row offset is multiplied by 2 ws; an offset has 2 ws - 1 values.",
         "columns first": "columns count as rows: the row offset is the one that is multiplied.",
         "sum of offsets": "the two offsets are added without multiplying the first: different offsets share a row.",
         "absolute offsets": "offsets lost their sign: left and right must have rows of their own.",
-        "one row per pair": "each pair of tokens has a row of its own: the bias would depend on positions, not on offsets.",
+        "one row per pair": "each pair of tokens has a row of its own: the bias would depend on positions, not on "
+        "offsets.",
         "zero": "every pair uses the same row.",
     },
 )
 WHOLE = [(2, 4), (4, 2), (4, 4), (4, 6)]
 MAPS = [
     *(Map(h, w, 2, 1) for h, w in WHOLE), Map(3, 6, 3, 1), Map(6, 6, 3, 1), Map(6, 6, 3, 2), Map(8, 8, 4, 2),
-    Map(2, 4, 2, 0), Map(2, 3, 2, 0), Map(3, 2, 2, 0), Map(3, 4, 2, 1), Map(4, 3, 2, 1), Map(3, 3, 2, 1), Map(5, 8, 4, 2),
+    Map(2, 4, 2, 0), Map(2, 3, 2, 0), Map(3, 2, 2, 0), Map(3, 4, 2, 1), Map(4, 3, 2, 1), Map(3, 3, 2, 1),
+    Map(5, 8, 4, 2),
     Map(5, 7, 3, 1), Map(5, 5, 4, 3), Map(1, 5, 2, 1), Map(1, 1, 1, 0), Map(7, 4, 3, 2),
 ]  # fmt: skip
 
@@ -152,8 +156,11 @@ def check_shifted_window_mask(make_mask: Callable[..., Tensor]) -> None:
         mask = as_tensor(MASK, call(MASK, make_mask, *case))
         if mask.dtype != torch.bool:
             known = mask.is_floating_point() and bool((mask <= 0).all())
-            raise Wrong(MASK, f"{case}: dtype is {mask.dtype}, expected torch.bool (True = may attend).",
-                        slip="additive" if known else "")  # fmt: skip
+            raise Wrong(
+                MASK,
+                f"{case}: dtype is {mask.dtype}, expected torch.bool (True = may attend).",
+                slip="additive" if known else "",
+            )
         both = both_padding(case)
         if mask.shape != both.shape:
             return mask
@@ -167,8 +174,11 @@ def check_shifted_window_mask(make_mask: Callable[..., Tensor]) -> None:
     for case in MAPS:
         got, want = student(case), mask_by_cells(case)
         if got.shape != want.shape:
-            raise Wrong(MASK, f"{case}: the mask has shape {tuple(got.shape)}, expected (nW, N, N) = "
-                        f"{tuple(want.shape)}.", slip=find_slip(MASK, student, MAPS, mask_by_cells, len(MAPS)))  # fmt: skip
+            raise Wrong(
+                MASK,
+                f"{case}: the mask has shape {tuple(got.shape)}, expected (nW, N, N) = {tuple(want.shape)}.",
+                slip=find_slip(MASK, student, MAPS, mask_by_cells, len(MAPS)),
+            )
         wrong += [(case, pair) for pair in (got != want).nonzero().tolist()[:999]]
     if wrong:  # a counterexample between two image tokens first, on the smallest map
         case, pair = min(wrong, key=lambda item: has_padding(*item))
@@ -193,8 +203,10 @@ def explain_pair(case: Map, pair: list[int], got: Tensor, slip: str) -> Wrong:
         return f"padding ({at})" if is_padding(case, tokens[k]) else f"map token {r * case.width + c} ({at})"
 
     answer = {True: "may attend", False: "may not attend"}
-    what = (f"{case}, window {w}: query {i} is {name(i)}, key {j} is {name(j)}; expected {bool(want[w, i, j])} "
-            f"({answer[bool(want[w, i, j])]}), yours is {bool(got[w, i, j])}.")  # fmt: skip
+    what = (
+        f"{case}, window {w}: query {i} is {name(i)}, key {j} is {name(j)}; expected {bool(want[w, i, j])} "
+        f"({answer[bool(want[w, i, j])]}), yours is {bool(got[w, i, j])}."
+    )
     shown = ["pad" if is_padding(case, t) else str(t[0] * case.width + t[1]) for t in tokens]
     window = " / ".join(" ".join(shown[r * ws : (r + 1) * ws]) for r in range(ws))
     numbers = f"window {w} holds the map tokens {window} (numbered row by row from 0)\nquery {i} may attend to:"
@@ -252,8 +264,10 @@ def check_relative_position_index(make_index: Callable[[int], Tensor]) -> None:
     def describe(ws: int, got: Tensor, want: Tensor) -> str:
         i, j = (got != want).nonzero()[0].tolist()
         dr, dc = i // ws - j // ws, i % ws - j % ws
-        return (f"window_size {ws}: query {i} is {dr} rows and {dc} columns from key {j}, which is row "
-                f"{want[i, j].item()} of the table; yours is {got[i, j].item()}.")  # fmt: skip
+        return (
+            f"window_size {ws}: query {i} is {dr} rows and {dc} columns from key {j}, which is row "
+            f"{want[i, j].item()} of the table; yours is {got[i, j].item()}."
+        )
 
     def numbers(ws: int, got: Tensor, want: Tensor) -> str:
         i, _ = (got != want).nonzero()[0].tolist()

@@ -18,13 +18,15 @@ NETWORK = Lesson(
     "one logit per pixel and class, for each image by itself, from all of its parameters.",
     "docs/nn/swin_unet.md",
     {
-        "probabilities": "the network ends with a sigmoid or softmax. Return logits: the losses take them, and a second "
+        "probabilities": "the network ends with a sigmoid or softmax. Return logits: the losses take them, and a "
+        "second "
         "sigmoid would hide errors.",
         "never negative": "the network ends with a ReLU: a logit below 0 is how it says `background`.",
         "size": "the logits are smaller or larger than the image.",
         "rows and columns": "height and width are exchanged: try an image that is not square.",
         "channels": "the number of output channels must be num_classes.",
-        "images mixed": "the logits of an image depend on the other images of its batch: a norm in training mode, or an "
+        "images mixed": "the logits of an image depend on the other images of its batch: a norm in training mode, or "
+        "an "
         "axis that was reshaped away.",
         "remembers": "the network remembers an earlier call.",
         "random in eval": "two calls in eval mode differ: dropout or DropPath is still active.",
@@ -50,7 +52,8 @@ def check_network(build_: Callable[..., nn.Module], *, overfit: bool = True) -> 
     check_image_sizes(network, build_small(build_, 2, 3))
     check_logits(network)
     check_reached(network)
-    check_independence(network.eval(), torch.randn(1, 1, 64, 64), torch.randn(1, 1, 64, 64), torch.randn(1, 1, 32, 64))
+    fresh = build_small(build_, 1, 1).eval()  # that has seen no small image yet
+    check_independence(fresh, *(torch.randn(1, 1, side, side) for side in (64, 64, 32)))
     if overfit:
         check_overfits_one_batch(build_small(build_, 1, 1), lr=2e-3, steps=200)
 
@@ -104,11 +107,17 @@ def check_logits(network: nn.Module) -> None:
     network.load_state_dict(before, strict=False)
     if lowest >= 0:
         slip = "probabilities" if highest <= 1 else "never negative"
-        raise Wrong(NETWORK, f"with random weights the outputs range from {lowest:.3g} to {highest:.3g}, never below 0.",
-                    slip=slip)  # fmt: skip
+        raise Wrong(
+            NETWORK,
+            f"with random weights the outputs range from {lowest:.3g} to {highest:.3g}, never below 0.",
+            slip=slip,
+        )
     if highest <= 0:  # log-probabilities
-        raise Wrong(NETWORK, f"with random weights the outputs range from {lowest:.3g} to {highest:.3g}, never above 0.",
-                    slip="probabilities")  # fmt: skip
+        raise Wrong(
+            NETWORK,
+            f"with random weights the outputs range from {lowest:.3g} to {highest:.3g}, never above 0.",
+            slip="probabilities",
+        )
 
 
 def check_reached(network: nn.Module) -> None:
@@ -117,14 +126,18 @@ def check_reached(network: nn.Module) -> None:
     network.zero_grad()
     logits = call(NETWORK, network, torch.randn(2, 1, 64, 64))
     if not logits.requires_grad:
-        raise Wrong(NETWORK, "the logits have no gradient: is there a detach(), .data or no_grad() in forward?",
-                    slip="unused parameters")  # fmt: skip
+        raise Wrong(
+            NETWORK,
+            "the logits have no gradient: is there a detach(), .data or no_grad() in forward?",
+            slip="unused parameters",
+        )
     (logits * torch.randn_like(logits)).sum().backward()
     unreached = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     if unreached:
         more = f" and {len(unreached) - 6} more" if len(unreached) > 6 else ""
-        raise Wrong(NETWORK, f"these parameters get no gradient: {', '.join(unreached[:6])}{more}",
-                    slip="unused parameters")  # fmt: skip
+        raise Wrong(
+            NETWORK, f"these parameters get no gradient: {', '.join(unreached[:6])}{more}", slip="unused parameters"
+        )
 
 
 # ---- the same for our own networks, which promise more --------------------------------------------------------------
@@ -174,8 +187,11 @@ def check_every_parameter_gets_a_gradient(network: nn.Module, size: tuple[int, .
     (logits * torch.randn_like(logits)).sum().backward()
     unreached = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     if unreached:
-        raise Wrong(NETWORK, f"these parameters get no gradient and so never learn: {', '.join(unreached)}",
-                    slip="unused parameters")  # fmt: skip
+        raise Wrong(
+            NETWORK,
+            f"these parameters get no gradient and so never learn: {', '.join(unreached)}",
+            slip="unused parameters",
+        )
 
 
 def check_independence(network: nn.Module, a: Tensor, b: Tensor, small: Tensor) -> None:
@@ -210,11 +226,7 @@ def check_overfits_one_batch(network: nn.Module, *, lr: float, steps: int) -> No
 
     A network that cannot do this is broken somewhere, and more data will not help it.
     """
-    generator = torch.Generator().manual_seed(1)
-    target = torch.zeros(4, 1, 32, 32)
-    for i, (r, c) in enumerate(torch.randint(4, 20, (4, 2), generator=generator).tolist()):
-        target[i, 0, r : r + 8, c : c + 6] = 1
-    image = target + 0.3 * torch.randn(4, 1, 32, 32, generator=generator)
+    image, target = noisy_rectangles()
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
     network.train()
     for step in range(steps):
@@ -226,8 +238,47 @@ def check_overfits_one_batch(network: nn.Module, *, lr: float, steps: int) -> No
             return
     dice = dice_of(network(image), target)
     if not dice > 0.99:
-        raise Wrong(NETWORK, f"after {steps} steps on one batch the Dice on that batch is {dice:.3f}, not above 0.99",
-                    slip="does not learn")  # fmt: skip
+        raise Wrong(
+            NETWORK,
+            f"after {steps} steps on one batch the Dice on that batch is {dice:.3f}, not above 0.99",
+            slip="does not learn",
+        )
+
+
+OVERFIT = Lesson(
+    "overfit",
+    "overfit(image (4, 1, 32, 32), target (4, 1, 32, 32)) -> a network trained on these four images",
+    "a network that is in order memorises a single batch within a few hundred steps: Dice above 0.99 on it.",
+    "docs/training.md",
+    {
+        "does not learn": "the network has not memorised the batch: more steps, another learning rate, or a fault.",
+        "inverted": "the network predicts background where the lesion is.",
+    },
+)
+
+
+def check_overfit(overfit: Callable[[Tensor, Tensor], nn.Module]) -> None:
+    """Fail unless a student's function returns a network that has memorised the batch it was given."""
+    image, target = noisy_rectangles()
+    network = call(OVERFIT, overfit, image, target)
+    if not isinstance(network, nn.Module):
+        raise Wrong(OVERFIT, f"the result is a {type(network).__name__}, expected the trained network.")
+    logits = as_tensor(OVERFIT, call(OVERFIT, network.eval(), image))
+    if logits.shape != target.shape:
+        raise Wrong(OVERFIT, f"the network returns {tuple(logits.shape)} for images {tuple(image.shape)}.")
+    dice = dice_of(logits, target)
+    if not dice > 0.99:
+        slip = "inverted" if dice_of(-logits, target) > 0.9 else "does not learn"
+        raise Wrong(OVERFIT, f"the Dice on the batch is {dice:.3f}, expected above 0.99.", slip=slip)
+
+
+def noisy_rectangles() -> tuple[Tensor, Tensor]:
+    """Four images with a noisy rectangle each, and where it is: (4, 1, 32, 32) both."""
+    generator = torch.Generator().manual_seed(1)
+    target = torch.zeros(4, 1, 32, 32)
+    for i, (r, c) in enumerate(torch.randint(4, 20, (4, 2), generator=generator).tolist()):
+        target[i, 0, r : r + 8, c : c + 6] = 1
+    return target + 0.3 * torch.randn(4, 1, 32, 32, generator=generator), target
 
 
 def dice_of(logits: Tensor, target: Tensor) -> float:

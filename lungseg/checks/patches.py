@@ -16,11 +16,13 @@ EMBED = Lesson(
     "PatchEmbed",
     "PatchEmbed(in_channels, embed_dim, patch_size): module(image (B, in_channels, H, W)) -> tokens "
     "(B, H/patch_size, W/patch_size, embed_dim), with a convolution, and a LayerNorm if you like",
-    "each patch_size x patch_size patch becomes one token by the same linear map; incomplete patches are filled with zeros "
+    "each patch_size x patch_size patch becomes one token by the same linear map; incomplete patches are filled with "
+    "zeros "
     "at the bottom and right.",
     PAGE,
     {
-        "only reshaped": "the convolution's (B, embed_dim, H', W') was reshaped to channels last; its axes must be moved.",
+        "only reshaped": "the convolution's (B, embed_dim, H', W') was reshaped to channels last; its axes must be "
+        "moved.",
         "rows and columns swapped": "rows and columns of tokens are exchanged.",
         "padded at the top and left": "incomplete patches are filled at the top and left.",
         "norm not used": "the LayerNorm is defined but not applied.",
@@ -31,11 +33,13 @@ MERGING = Lesson(
     "PatchMerging",
     "PatchMerging(dim): module(x (B, H, W, dim)) -> (B, ceil(H/2), ceil(W/2), 2 * dim), with LayerNorm(4 * dim) and "
     "Linear(4 * dim, 2 * dim)",
-    "each 2 x 2 neighbourhood is joined to 4 * dim channels in the order (0,0) (1,0) (0,1) (1,1), normalised, and mapped "
+    "each 2 x 2 neighbourhood is joined to 4 * dim channels in the order (0,0) (1,0) (0,1) (1,1), normalised, and "
+    "mapped "
     "to 2 * dim; an odd side is padded with zeros.",
     PAGE,
     {
-        "joined row by row": "the four are joined in the order (0,0) (0,1) (1,0) (1,1); published weights want the first "
+        "joined row by row": "the four are joined in the order (0,0) (0,1) (1,0) (1,1); published weights want the "
+        "first "
         "column first.",
         "joined in another order": "the four neighbours are joined in another order than (0,0) (1,0) (0,1) (1,1).",
         "a neighbour read twice": "one neighbour is read twice, and another never.",
@@ -43,7 +47,8 @@ MERGING = Lesson(
         "norm not used": "the LayerNorm is defined but not applied.",
         "norm after the map": "the LayerNorm comes after the linear map; it belongs before it.",
         "rows and columns swapped": "rows and columns of the merged map are exchanged.",
-        "only reshaped": "the map was reshaped to 4 * dim channels: neighbours along a row are joined, not a 2 x 2 square.",
+        "only reshaped": "the map was reshaped to 4 * dim channels: neighbours along a row are joined, not a 2 x 2 "
+        "square.",
         "an odd side cropped": "the last row or column of an odd side is dropped; pad it with zeros.",
         "averaged": "the four neighbours are averaged; they must be joined, each with channels of its own.",
     },
@@ -52,11 +57,13 @@ EXPANDING = Lesson(
     "PatchExpanding",
     "PatchExpanding(dim, out_dim, scale): module(x (B, H, W, dim)) -> (B, scale * H, scale * W, out_dim), with "
     "Linear(dim, scale * scale * out_dim) and LayerNorm(out_dim)",
-    "one linear map makes scale x scale groups of out_dim channels, laid out row by row in the square of the token; then "
+    "one linear map makes scale x scale groups of out_dim channels, laid out row by row in the square of the token; "
+    "then "
     "each fine token is normalised.",
     PAGE,
     {
-        "column by column": "the groups are laid out column by column in the square; published weights want row by row.",
+        "column by column": "the groups are laid out column by column in the square; published weights want row by "
+        "row.",
         "channels before positions": "the channels are split as (out_dim, row, column), as nn.PixelShuffle does; the "
         "published order is (row, column, out_dim).",
         "only reshaped": "reshaped without moving axes: the fine tokens of a square end up in one row.",
@@ -85,7 +92,8 @@ class Image(NamedTuple):
 # ---- embedding --------------------------------------------------------------------------------------------------
 
 EMBEDDINGS = [Image(*c) for c in [
-    (1, 2, 2, 1, 2, 2), (1, 2, 4, 1, 2, 2), (1, 4, 2, 1, 2, 2), (1, 4, 4, 2, 3, 2), (2, 4, 8, 1, 4, 4), (1, 3, 4, 1, 2, 2),
+    (1, 2, 2, 1, 2, 2), (1, 2, 4, 1, 2, 2), (1, 4, 2, 1, 2, 2), (1, 4, 4, 2, 3, 2), (2, 4, 8, 1, 4, 4),
+    (1, 3, 4, 1, 2, 2),
     (1, 2, 3, 1, 2, 2), (2, 7, 5, 3, 2, 4)]]  # fmt: skip
 
 
@@ -94,9 +102,12 @@ def find_patch_map(module: nn.Module, case: Image) -> tuple[Tensor, Tensor]:
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     shape = (case.out, case.C, case.size, case.size)
     if len(convs) != 1 or tuple(convs[0].weight.shape) != shape or convs[0].stride != (case.size, case.size):
-        raise Wrong(EMBED, f"expected one nn.Conv2d({case.C}, {case.out}, kernel_size={case.size}, stride={case.size}) "
-                    f"for in_channels={case.C}, embed_dim={case.out}, patch_size={case.size}; found "
-                    f"{', '.join(str(c) for c in convs) or 'none'}.")  # fmt: skip
+        raise Wrong(
+            EMBED,
+            f"expected one nn.Conv2d({case.C}, {case.out}, kernel_size={case.size}, stride={case.size}) "
+            f"for in_channels={case.C}, embed_dim={case.out}, patch_size={case.size}; found "
+            f"{', '.join(str(c) for c in convs) or 'none'}.",
+        )
     bias = convs[0].bias
     return convs[0].weight.detach().double(), torch.zeros(case.out).double() if bias is None else bias.detach().double()
 
@@ -145,7 +156,8 @@ def check_patch_embed(build_: Callable[[int, int, int], nn.Module]) -> None:
 # ---- merging ----------------------------------------------------------------------------------------------------
 
 MERGINGS = [Image(*c) for c in [
-    (1, 2, 2, 1, 2, 0), (1, 2, 4, 1, 2, 0), (1, 4, 2, 2, 4, 0), (1, 4, 4, 1, 2, 0), (2, 4, 6, 2, 4, 0), (1, 3, 2, 1, 2, 0),
+    (1, 2, 2, 1, 2, 0), (1, 2, 4, 1, 2, 0), (1, 4, 2, 2, 4, 0), (1, 4, 4, 1, 2, 0), (2, 4, 6, 2, 4, 0),
+    (1, 3, 2, 1, 2, 0),
     (1, 2, 3, 2, 4, 0), (2, 5, 3, 1, 2, 0)]]  # fmt: skip
 ORDER = ((0, 0), (1, 0), (0, 1), (1, 1))
 ORDERS = {
@@ -175,8 +187,11 @@ def merge_by_loops(module: nn.Module, case: Image, slip: str = "") -> Tensor | N
     (linear,) = find_linear(MERGING, module, 4 * case.C, 2 * case.C)
     after = [m for m in module.modules() if isinstance(m, nn.LayerNorm) and m.normalized_shape == (2 * case.C,)]
     if after and not slip:
-        raise Wrong(MERGING, f"{type(module).__name__} holds LayerNorm(2 * dim), expected LayerNorm(4 * dim).",
-                    slip="norm after the map")  # fmt: skip
+        raise Wrong(
+            MERGING,
+            f"{type(module).__name__} holds LayerNorm(2 * dim), expected LayerNorm(4 * dim).",
+            slip="norm after the map",
+        )
     (norm,) = find_norms(MERGING, module, 2 * case.C if slip == "norm after the map" else 4 * case.C, 1)
     if slip == "norm after the map":
         return layer_norm(norm, apply(linear, joined))
@@ -198,7 +213,8 @@ def check_patch_merging(build_: Callable[[int], nn.Module]) -> None:
 # ---- expanding --------------------------------------------------------------------------------------------------
 
 EXPANDINGS = [Image(*c) for c in [
-    (1, 1, 1, 1, 2, 2), (1, 1, 2, 2, 3, 2), (1, 2, 1, 2, 2, 2), (1, 2, 2, 2, 3, 2), (2, 2, 3, 3, 2, 3), (1, 2, 1, 2, 2, 4),
+    (1, 1, 1, 1, 2, 2), (1, 1, 2, 2, 3, 2), (1, 2, 1, 2, 2, 2), (1, 2, 2, 2, 3, 2), (2, 2, 3, 3, 2, 3),
+    (1, 2, 1, 2, 2, 4),
     (1, 2, 2, 2, 2, 1)]]  # fmt: skip
 
 

@@ -26,8 +26,11 @@ class Lines(Silent):
         if "error" in event:
             print(f"{event['file']}: cannot be imported: {event['error']}", file=sys.stderr)
         elif event.get("names") == []:
-            print(f"{event['file']}: defines nothing that has a check. `python -m lungseg.checks --list` prints the "
-                  f"names.", file=sys.stderr)  # fmt: skip
+            print(
+                f"{event['file']}: defines nothing that has a check. `python -m lungseg.checks --list` prints the "
+                f"names.",
+                file=sys.stderr,
+            )
         elif "begin" in event:
             print(f"{event['begin']} ... ", end="", flush=True)
         elif "verdict" in event:

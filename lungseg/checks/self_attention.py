@@ -1,4 +1,4 @@
-"""Checks of multi-head attention: among all tokens (ViT, UNETR) and inside windows (Swin), with the student's weights."""
+"""Checks of multi-head attention: among all tokens (ViT, UNETR) and in windows (Swin), with the student's weights."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,8 @@ from lungseg.checks.lessons import Lesson, Wrong
 HEADS = {
     "1/sqrt(dim)": "the logits are divided by the square root of all channels; each head divides by that of its own, "
     "head_dim = dim / num_heads.",
-    "heads interleaved": "the channels are dealt out to the heads in turn; each head gets a block of head_dim channels.",
+    "heads interleaved": "the channels are dealt out to the heads in turn; each head gets a block of head_dim "
+    "channels.",
     "heads not joined": "the heads are reshaped together without moving their axis behind that of tokens.",
     "one head": "all channels form one head: num_heads changes nothing.",
     "no projection": "the heads are returned without the output projection.",
@@ -28,9 +29,12 @@ SELF = Lesson(
     "SelfAttention(dim, num_heads): module(x (B, N, dim)) -> (B, N, dim), with layers qkv and proj",
     "each head attends with its own head_dim channels of q, k, v; the heads are put side by side and projected.",
     PAGE,
-    {**{k: v for k, v in SCORES.items() if k != "softmax over axis 1"}, **HEADS,
-     "images mixed": "tokens attend to tokens of other images: the batch axis must stay apart."},
-)  # fmt: skip
+    {
+        **{k: v for k, v in SCORES.items() if k != "softmax over axis 1"},
+        **HEADS,
+        "images mixed": "tokens attend to tokens of other images: the batch axis must stay apart.",
+    },
+)
 WINDOW = Lesson(
     "WindowAttention",
     "WindowAttention(dim, window_size, num_heads): module(x (B*nW, N, dim), attn_mask (nW, N, N) bool or None) -> "
@@ -38,20 +42,24 @@ WINDOW = Lesson(
     "inside each window softmax(q k^T / sqrt(head_dim) + B) v, where B is the table's row for the offset of query and "
     "key, and blocked pairs have weight 0 (Swin Transformer, equation 4).",
     PAGE,
-    {**{k: v for k, v in SCORES.items() if k not in ("softmax over axis 1", "softmax over everything")}, **HEADS,
-     "bias forgotten": "the relative position bias is not added.",
-     "bias after the softmax": "the relative position bias is added to the weights, after the softmax.",
-     "bias scaled too": "the bias is scaled by 1/sqrt(head_dim) with the logits; it is added after the scaling.",
-     "bias of key - query": "the bias is that of the offset key - query: the index is transposed.",
-     "bias of another head": "each head got the bias of another head: permute the table's rows to (heads, N, N).",
-     "mask ignored": "attn_mask changes nothing.",
-     "mask inverted": "pairs are blocked where attn_mask is True; True means that a pair may attend.",
-     "mask of the wrong window": "windows got masks of others: image by image come all nW windows, so window w has mask "
-     "w % nW.",
-     "mask added as a number": "the bool mask is added as 0 and 1; blocked pairs need -inf before the softmax.",
-     "mask after the softmax": "blocked weights are set to 0 after the softmax: the others no longer sum to 1.",
-     "mask multiplied": "the logits are multiplied by the mask: a logit of 0 still has weight; it must be -inf."},
-)  # fmt: skip
+    {
+        **{k: v for k, v in SCORES.items() if k not in ("softmax over axis 1", "softmax over everything")},
+        **HEADS,
+        "bias forgotten": "the relative position bias is not added.",
+        "bias after the softmax": "the relative position bias is added to the weights, after the softmax.",
+        "bias scaled too": "the bias is scaled by 1/sqrt(head_dim) with the logits; it is added after the scaling.",
+        "bias of key - query": "the bias is that of the offset key - query: the index is transposed.",
+        "bias of another head": "each head got the bias of another head: permute the table's rows to (heads, N, N).",
+        "mask ignored": "attn_mask changes nothing.",
+        "mask inverted": "pairs are blocked where attn_mask is True; True means that a pair may attend.",
+        "mask of the wrong window": "windows got masks of others: image by image come all nW windows, so window w has "
+        "mask "
+        "w % nW.",
+        "mask added as a number": "the bool mask is added as 0 and 1; blocked pairs need -inf before the softmax.",
+        "mask after the softmax": "blocked weights are set to 0 after the softmax: the others no longer sum to 1.",
+        "mask multiplied": "the logits are multiplied by the mask: a logit of 0 still has weight; it must be -inf.",
+    },
+)
 
 
 class Heads(NamedTuple):
@@ -73,7 +81,7 @@ class Windows(NamedTuple):
     heads: int
     d: int
     B: int
-    nW: int
+    nW: int  # noqa: N815 (the paper's name)
     masked: bool
 
     def __str__(self) -> str:
@@ -90,10 +98,13 @@ class Windows(NamedTuple):
 
 
 SELF_CASES = [Heads(*c) for c in [
-    (1, 1, 1, 1), (1, 2, 1, 1), (1, 2, 1, 2), (1, 2, 2, 1), (1, 3, 2, 2), (2, 3, 2, 2), (2, 4, 3, 2), (3, 2, 2, 3)]]  # fmt: skip
+    (1, 1, 1, 1), (1, 2, 1, 1), (1, 2, 1, 2), (1, 2, 2, 1), (1, 3, 2, 2), (2, 3, 2, 2), (2, 4, 3, 2),
+    (3, 2, 2, 3)]]  # fmt: skip
 WINDOW_CASES = [Windows(*c) for c in [
-    (1, 1, 1, 1, 1, False), (2, 1, 1, 1, 1, False), (2, 1, 2, 1, 1, False), (2, 2, 1, 1, 1, False), (2, 2, 2, 1, 2, False),
-    (2, 1, 2, 1, 1, True), (2, 2, 2, 1, 2, True), (2, 2, 2, 2, 3, True), (3, 2, 2, 2, 2, True), (2, 3, 1, 2, 1, False)]]  # fmt: skip
+    (1, 1, 1, 1, 1, False), (2, 1, 1, 1, 1, False), (2, 1, 2, 1, 1, False), (2, 2, 1, 1, 1, False),
+    (2, 2, 2, 1, 2, False),
+    (2, 1, 2, 1, 1, True), (2, 2, 2, 1, 2, True), (2, 2, 2, 2, 3, True), (3, 2, 2, 2, 2, True),
+    (2, 3, 1, 2, 1, False)]]  # fmt: skip
 
 
 def heads_by_loops(x: Tensor, p: Projections, heads: int, bias: Tensor, slip: str = "") -> Tensor | None:

@@ -15,14 +15,16 @@ from lungseg.checks.lessons import Lesson, Wrong
 PAGE = "docs/nn/patches.md"
 MLP = Lesson(
     "MLP",
-    "MLP(dim, hidden_dim): module(x (..., dim)) -> (..., dim), with Linear(dim, hidden_dim) and Linear(hidden_dim, dim)",
+    "MLP(dim, hidden_dim): module(x (..., dim)) -> (..., dim), with Linear(dim, hidden_dim) and Linear(hidden_dim, "
+    "dim)",
     "each token passes a linear layer, an exact GELU x Phi(x), and a second linear layer.",
     PAGE,
     {
         "ReLU": "the activation is ReLU; it is GELU.",
         "SiLU": "the activation is SiLU (swish); it is GELU.",
         "tanh": "the activation is tanh; it is GELU.",
-        "tanh approximation": "the GELU is its approximation by tanh; the published networks use the exact one, nn.GELU().",
+        "tanh approximation": "the GELU is its approximation by tanh; the published networks use the exact one, "
+        "nn.GELU().",
         "no activation": "there is no activation: two linear layers without one are a single linear layer.",
         "activation at the end": "the activation comes after the second layer; it belongs between the two.",
         "activation twice": "there is an activation after the second layer too.",
@@ -76,8 +78,10 @@ def check_mlp(build_: Callable[[int, int], nn.Module]) -> None:
     def describe(case: tuple, got: Tensor, want: Tensor) -> str:
         where = first_difference(got, want)[:-1]
         x = random((*case[0], case[1]))[where]
-        return (f"dim {case[1]}, hidden_dim {case[2]}: the token {row(x)} becomes {row(got[where])}, "
-                f"expected {row(want[where])}.")  # fmt: skip
+        return (
+            f"dim {case[1]}, hidden_dim {case[2]}: the token {row(x)} becomes {row(got[where])}, "
+            f"expected {row(want[where])}."
+        )
 
     judge(MLP, student, SIZES, oracle, describe)
 
@@ -91,9 +95,11 @@ DROP = Lesson(
     "1 - rate, so that its mean is that of evaluation, where nothing is dropped.",
     PAGE,
     {
-        "each number by itself": "single numbers are dropped, which is Dropout; a whole image of the batch is dropped or kept.",
+        "each number by itself": "single numbers are dropped, which is Dropout; a whole image of the batch is dropped "
+        "or kept.",
         "one draw for the batch": "all images of the batch are dropped together; each image has its own draw.",
-        "not rescaled": "what is kept is not divided by 1 - rate: the mean in training differs from that in evaluation.",
+        "not rescaled": "what is kept is not divided by 1 - rate: the mean in training differs from that in "
+        "evaluation.",
         "divided by rate": "what is kept is divided by rate instead of 1 - rate.",
         "multiplied instead of divided": "what is kept is multiplied by 1 - rate instead of divided.",
         "rate is that of keeping": "images are kept with probability `rate`; it is the probability of dropping.",
@@ -117,8 +123,11 @@ def check_drop_path(build_: Callable[[float], nn.Module]) -> None:
                 y = as_tensor(DROP, call(DROP, build(DROP, build_, rate).train(training), x))
                 if y.shape != x.shape or not torch.equal(y, x):
                     mode = "training" if training else "evaluation"
-                    raise Wrong(DROP, f"rate {rate} in {mode}: x must come out unchanged, but {row(x[0])} became "
-                                f"{row(y[0])}.", slip="drops in evaluation" if rate and not training else "")  # fmt: skip
+                    raise Wrong(
+                        DROP,
+                        f"rate {rate} in {mode}: x must come out unchanged, but {row(x[0])} became {row(y[0])}.",
+                        slip="drops in evaluation" if rate and not training else "",
+                    )
     for rate in (0.25, 0.75):
         check_dropped_images(build(DROP, build_, rate).train(), rate)
 
@@ -133,16 +142,23 @@ def check_dropped_images(module: nn.Module, rate: float) -> None:
     mixed = (zero.any(1) & ~zero.all(1)).nonzero().flatten().tolist()
     if mixed:
         b = mixed[0]
-        raise Wrong(DROP, f"rate {rate} in training: image {b} became {row(y[b])}: partly dropped.",
-                    slip="each number by itself")  # fmt: skip
+        raise Wrong(
+            DROP,
+            f"rate {rate} in training: image {b} became {row(y[b])}: partly dropped.",
+            slip="each number by itself",
+        )
     kept = ~zero.all(1)
     check_share(module, x, kept, rate)
     factor = (y[kept] / x[kept]).double()
     if not torch.allclose(factor, torch.full_like(factor, 1 / (1 - rate)), rtol=1e-4):
         slips = {1.0: "not rescaled", 1 / rate: "divided by rate", 1 - rate: "multiplied instead of divided"}
         slip = next((s for f, s in slips.items() if abs(factor.mean().item() - f) < 1e-4), "")
-        raise Wrong(DROP, f"rate {rate} in training: a kept image is multiplied by {factor.flatten()[0]:.4g}, expected "
-                    f"1 / (1 - rate) = {1 / (1 - rate):.4g}.", slip=slip)  # fmt: skip
+        raise Wrong(
+            DROP,
+            f"rate {rate} in training: a kept image is multiplied by {factor.flatten()[0]:.4g}, expected "
+            f"1 / (1 - rate) = {1 / (1 - rate):.4g}.",
+            slip=slip,
+        )
 
 
 def check_share(module: nn.Module, x: Tensor, kept: Tensor, rate: float) -> None:
@@ -155,8 +171,11 @@ def check_share(module: nn.Module, x: Tensor, kept: Tensor, rate: float) -> None
         raise Wrong(DROP, f"rate {rate} in training: {int(kept.sum())} of 400 images are kept.", slip=slip)
     if abs(share - (1 - rate)) > 0.12:  # more than 5 standard deviations of a binomial of 400
         slip = "rate is that of keeping" if abs(share - rate) < 0.12 else ""
-        raise Wrong(DROP, f"rate {rate} in training: {share:.0%} of 400 images are kept, expected about "
-                    f"{1 - rate:.0%}.", slip=slip)  # fmt: skip
+        raise Wrong(
+            DROP,
+            f"rate {rate} in training: {share:.0%} of 400 images are kept, expected about {1 - rate:.0%}.",
+            slip=slip,
+        )
     again = ~(as_tensor(DROP, call(DROP, module, x)) == 0).flatten(1).all(1)
     if torch.equal(again, kept):
         raise Wrong(DROP, f"rate {rate} in training: two calls dropped the same images.", slip="always the same images")
@@ -211,7 +230,8 @@ def map_by_loops(case: Grid, slip: str = "") -> Tensor:
     z, (B, H, W, K) = case.tokens(), case
     if slip == "only reshaped":
         return z.reshape(B, K, H, W)
-    rows = [[z[:, c * H + r if slip == "rows and columns swapped" else r * W + c] for c in range(W)] for r in range(H)]
+    swapped = slip == "rows and columns swapped"
+    rows = [[z[:, c * H + r if swapped else r * W + c] for c in range(W)] for r in range(H)]
     map_ = torch.stack([torch.stack(line, 1) for line in rows], 1)  # (B, H, W, K)
     return map_ if slip == "channels last" else map_.movedim(3, 1)
 
@@ -221,8 +241,10 @@ def check_tokens_to_map(tokens_to_map: Callable) -> None:
 
     def describe(case: Grid, got: Tensor, want: Tensor) -> str:
         b, _, r, c = first_difference(got, want)
-        return (f"{case.H} x {case.W} tokens: row {r}, column {c} of image {b} has the channels {row(got[b, :, r, c])}, "
-                f"expected those of token {r * case.W + c}, {row(want[b, :, r, c])}.")  # fmt: skip
+        return (
+            f"{case.H} x {case.W} tokens: row {r}, column {c} of image {b} has the channels {row(got[b, :, r, c])}, "
+            f"expected those of token {r * case.W + c}, {row(want[b, :, r, c])}."
+        )
 
     def student(case: Grid) -> Tensor:
         return as_tensor(TO_MAP, call(TO_MAP, tokens_to_map, case.tokens(), (case.H, case.W)))
@@ -265,8 +287,15 @@ def check_hidden_states(hidden_states: Callable) -> None:
 
     def describe(case: tuple[int, Sequence[int]], got: Tensor, want: Tensor) -> str:
         (i,) = first_difference(got, want)
-        return (f"blocks z -> 2z + 1, 3z + 1, ... from z = 1: the state after block {case[1][i]} is {want[i]:g}, "
-                f"yours is {got[i]:g}.")  # fmt: skip
+        return (
+            f"blocks z -> 2z + 1, 3z + 1, ... from z = 1: the state after block {case[1][i]} is {want[i]:g}, "
+            f"yours is {got[i]:g}."
+        )
 
-    judge(SKIPS, student, [(1, (1,)), (2, (1,)), (2, (1, 2)), (4, (2, 4)), (6, (2, 4, 5)), (12, (3, 6, 9, 12))],
-          states_by_loops, describe)  # fmt: skip
+    judge(
+        SKIPS,
+        student,
+        [(1, (1,)), (2, (1,)), (2, (1, 2)), (4, (2, 4)), (6, (2, 4, 5)), (12, (3, 6, 9, 12))],
+        states_by_loops,
+        describe,
+    )

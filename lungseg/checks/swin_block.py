@@ -19,9 +19,11 @@ from lungseg.checks.self_attention import heads_by_loops
 
 SWIN = Lesson(
     "SwinBlock",
-    "SwinBlock(dim, num_heads, window_size, shift_size): module(x (B, H, W, dim)) -> (B, H, W, dim), with two LayerNorm, "
+    "SwinBlock(dim, num_heads, window_size, shift_size): module(x (B, H, W, dim)) -> (B, H, W, dim), with two "
+    "LayerNorm, "
     "a window attention (qkv, proj, relative_position_bias_table) and an MLP dim -> 4 dim -> dim",
-    "x' = window_attention(norm1(x)) + x, then mlp(norm2(x')) + x'; a token attends to the image tokens of its own cell "
+    "x' = window_attention(norm1(x)) + x, then mlp(norm2(x')) + x'; a token attends to the image tokens of its own "
+    "cell "
     "of the grid shifted by shift_size, and stays where it is (Swin Transformer, equation 3).",
     "docs/nn/swin_unet.md",
     {
@@ -32,7 +34,8 @@ SWIN = Lesson(
         "shift ignored": "the windows are not shifted.",
         "roll the other way": "the map is rolled by +shift_size; the first rows and columns must leave.",
         "padding attended": "tokens attend to padding: the mask must keep it apart.",
-        "padding attended in regular windows": "tokens attend to padding where there is no shift: a padded map needs a mask "
+        "padding attended in regular windows": "tokens attend to padding where there is no shift: a padded map needs "
+        "a mask "
         "there too.",
         "padding normalised": "the map is padded before norm1; padding then attends as LayerNorm's bias. Pad after it.",
         "roll before padding": "rolled first and padded afterwards. Pad first, roll after.",
@@ -41,11 +44,12 @@ SWIN = Lesson(
         **PROJECTED,
         **WEIGHED,
     },
-)  # fmt: skip
+)
 STAGE = Lesson(
     "swin_stage",
     "swin_stage(dim, depth, num_heads, window_size) -> module(x (B, H, W, dim)) -> (B, H, W, dim)",
-    "blocks alternate: the first has regular windows, the second is shifted by half a window, and so on, each with weights "
+    "blocks alternate: the first has regular windows, the second is shifted by half a window, and so on, each with "
+    "weights "
     "of its own; so information crosses the borders of windows.",
     "docs/nn/swin_unet.md",
     {
@@ -154,7 +158,8 @@ def cells_of(window: list[Token], case: Map, slip: str) -> list[list[Token]]:
     cells: dict[tuple, list[Token]] = {}
     for token in window:
         r, c, y, x = token
-        wrapped, padding = (s and y >= rows - s, s and x >= cols - s), (r >= case.H or c >= case.W,)
+        wrapped: tuple = (s and y >= rows - s, s and x >= cols - s)
+        padding: tuple = (r >= case.H or c >= case.W,)
         if slip == "roll the other way":  # with the mask of the right roll
             padding = ((y + s) % rows >= case.H or (x + s) % cols >= case.W,)
         if slip in ("padding attended", "padding normalised"):
@@ -177,7 +182,7 @@ def row_of(query: Token, key: Token, ws: int, slip: str) -> int:
 
 
 def check_swin_stage(swin_stage: Callable[[int, int, int, int], nn.Module]) -> None:
-    """Fail unless a stage has `depth` blocks that are regular and shifted in turn: each token must see what that implies.
+    """Fail unless a stage has `depth` blocks, regular and shifted in turn, so that each token sees what that implies.
 
     Args:
         swin_stage: (dim, depth, num_heads, window_size) -> a module (B, H, W, dim) -> (B, H, W, dim).
@@ -190,16 +195,23 @@ def check_swin_stage(swin_stage: Callable[[int, int, int, int], nn.Module]) -> N
         norms = [m for m in stage.modules() if isinstance(m, nn.LayerNorm)]
         if len(norms) != 2 * depth:
             slip = "weights shared" if len(norms) == 2 and len(list(stage._modules)) == depth else "number of blocks"
-            raise Wrong(STAGE, f"depth {depth}: the stage has {len(norms)} LayerNorms, expected {2 * depth}, two per "
-                        f"block.", slip=slip)  # fmt: skip
+            raise Wrong(
+                STAGE,
+                f"depth {depth}: the stage has {len(norms)} LayerNorms, expected {2 * depth}, two per block.",
+                slip=slip,
+            )
         seen = what_each_token_sees(fill(stage).double().eval(), side, dim)
         expected = reach([ws // 2 * (i % 2) for i in range(depth)], side, ws)
         if seen != expected:
             token = next(t for t in expected if seen[t] != expected[t])
             extra, missing = sorted(seen[token] - expected[token]), sorted(expected[token] - seen[token])
-            raise Wrong(STAGE, f"depth {depth}, window_size {ws}, {side} x {side} map: token {token} must see "
-                        f"{len(expected[token])} tokens and sees {len(seen[token])}; missing {missing[:4]}, too many "
-                        f"{extra[:4]}.", slip=slip_of_stage(swin_stage, dim, side, ws))  # fmt: skip
+            raise Wrong(
+                STAGE,
+                f"depth {depth}, window_size {ws}, {side} x {side} map: token {token} must see "
+                f"{len(expected[token])} tokens and sees {len(seen[token])}; missing {missing[:4]}, too many "
+                f"{extra[:4]}.",
+                slip=slip_of_stage(swin_stage, dim, side, ws),
+            )
 
 
 Place = tuple[int, int]

@@ -70,7 +70,8 @@ REVERSE = Lesson(
     "window_reverse undoes window_partition: window 0 is at the top left, window 1 to the right of it.",
     PAGE,
     {
-        "no transpose": "only reshaped, without moving the axis of window columns back behind that of rows in a window.",
+        "no transpose": "only reshaped, without moving the axis of window columns back behind that of rows in a "
+        "window.",
         "height and width swapped": "the numbers of window rows and columns are exchanged.",
         "windows column by column": "windows are put back column by column instead of row by row.",
     },
@@ -148,8 +149,10 @@ def check_window_partition(partition: Callable) -> None:
         nW = case.height * case.width // case.size**2
         b, i = divmod(w, nW)
         r, c = (n * case.size for n in divmod(i, case.width // case.size))
-        return (f"{case}: window {w} must be rows {r}:{r + case.size}, columns {c}:{c + case.size} of image {b}, "
-                f"but holds other tokens.")  # fmt: skip
+        return (
+            f"{case}: window {w} must be rows {r}:{r + case.size}, columns {c}:{c + case.size} of image {b}, "
+            f"but holds other tokens."
+        )
 
     def numbers(case: Batch, got: Tensor, want: Tensor) -> str:
         w, *_ = first_difference(got, want)
@@ -197,7 +200,8 @@ SHIFT = Lesson(
     },
 )
 SHIFTS = [Batch(b, h, w, c, s) for b, h, w, c, s in [
-    (1, 2, 2, 1, 1), (1, 3, 3, 1, 1), (1, 3, 4, 1, 1), (1, 4, 3, 2, 2), (2, 4, 4, 3, 1), (1, 4, 4, 1, -1), (2, 5, 4, 2, 3),
+    (1, 2, 2, 1, 1), (1, 3, 3, 1, 1), (1, 3, 4, 1, 1), (1, 4, 3, 2, 2), (2, 4, 4, 3, 1), (1, 4, 4, 1, -1),
+    (2, 5, 4, 2, 3),
     (1, 3, 3, 1, 0),
 ]]  # fmt: skip
 
@@ -226,8 +230,10 @@ def check_cyclic_shift(cyclic_shift: Callable) -> None:
     def describe(case: Batch, got: Tensor, want: Tensor) -> str:
         _, r, c, _ = first_difference(got, want)
         was = (r + case.size) % case.height, (c + case.size) % case.width
-        return (f"{case.height} x {case.width} map, shift_size {case.size}: row {r}, column {c} of the result must be "
-                f"the token of row {was[0]}, column {was[1]}.")  # fmt: skip
+        return (
+            f"{case.height} x {case.width} map, shift_size {case.size}: row {r}, column {c} of the result must be "
+            f"the token of row {was[0]}, column {was[1]}."
+        )
 
     def numbers(case: Batch, got: Tensor, want: Tensor) -> str:
         return f"expected {rows_of(want[0, ..., 0])}\nyours    {rows_of(got[0, ..., 0])}"
@@ -244,8 +250,10 @@ PAD = Lesson(
     "zeros are added at the bottom and right, as few as make both sides multiples; so x[:, :H, :W] undoes it.",
     PAGE,
     {
-        "a whole multiple too many": "a side that already fits gets `multiple` more: use -H % multiple, which is then 0.",
-        "top and left": "the zeros are at the top and left: F.pad takes (left, right, top, bottom) per axis, from the last.",
+        "a whole multiple too many": "a side that already fits gets `multiple` more: use -H % multiple, which is then "
+        "0.",
+        "top and left": "the zeros are at the top and left: F.pad takes (left, right, top, bottom) per axis, from the "
+        "last.",
         "both ends": "the zeros are spread over both ends: the crop x[:, :H, :W] would lose tokens.",
         "height and width swapped": "the padding of rows and columns is exchanged: F.pad counts from the last axis.",
         "rows only": "only the rows are padded.",
@@ -255,7 +263,8 @@ PAD = Lesson(
     },
 )
 PADS = [Batch(b, h, w, c, m) for b, h, w, c, m in [
-    (1, 1, 2, 1, 2), (1, 2, 1, 1, 2), (1, 2, 2, 1, 2), (1, 3, 4, 1, 2), (1, 3, 2, 1, 4), (2, 5, 4, 3, 3), (1, 4, 7, 2, 7),
+    (1, 1, 2, 1, 2), (1, 2, 1, 1, 2), (1, 2, 2, 1, 2), (1, 3, 4, 1, 2), (1, 3, 2, 1, 4), (2, 5, 4, 3, 3),
+    (1, 4, 7, 2, 7),
     (1, 3, 3, 1, 1),
 ]]  # fmt: skip
 

@@ -4,6 +4,7 @@
 so whatever it does (sys.exit, a segmentation fault, an endless loop, terabytes) ends one check and becomes a verdict.
 """
 
+import faulthandler
 import io
 import json
 import multiprocessing
@@ -21,7 +22,7 @@ import numpy as np
 from lungseg.checks import calling
 from lungseg.checks.exercises import EXERCISES
 from lungseg.checks.lessons import NotJudged, NotWritten, Wrong
-from lungseg.checks.student import import_file, own_names
+from lungseg.python_file import import_file
 
 MEMORY = 6 * 2**30  # bytes that a check may allocate beyond what torch already has
 KEPT_OUTPUT = 500  # characters of what a student's code prints
@@ -52,8 +53,10 @@ def judge_name(path: Path, name: str) -> Answer:
 
 
 def find_names(path: Path) -> Answer:
-    """The names in a file that have a check."""
-    return {"verdict": "found", "names": own_names(import_file(path), EXERCISES)}
+    """The names that have a check and that the file itself defines; what it imports is not its own work."""
+    module = import_file(path)
+    own = [name for name in EXERCISES if getattr(getattr(module, name, None), "__module__", None) == module.__name__]
+    return {"verdict": "found", "names": own}
 
 
 def plain(value: Any) -> Any:
@@ -108,6 +111,7 @@ def stop(process: Any) -> None:
 def in_child(answer_to: Connection, job: Callable[..., Answer], *arguments: Any) -> None:
     """The child: silence, limits, the job, and its answer."""
     os.setsid()
+    faulthandler.disable()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):

@@ -18,6 +18,8 @@ from lungseg.training.recipe import RunOptions, TrainingRecipe
 from lungseg.training.resume import held, how_to_resume
 from lungseg.training.run import Run
 
+PATHS = ("weights", "pretrained", "network")  # fields of recipes that name a file
+
 
 def run_script(
     train: Callable[[Run], float],
@@ -53,4 +55,4 @@ def run_script(
 
 def absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same settings with absolute paths: a run may be resumed from another current folder."""
-    return {k: str(Path(v).absolute()) if k in ("weights", "pretrained") and v else v for k, v in settings.items()}
+    return {k: str(Path(v).absolute()) if k in PATHS and v else v for k, v in settings.items()}

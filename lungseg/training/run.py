@@ -163,7 +163,9 @@ class Run:
         """Set the prior in the last layer, called `head`, unless that was loaded; move the network to the device."""
         if self.recipe.prior_bias and self.head_is_fresh and not self.saved:
             odds = [p / (1 - p) for p in lesion_fractions(self.data.train_set)]  # of each class
-            model.get_parameter("head.bias").data.copy_(torch.tensor([math.log(o) for o in odds]))  # sigmoid(log o) = p
+            bias = dict(model.named_parameters()).get("head.bias")  # a network of one's own may have none
+            if bias is not None:
+                bias.data.copy_(torch.tensor([math.log(o) for o in odds]))  # sigmoid(log o) = p
         model.to(self.device)
         if self.options.compile:
             model.compile()

@@ -1,74 +1,49 @@
-"""The attention checks accept ours and reject the mistakes people make."""
+"""The checks of attention accept every right way; mutants_a.py holds the wrong ones."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lungseg.checks.attention import check_attention, check_window_attention
-from lungseg.nn.attention import WindowAttention, attention, fused_attention
+from lungseg.checks.attention import check_attention, check_merge_heads, check_split_heads
+from lungseg.checks.lessons import Wrong
+from lungseg.nn.attention import attention, fused_attention
 
 
-def test_the_check_accepts_the_formula():
+def test_ours_passes_with_its_weights():
     check_attention(attention)
 
 
-def test_the_check_accepts_the_fused_function():
-    check_attention(lambda q, k, v, bias: fused_attention(q[None], k[None], v[None], bias=bias[None])[0])
+def test_torchs_own_passes():
+    def sdpa(q, k, v, *, bias=None):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+    check_attention(sdpa)
+    check_attention(lambda q, k, v, bias=None: fused_attention(q, k, v, bias=bias))
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        lambda q, k, v, bias: attention(q, k, v, bias=bias, scale=1.0),
-        lambda q, k, v, bias: attention(q, k, v, bias=bias, scale=1 / q.shape[-1]),
-        lambda q, k, v, bias: attention(q, k, v, bias=bias.clamp(min=-10)),
-        lambda q, k, v, bias: attention(k, q, v, bias=bias),
-        lambda q, k, v, bias: (q @ k.T * q.shape[-1] ** -0.5 + bias).softmax(0) @ v,
-        lambda q, k, v, bias: attention(q, k, v),
-    ],
-    ids=["no scale", "scale K_h, not its root", "-10 for -inf", "q and k swapped", "softmax over queries", "no bias"],
-)
-def test_the_check_rejects(broken):
-    with pytest.raises(AssertionError, match="values|weights"):
-        check_attention(broken, max_examples=200)
+@pytest.mark.parametrize("name", ["mask", "attn_mask"])
+def test_a_bool_mask_is_taken_in_place_of_a_bias(name):
+    scope = {}
+    exec(f"def f(q, k, v, {name}=None):\n    return sdpa(q, k, v, attn_mask={name})",
+         {"sdpa": F.scaled_dot_product_attention}, scope)  # fmt: skip
+    check_attention(scope["f"])
 
 
-def test_the_check_accepts_our_window_attention():
-    check_window_attention(WindowAttention)
+def test_a_mask_of_minus_a_large_number_is_as_good_as_infinity():
+    def minus_thousand(q, k, v, mask=None):
+        logits = q @ k.mT / q.shape[-1] ** 0.5
+        return (logits if mask is None else logits.masked_fill(~mask, -1e3)).softmax(-1) @ v
+
+    check_attention(minus_thousand)
 
 
-class SharesOneMask(WindowAttention):
-    def forward(self, x, attn_mask=None):
-        return super().forward(x, None if attn_mask is None else attn_mask[:1])
+def test_weights_that_do_not_sum_to_1_are_found():
+    with pytest.raises(Wrong, match="must sum to 1"):
+        check_attention(
+            lambda q, k, v, bias=None: (attention(q, k, v, bias=bias)[0], torch.ones(*q.shape[:-1], q.shape[-2]))
+        )
 
 
-class IgnoresTheMask(WindowAttention):
-    def forward(self, x, attn_mask=None):
-        return super().forward(x)
-
-
-class TransposesTheBias(WindowAttention):
-    def relative_position_bias(self, side):
-        return super().relative_position_bias(side).mT
-
-
-class MixesHeads(WindowAttention):
-    def forward(self, x, attn_mask=None):
-        x, weights = super().forward(x, attn_mask, return_weights=True)
-        qkv = self.qkv(x)
-        v = qkv[..., -x.shape[2] :].unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        return self.proj((weights @ v).flatten(2).view_as(x))
-
-
-@pytest.mark.parametrize("broken", [SharesOneMask, IgnoresTheMask, TransposesTheBias, MixesHeads])
-def test_the_check_rejects_a_wrong_window_attention(broken):
-    with pytest.raises(AssertionError, match="window"):
-        check_window_attention(broken, max_examples=100)
-
-
-def test_minus_hundred_is_not_exclusion_in_double_precision():
-    q = torch.zeros(2, 1, dtype=torch.double)
-    v = torch.tensor([[0.0], [1.0]], dtype=torch.double)
-    for blocked, leak in [(-100.0, True), (-torch.inf, False)]:
-        bias = torch.tensor([[0.0, blocked], [0.0, 0.0]], dtype=torch.double)
-        values, _ = attention(q, q, v, bias=bias)
-        assert (values[0].item() > 0) is leak
+def test_einsum_splits_heads_too():
+    check_split_heads(lambda x, num_heads: torch.stack(x.chunk(num_heads, -1), 1))
+    check_merge_heads(lambda x: torch.cat(x.unbind(1), -1))

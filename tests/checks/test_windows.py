@@ -1,135 +1,61 @@
-"""A check must be seen to fail: each of these mistakes is one that students, or libraries, have made."""
+"""The checks of cutting, rolling and padding accept every right way; mutants_a.py holds the wrong ones."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lungseg.checks.windows import check_relative_position_index, check_shifted_window_mask, check_window_round_trip
-from lungseg.nn.windows import (
-    relative_position_index,
-    shifted_window_mask,
-    window_partition,
-    window_reverse,
+from lungseg.checks.lessons import Wrong
+from lungseg.checks.windows import (
+    check_cyclic_shift,
+    check_pad_to_multiple,
+    check_window_partition,
+    check_window_reverse,
+    check_window_round_trip,
 )
+from lungseg.nn import windows
 
 
-def forgets_columns(height, width, ws, shift):
-    return mask_of_rolled(height, width, ws, shift, region=lambda row, col, pad: 2 * (row < shift) + pad)
+def test_ours_pass():
+    check_window_round_trip(windows.window_partition, windows.window_reverse)
+    check_cyclic_shift(windows.cyclic_shift)
+    check_pad_to_multiple(windows.pad_to_multiple)
 
 
-def forgets_padding(height, width, ws, shift):
-    return mask_of_rolled(height, width, ws, shift, region=lambda row, col, pad: 2 * (row < shift) + (col < shift))
+def test_flattened_windows_are_taken():
+    check_window_partition(lambda x, window_size: windows.window_partition(x, window_size).flatten(1, 2))
 
 
-def rolls_before_padding(height, width, ws, shift):
-    """The published detection code's order: real rows are carried past the padding."""
-    row, col = torch.arange(height).roll(-shift), torch.arange(width).roll(-shift)
-    region = 2 * (row < shift)[:, None] + 1 * (col < shift)[None, :]  # (H, W)
-    padded = torch.full((height + -height % ws, width + -width % ws), -1)
-    padded[:height, :width] = region
-    return mask_of_regions(padded, ws)
+def test_the_published_order_of_arguments_is_taken():
+    def window_reverse(windows_, window_size, H, W):
+        return windows.window_reverse(windows_, H, W)
+
+    check_window_reverse(window_reverse)
 
 
-def rolls_the_other_way(height, width, ws, shift):
-    return mask_of_rolled(height, width, ws, shift, direction=1)
+def test_unfold_is_as_good_as_view():
+    def window_partition(x, ws):
+        return x.unfold(1, ws, ws).unfold(2, ws, ws).permute(0, 1, 2, 4, 5, 3).reshape(-1, ws, ws, x.shape[3])
+
+    check_window_partition(window_partition)
 
 
-def minus_hundred_instead_of_exclusion(height, width, ws, shift):
-    return torch.where(shifted_window_mask(height, width, ws, shift), 0.0, -100.0)
+def test_concatenation_is_as_good_as_roll():
+    def cyclic_shift(x, s):
+        x = torch.cat([x[:, s:], x[:, :s]], 1)
+        return torch.cat([x[:, :, s:], x[:, :, :s]], 2)
+
+    check_cyclic_shift(cyclic_shift)
 
 
-def allows_everything(height, width, ws, shift):
-    return torch.ones_like(shifted_window_mask(height, width, ws, shift))
+def test_a_wrong_signature_is_answered_with_the_wanted_one():
+    with pytest.raises(Wrong, match=r"pad_to_multiple\(x \(B, H, W, C\), multiple\)"):
+        check_pad_to_multiple(lambda x: F.pad(x, (0, 0, 0, 1)))
 
 
-def says_blocked_for_allowed(height, width, ws, shift):
-    return ~shifted_window_mask(height, width, ws, shift)
-
-
-def refuses_padding_every_token(height, width, ws, shift):
-    """Rows of padding without any True: their softmax is NaN, and NaN spreads."""
-    real = torch.zeros(height + -height % ws, width + -width % ws)
-    real[:height, :width] = 1
-    real = window_partition(real.roll((-shift, -shift), (0, 1))[None, :, :, None], ws).flatten(1).bool()
-    return shifted_window_mask(height, width, ws, shift) & real[:, None, :]
-
-
-def mask_of_rolled(height, width, ws, shift, *, direction=-1, region=None):
-    row = torch.arange(height + -height % ws).roll(direction * shift)[:, None]
-    col = torch.arange(width + -width % ws).roll(direction * shift)[None, :]
-    pad = (row >= height) | (col >= width)
-    region = region or (lambda row, col, pad: 4 * (row < shift) + 2 * (col < shift) + pad)
-    return mask_of_regions((region(row, col, pad) + 0 * row + 0 * col).long(), ws)
-
-
-def mask_of_regions(region, ws):
-    region = window_partition(region[None, :, :, None], ws).flatten(1)
-    return region[:, :, None] == region[:, None, :]
-
-
-def test_the_check_accepts_our_mask():
-    check_shifted_window_mask(shifted_window_mask)
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        forgets_columns,
-        forgets_padding,
-        rolls_before_padding,
-        rolls_the_other_way,
-        minus_hundred_instead_of_exclusion,
-        allows_everything,
-        says_blocked_for_allowed,
-        refuses_padding_every_token,
-    ],
-)
-def test_the_check_rejects(broken):
-    with pytest.raises(AssertionError, match="may.attend"):
-        check_shifted_window_mask(broken)
-
-
-def partition_by_columns(x, ws):
-    return window_partition(x.transpose(1, 2), ws).transpose(1, 2)
-
-
-def partition_without_transpose(x, ws):
-    return x.reshape(-1, ws, ws, x.shape[3])
-
-
-def reverse_swaps_sides(windows, height, width):
-    return window_reverse(windows, width, height).reshape(-1, height, width, windows.shape[3])
-
-
-def test_the_check_accepts_our_round_trip():
-    check_window_round_trip(window_partition, window_reverse)
-
-
-@pytest.mark.parametrize(
-    ("partition", "reverse"),
-    [
-        (partition_by_columns, window_reverse),
-        (partition_without_transpose, lambda w, h, wd: w.reshape(-1, h, wd, w.shape[3])),
-        (window_partition, reverse_swaps_sides),
-    ],
-)
-def test_the_check_rejects_a_wrong_round_trip(partition, reverse):
-    with pytest.raises(AssertionError, match="should be image|is not x"):
-        check_window_round_trip(partition, reverse)
-
-
-def test_the_check_accepts_our_index():
-    check_relative_position_index(relative_position_index)
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        lambda ws: relative_position_index(ws).T,
-        lambda ws: relative_position_index(ws) - int(ws > 1),
-        lambda ws: torch.arange(ws**4).reshape(ws**2, ws**2),
-    ],
-    ids=["key minus query", "off by one", "one row per pair"],
-)
-def test_the_check_rejects_a_wrong_index(broken):
-    with pytest.raises(AssertionError, match="of the table"):
-        check_relative_position_index(broken)
+def test_the_answer_names_window_image_and_numbers():
+    with pytest.raises(Wrong) as wrong:
+        check_window_partition(lambda x, ws: x.reshape(-1, ws, ws, x.shape[3]))
+    text = str(wrong.value)
+    assert "window 0 must be rows 0:2, columns 0:2 of image 0" in text
+    assert "expected [1, 2, 5, 6]" in text and "yours    [1, 2, 3, 4]" in text
+    assert "Read: docs/nn/windows.md" in text

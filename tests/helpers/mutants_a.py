@@ -544,7 +544,8 @@ MUTANTS = [
         mistake="normalised sum",
         slip="normalised x added",
         old=FIRST + "\n        " + SECOND,
-        new="x = self.norm1(x)\n        x = x + self.attend(x)\n        x = self.norm2(x)\n        return x + self.mlp(x)",
+        new="x = self.norm1(x)\n        x = x + self.attend(x)\n        x = self.norm2(x)\n"
+        "        return x + self.mlp(x)",
     ),
     swin(
         mistake="one norm", slip="first norm used twice", old="self.mlp(self.norm2(x))", new="self.mlp(self.norm1(x))"

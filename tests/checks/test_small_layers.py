@@ -1,0 +1,42 @@
+"""The checks of MLP, DropPath and UNETR's maps accept every right way; mutants_a.py holds the wrong ones."""
+
+import torch
+from torch import nn
+
+from lungseg.checks.small_layers import check_drop_path, check_hidden_states, check_mlp, check_tokens_to_map
+from lungseg.nn.layers import MLP, DropPath
+from lungseg.nn.unetr import tokens_to_map
+
+
+def test_ours_pass():
+    check_mlp(MLP)
+    check_drop_path(DropPath)
+    check_tokens_to_map(tokens_to_map)
+
+
+def test_a_sequential_is_an_mlp():
+    check_mlp(lambda dim, hidden_dim: nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim)))
+
+
+def test_other_ways_to_draw_are_taken():
+    class Drop(nn.Module):
+        def __init__(self, drop_prob):
+            super().__init__()
+            self.drop_prob = drop_prob
+
+        def forward(self, x):
+            keep = 1 - self.drop_prob
+            mask = torch.floor(keep + torch.rand((x.shape[0],) + (1,) * (x.ndim - 1)))  # as timm draws it
+            return x.div(keep) * mask if self.training and self.drop_prob else x
+
+    check_drop_path(Drop)
+
+
+def test_states_may_be_collected_first():
+    def hidden_states(blocks, z, layers):
+        states = [z]
+        for block in blocks:
+            states.append(block(states[-1]))
+        return tuple(states[k] for k in layers)
+
+    check_hidden_states(hidden_states)
