@@ -1,4 +1,4 @@
-"""Checks of the attention formula and of the heads, against sums written out with loops."""
+"""Checks of the attention formula, against sums written out with loops."""
 
 import inspect
 from collections.abc import Callable
@@ -196,82 +196,3 @@ def show_tokens(case: Tokens, got: Tensor, want: Tensor) -> str:
     assert weights is not None  # the formula is never impossible
     named = {"q": q, "k": k, "v": v} | ({} if bias is None else {"bias": bias}) | {"weights, expected": weights}
     return "\n".join(f"{name} = {' / '.join(row(r) for r in value)}" for name, value in named.items())
-
-
-# ---- heads ----------------------------------------------------------------------------------------------------
-
-SPLIT = Lesson(
-    "split_heads",
-    "split_heads(x (B, N, C), num_heads) -> (B, num_heads, N, C / num_heads)",
-    "head h gets the channels h * d to (h + 1) * d - 1 of every token, with d = C / num_heads.",
-    PAGE,
-    {
-        "heads interleaved": "the channels are dealt out in turn: head h got channels h, h + heads, ... instead of a "
-        "block.",
-        "only reshaped": "reshaped without moving an axis: a head then gets pieces of other tokens. First split C into "
-        "(heads, d), then move the axis of heads before that of tokens.",
-        "tokens and heads not exchanged": "the axis of heads comes after that of tokens; the formula needs (..., N, "
-        "d).",
-    },
-)
-MERGE = Lesson(
-    "merge_heads",
-    "merge_heads(x (B, num_heads, N, d)) -> (B, N, num_heads * d)",
-    "merge_heads undoes split_heads: the heads of a token are put side by side.",
-    PAGE,
-    {
-        "only reshaped": "reshaped without moving the axis of heads behind that of tokens: tokens are mixed.",
-        "heads interleaved": "the channels of the heads alternate; each head keeps a block of channels.",
-    },
-)
-HEADS = [(1, 2, 1, 2), (1, 1, 2, 2), (1, 2, 2, 1), (1, 2, 2, 2), (1, 3, 2, 2), (2, 3, 2, 3), (2, 4, 3, 2)]  # B, N, h, d
-
-
-def split_by_loops(case: tuple[int, int, int, int], slip: str = "") -> Tensor:
-    B, N, heads, d = case
-    x = torch.arange(1.0, 1 + B * N * heads * d).reshape(B, N, heads * d)
-    if slip == "only reshaped":
-        return x.reshape(B, heads, N, d)
-    parts = [x[..., h::heads] if slip == "heads interleaved" else x[..., h * d : (h + 1) * d] for h in range(heads)]
-    return torch.stack(parts, 2 if slip == "tokens and heads not exchanged" else 1)
-
-
-def merge_by_loops(case: tuple[int, int, int, int], slip: str = "") -> Tensor:
-    split, (B, N, heads, d) = split_by_loops(case), case
-    if slip == "only reshaped":
-        return split.reshape(B, N, heads * d)
-    merged = torch.zeros(B, N, heads * d)
-    for h in range(heads):
-        merged[..., slice(h, None, heads) if slip == "heads interleaved" else slice(h * d, (h + 1) * d)] = split[:, h]
-    return merged
-
-
-def check_split_heads(split_heads: Callable) -> None:
-    """Fail unless each head gets its block of channels of every token."""
-
-    def student(case: tuple[int, int, int, int]) -> Tensor:
-        B, N, heads, d = case
-        x = torch.arange(1.0, 1 + B * N * heads * d).reshape(B, N, heads * d)
-        return as_tensor(SPLIT, call(SPLIT, split_heads, x, heads))
-
-    def describe(case: tuple[int, int, int, int], got: Tensor, want: Tensor) -> str:
-        b, h, n, _ = first_difference(got, want)
-        return (
-            f"x (1, N, C) = 1, 2, 3, ... with (B, N, heads, d) = {case}: head {h} of token {n} of image {b} is "
-            f"{row(got[b, h, n])}, expected {row(want[b, h, n])}."
-        )
-
-    judge(SPLIT, student, HEADS, split_by_loops, describe)
-
-
-def check_merge_heads(merge_heads: Callable) -> None:
-    """Fail unless the heads of a token are put side by side."""
-
-    def describe(case: tuple[int, int, int, int], got: Tensor, want: Tensor) -> str:
-        b, n, _ = first_difference(got, want)
-        return f"(B, N, heads, d) = {case}: token {n} of image {b} is {row(got[b, n])}, expected {row(want[b, n])}."
-
-    def student(case: tuple[int, int, int, int]) -> Tensor:
-        return as_tensor(MERGE, call(MERGE, merge_heads, split_by_loops(case)))
-
-    judge(MERGE, student, HEADS, merge_by_loops, describe)

@@ -87,14 +87,14 @@ def numbered_window(rows: Sequence[Sequence[str]]) -> Image.Image:
 
 def mask_panel(mask: NDArray, wrong: NDArray, tokens: Sequence[str]) -> Image.Image:
     """(N, N): rows are queries, columns keys, both with the numbers of their map tokens; wrong cells framed in red."""
-    n, margin = len(mask), 70
+    n, margin = len(mask), 100
     cell = (PANEL - margin) // n
     colours = np.where(mask[..., None], np.array(YES), np.array(NO)).astype(np.uint8)
     picture = Image.new("RGB", (PANEL, PANEL), "white")
     picture.paste(Image.fromarray(enlarge(to_rgb(colours), cell)), (margin, margin))
     ink, text = ImageDraw.Draw(picture), font(min(TEXT * 0.8, cell * 0.6))
     ink.text((margin, 0), "keys", INK, font(TEXT * 0.8))
-    ink.text((0, margin / 2), "queries", INK, font(TEXT * 0.55))
+    ink.text((0, margin / 2), "queries", INK, font(TEXT * 0.8))
     for i, word in enumerate(tokens):
         ink.text((margin - 6, margin + (i + 0.5) * cell), word, INK, text, anchor="rm")
         ink.text((margin + (i + 0.5) * cell, margin - 4), word, INK, text, anchor="mb")

@@ -7,30 +7,20 @@ from lungseg.checks import (
     attention,
     blocks,
     bottleneck,
+    heads,
+    hidden_states,
     masks,
     network,
+    overfitting,
     patches,
+    position_index,
+    rolling,
     self_attention,
     small_layers,
     swin_block,
     windows,
 )
-from lungseg.checks.attention import check_attention, check_merge_heads, check_split_heads
-from lungseg.checks.blocks import check_transformer_block
-from lungseg.checks.bottleneck import check_bottleneck
 from lungseg.checks.lessons import Lesson
-from lungseg.checks.masks import check_relative_position_index, check_shifted_window_mask
-from lungseg.checks.network import check_network, check_overfit
-from lungseg.checks.patches import check_patch_embed, check_patch_expanding, check_patch_merging
-from lungseg.checks.self_attention import check_self_attention, check_window_attention
-from lungseg.checks.small_layers import check_drop_path, check_hidden_states, check_mlp, check_tokens_to_map
-from lungseg.checks.swin_block import check_swin_block, check_swin_stage
-from lungseg.checks.windows import (
-    check_cyclic_shift,
-    check_pad_to_multiple,
-    check_window_partition,
-    check_window_reverse,
-)
 
 
 class Exercise(NamedTuple):
@@ -43,30 +33,30 @@ class Exercise(NamedTuple):
 EXERCISES: dict[str, Exercise] = {
     exercise.lesson.name: exercise
     for exercise in (
-        Exercise(check_window_partition, windows.PARTITION),
-        Exercise(check_window_reverse, windows.REVERSE),
-        Exercise(check_cyclic_shift, windows.SHIFT),
-        Exercise(check_pad_to_multiple, windows.PAD),
-        Exercise(check_shifted_window_mask, masks.MASK),
-        Exercise(check_relative_position_index, masks.INDEX),
-        Exercise(check_attention, attention.ATTENTION),
-        Exercise(check_split_heads, attention.SPLIT),
-        Exercise(check_merge_heads, attention.MERGE),
-        Exercise(check_self_attention, self_attention.SELF),
-        Exercise(check_window_attention, self_attention.WINDOW),
-        Exercise(check_mlp, small_layers.MLP),
-        Exercise(check_drop_path, small_layers.DROP),
-        Exercise(check_patch_embed, patches.EMBED),
-        Exercise(check_patch_merging, patches.MERGING),
-        Exercise(check_patch_expanding, patches.EXPANDING),
-        Exercise(check_swin_block, swin_block.SWIN),
-        Exercise(check_swin_stage, swin_block.STAGE),
-        Exercise(check_transformer_block, blocks.TRANSFORMER),
-        Exercise(check_tokens_to_map, small_layers.TO_MAP),
-        Exercise(check_hidden_states, small_layers.SKIPS),
-        Exercise(check_bottleneck, bottleneck.BOTTLENECK),
-        Exercise(check_overfit, network.OVERFIT),
+        Exercise(windows.check_window_partition, windows.PARTITION),
+        Exercise(windows.check_window_reverse, windows.REVERSE),
+        Exercise(rolling.check_cyclic_shift, rolling.SHIFT),
+        Exercise(rolling.check_pad_to_multiple, rolling.PAD),
+        Exercise(masks.check_shifted_window_mask, masks.MASK),
+        Exercise(position_index.check_relative_position_index, position_index.INDEX),
+        Exercise(attention.check_attention, attention.ATTENTION),
+        Exercise(heads.check_split_heads, heads.SPLIT),
+        Exercise(heads.check_merge_heads, heads.MERGE),
+        Exercise(self_attention.check_self_attention, self_attention.SELF),
+        Exercise(self_attention.check_window_attention, self_attention.WINDOW),
+        Exercise(small_layers.check_mlp, small_layers.MLP),
+        Exercise(small_layers.check_drop_path, small_layers.DROP),
+        Exercise(patches.check_patch_embed, patches.EMBED),
+        Exercise(patches.check_patch_merging, patches.MERGING),
+        Exercise(patches.check_patch_expanding, patches.EXPANDING),
+        Exercise(swin_block.check_swin_block, swin_block.SWIN),
+        Exercise(swin_block.check_swin_stage, swin_block.STAGE),
+        Exercise(blocks.check_transformer_block, blocks.TRANSFORMER),
+        Exercise(hidden_states.check_tokens_to_map, hidden_states.TO_MAP),
+        Exercise(hidden_states.check_hidden_states, hidden_states.SKIPS),
+        Exercise(bottleneck.check_bottleneck, bottleneck.BOTTLENECK),
+        Exercise(overfitting.check_overfit, overfitting.OVERFIT),
     )
 }
 for _network in ("SwinUNet", "UNETR", "UNet", "ResNet50UNet", "RRCUNet", "Network"):
-    EXERCISES[_network] = Exercise(check_network, network.NETWORK)
+    EXERCISES[_network] = Exercise(network.check_network, network.NETWORK)

@@ -1,4 +1,4 @@
-"""Checks of the shifted-window mask and the relative position index of Swin Transformer, section 3.2.
+"""Checks of the shifted-window mask of Swin Transformer, section 3.2.
 
 The oracle of the mask is the grid of Figure 2, drawn over the map before any roll: two tokens may attend to each other
 when one cell of the shifted grid holds both. It needs no roll at all.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lungseg.checks.calling import call
-from lungseg.checks.judging import as_tensor, find_slip, judge
+from lungseg.checks.judging import as_tensor, find_slip
 from lungseg.checks.lessons import Lesson, Wrong
 from lungseg.checks.windows import PAGE, Map
 
@@ -39,27 +39,6 @@ MASK = Lesson(
         "row of False": "a token that may attend to none has a softmax of 0/0 = NaN: let padding attend to padding.",
     },
 )
-INDEX = Lesson(
-    "relative_position_index",
-    "relative_position_index(window_size) -> int64 (N, N), N = window_size**2",
-    "the row of the bias table for query i and key j is (dr + ws - 1)(2 ws - 1) + dc + ws - 1, with (dr, dc) = "
-    "position of i - position of j: equal offsets, and only those, share a row.",
-    PAGE,
-    {
-        "key minus query": "the offsets are those of key - query: the matrix is transposed.",
-        "offsets not shifted": "the offsets start at -(ws - 1): add ws - 1 to both, so that the index starts at 0.",
-        "only one offset shifted": "only one of the two offsets was shifted by ws - 1.",
-        "stride of one window": "the row offset is multiplied by ws; an offset has 2 ws - 1 values, so multiply by 2 "
-        "ws - 1.",
-        "stride of 2 ws": "the row offset is multiplied by 2 ws; an offset has 2 ws - 1 values.",
-        "columns first": "columns count as rows: the row offset is the one that is multiplied.",
-        "sum of offsets": "the two offsets are added without multiplying the first: different offsets share a row.",
-        "absolute offsets": "offsets lost their sign: left and right must have rows of their own.",
-        "one row per pair": "each pair of tokens has a row of its own: the bias would depend on positions, not on "
-        "offsets.",
-        "zero": "every pair uses the same row.",
-    },
-)
 WHOLE = [(2, 4), (4, 2), (4, 4), (4, 6)]
 MAPS = [
     *(Map(h, w, 2, 1) for h, w in WHOLE), Map(3, 6, 3, 1), Map(6, 6, 3, 1), Map(6, 6, 3, 2), Map(8, 8, 4, 2),
@@ -67,9 +46,6 @@ MAPS = [
     Map(5, 8, 4, 2),
     Map(5, 7, 3, 1), Map(5, 5, 4, 3), Map(1, 5, 2, 1), Map(1, 1, 1, 0), Map(7, 4, 3, 2),
 ]  # fmt: skip
-
-
-# ---- mask -----------------------------------------------------------------------------------------------------
 
 
 def tokens_of_windows(case: Map) -> list[list[tuple[int, int]]]:
@@ -215,62 +191,3 @@ def explain_pair(case: Map, pair: list[int], got: Tensor, slip: str) -> Wrong:
         numbers += f"\n  {title:8s} {' '.join(allowed)}"
     picture = ("mask", want[w].numpy(), got[w].numpy(), [shown[r * ws : (r + 1) * ws] for r in range(ws)])
     return Wrong(MASK, what, numbers=numbers, slip=slip, picture=picture)
-
-
-# ---- index ----------------------------------------------------------------------------------------------------
-
-
-def index_by_loops(ws: int, slip: str = "") -> Tensor:
-    """(N, N): the row of the table for each pair of a window."""
-    size = 2 * ws - 1
-    index = torch.zeros(ws * ws, ws * ws, dtype=torch.long)
-    for i in range(ws * ws):
-        for j in range(ws * ws):
-            dr, dc = i // ws - j // ws, i % ws - j % ws
-            dr, dc = {
-                "key minus query": (-dr, -dc),
-                "columns first": (dc, dr),
-                "absolute offsets": (abs(dr), abs(dc)),
-            }.get(slip, (dr, dc))
-            up, left = dr + ws - 1, dc + ws - 1
-            index[i, j] = {
-                "offsets not shifted": dr * size + dc,
-                "only one offset shifted": up * size + dc,
-                "stride of one window": up * ws + left,
-                "stride of 2 ws": up * 2 * ws + left,
-                "sum of offsets": up + left,
-                "absolute offsets": dr * size + dc,
-                "one row per pair": i * ws * ws + j,
-                "zero": 0,
-            }.get(slip, up * size + left)
-    return index
-
-
-def check_relative_position_index(make_index: Callable[[int], Tensor]) -> None:
-    """Fail unless pairs with the same offset, and only those, share a row of the bias table.
-
-    The row is also the published one, (dr + ws - 1)(2 ws - 1) + dc + ws - 1, so that published weights fit.
-
-    Args:
-        make_index: window_size -> int64 (N, N) with N = window_size**2.
-    """
-
-    def student(ws: int) -> Tensor:
-        index = as_tensor(INDEX, call(INDEX, make_index, ws))
-        if index.is_floating_point() or index.dtype == torch.bool:
-            raise Wrong(INDEX, f"dtype is {index.dtype}, expected integers (torch.long): it selects rows of a table.")
-        return index
-
-    def describe(ws: int, got: Tensor, want: Tensor) -> str:
-        i, j = (got != want).nonzero()[0].tolist()
-        dr, dc = i // ws - j // ws, i % ws - j % ws
-        return (
-            f"window_size {ws}: query {i} is {dr} rows and {dc} columns from key {j}, which is row "
-            f"{want[i, j].item()} of the table; yours is {got[i, j].item()}."
-        )
-
-    def numbers(ws: int, got: Tensor, want: Tensor) -> str:
-        i, _ = (got != want).nonzero()[0].tolist()
-        return f"query {i}, expected {want[i].tolist()}\nquery {i}, yours    {got[i].tolist()}"
-
-    judge(INDEX, student, [1, 2, 3, 4, 5, 7], index_by_loops, describe, numbers=numbers)

@@ -5,14 +5,8 @@ import torch
 from hypothesis import given, strategies as st
 
 from lungseg.checks.lessons import Wrong
-from lungseg.checks.masks import (
-    Map,
-    both_padding,
-    check_relative_position_index,
-    check_shifted_window_mask,
-    mask_by_cells,
-)
-from lungseg.nn.windows import relative_position_index, shifted_window_mask, window_partition
+from lungseg.checks.masks import Map, both_padding, check_shifted_window_mask, mask_by_cells
+from lungseg.nn.windows import shifted_window_mask, window_partition
 
 
 def one_region_of_padding(height, width, ws, shift):
@@ -27,7 +21,6 @@ def one_region_of_padding(height, width, ws, shift):
 
 def test_ours_passes():
     check_shifted_window_mask(shifted_window_mask)
-    check_relative_position_index(relative_position_index)
 
 
 def test_padding_may_be_one_region():

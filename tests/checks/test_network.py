@@ -6,12 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lungseg.checks.lessons import Wrong
-from lungseg.checks.network import (
-    check_network,
-    check_overfit,
-    check_overfits_one_batch,
-    check_segmentation_network,
-)
+from lungseg.checks.network import check_network, check_segmentation_network
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
@@ -89,17 +84,6 @@ class NeverSeesTheImage(Honest):
         return super().forward(torch.zeros_like(image))
 
 
-def test_the_check_of_learning_by_heart_accepts_a_network_that_can():
-    wide = [nn.Conv2d(1, 16, 5, padding=2), nn.GELU(), nn.Conv2d(16, 16, 5, padding=2), nn.GELU()]
-    network = nn.Sequential(*wide, nn.Conv2d(16, 1, 5, padding=2))
-    check_overfits_one_batch(network, lr=1e-2, steps=150)
-
-
-def test_the_check_of_learning_by_heart_rejects_a_network_that_cannot():
-    with pytest.raises(AssertionError, match="after 40 steps on one batch the Dice"):
-        check_overfits_one_batch(NeverSeesTheImage(1, 1), lr=1e-2, steps=40)
-
-
 @pytest.mark.parametrize("network", [SwinUNet, UNETR, UNet])
 def test_networks_of_ours_pass_as_a_students_would(network):
     check_network(network, overfit=False)
@@ -138,19 +122,3 @@ def test_a_students_network_is_told_what_it_does(broken, slip):
 def test_a_network_that_never_sees_the_image_is_found():
     with pytest.raises(Wrong, match="all logits are equal|cannot memorise|no gradient"):
         check_network(NeverSeesTheImage)
-
-
-def test_overfit_judges_the_network_that_is_returned():
-    wide = [nn.Conv2d(1, 16, 5, padding=2), nn.GELU(), nn.Conv2d(16, 16, 5, padding=2), nn.GELU()]
-
-    def overfit(image, target, steps=150):
-        torch.manual_seed(0)
-        network = nn.Sequential(*wide, nn.Conv2d(16, 1, 5, padding=2))
-        check_overfits_one_batch(network, lr=1e-2, steps=steps)
-        return network
-
-    check_overfit(overfit)
-    with pytest.raises(Wrong, match="the Dice on the batch is"):
-        check_overfit(lambda image, target: Honest(1, 1))
-    with pytest.raises(Wrong, match="expected the trained network"):
-        check_overfit(lambda image, target: 0.99)

@@ -3,15 +3,13 @@
 import torch
 from torch import nn
 
-from lungseg.checks.small_layers import check_drop_path, check_hidden_states, check_mlp, check_tokens_to_map
+from lungseg.checks.small_layers import check_drop_path, check_mlp
 from lungseg.nn.layers import MLP, DropPath
-from lungseg.nn.unetr import tokens_to_map
 
 
 def test_ours_pass():
     check_mlp(MLP)
     check_drop_path(DropPath)
-    check_tokens_to_map(tokens_to_map)
 
 
 def test_a_sequential_is_an_mlp():
@@ -30,13 +28,3 @@ def test_other_ways_to_draw_are_taken():
             return x.div(keep) * mask if self.training and self.drop_prob else x
 
     check_drop_path(Drop)
-
-
-def test_states_may_be_collected_first():
-    def hidden_states(blocks, z, layers):
-        states = [z]
-        for block in blocks:
-            states.append(block(states[-1]))
-        return tuple(states[k] for k in layers)
-
-    check_hidden_states(hidden_states)

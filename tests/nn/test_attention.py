@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lungseg.checks.attention import check_attention, check_window_attention
+from lungseg.checks.attention import check_attention
+from lungseg.checks.self_attention import check_window_attention
 from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fused_attention
 from lungseg.nn.windows import shifted_window_mask
 
@@ -59,7 +60,7 @@ def test_heads_that_do_not_divide_are_an_error_for_self_attention():
 
 
 def test_window_attention_is_equation_four():
-    check_window_attention(WindowAttention, max_examples=30)
+    check_window_attention(WindowAttention)
 
 
 def test_the_fused_function_equals_the_formula_in_value_and_gradient():

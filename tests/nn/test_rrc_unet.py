@@ -14,7 +14,7 @@ def small_network(in_channels=1, num_classes=1, **options):
 
 
 def test_it_keeps_sizes_images_and_calls_apart_and_uses_every_parameter_in_3d():
-    check_segmentation_network(small_network, full_size=(16, 20, 12), max_side=14, max_examples=6)
+    check_segmentation_network(small_network, full_size=(16, 20, 12), max_side=14, sizes=6)
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])

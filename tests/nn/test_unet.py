@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
+from lungseg.checks.network import check_segmentation_network
+from lungseg.checks.overfitting import check_overfits_one_batch
 from lungseg.nn.unet import UNet, crop
 
 
@@ -24,7 +25,7 @@ def test_it_keeps_sizes_images_and_calls_apart_and_uses_every_parameter_in_3d(no
     def build(in_channels, num_classes):
         return small_network(in_channels, num_classes, spatial_dims=3, norm=norm)
 
-    check_segmentation_network(build, full_size=(16, 20, 12), max_side=14, max_examples=6)
+    check_segmentation_network(build, full_size=(16, 20, 12), max_side=14, sizes=6)
 
 
 # The architecture
@@ -56,7 +57,7 @@ def test_the_number_of_parameters_is_that_of_figure_1_written_out(spatial_dims):
 
 
 @given(H=st.integers(1, 40), W=st.integers(1, 40))
-@settings(max_examples=20)
+@settings(sizes=20)
 def test_each_stage_halves_the_sides_and_rounds_up(H, W):
     network, seen = small_network().eval(), []
     for stage in [*network.encoder, network.bottleneck]:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from lungseg.checks.network import check_overfits_one_batch, check_segmentation_network
+from lungseg.checks.network import check_segmentation_network
+from lungseg.checks.overfitting import check_overfits_one_batch
 from lungseg.nn.unetr import PRESETS, UNETR, ResidualBlock, TransformerBlock, UpBlock, resize_positions, tokens_to_map
 from lungseg.weights.load import load_published
 
@@ -192,7 +193,7 @@ def test_it_is_a_segmentation_network_for_volumes():
     def build(in_channels, num_classes):
         return small_network(in_channels, num_classes, spatial_dims=3)
 
-    check_segmentation_network(build, full_size=(32, 16, 32), max_side=33, max_examples=5)
+    check_segmentation_network(build, full_size=(32, 16, 32), max_side=33, sizes=5)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -203,7 +204,7 @@ def test_a_single_pixel_can_even_be_trained_on(spatial_dims):
     assert logits.isfinite().all()
 
 
-@settings(max_examples=15)
+@settings(sizes=15)
 @given(H=st.integers(1, 40), W=st.integers(1, 40), k=st.integers(1, 4))
 def test_padding_is_zeros_at_the_bottom_and_right_and_cropped(H, W, k):
     network = small_network(patch_size=2**k).eval()
