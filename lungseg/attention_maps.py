@@ -200,34 +200,39 @@ def attention_sheet(
 ) -> Image.Image:
     """The image with the pixel marked, then the attention of each block, as a mean over the heads.
 
-    Colours go from black (0) to pale yellow (the largest weight of that block, which is written below). Where the
-    query does not look, the image is shown. Of a volume: the slice of the pixel.
+    Blocks are shown where any of them looks: in a large image, one position of the sliding window. Colours go from
+    black (0) to pale yellow (the largest weight of that block, which is written below). Where the query does not look,
+    the image is shown. Of a volume: the slice of the pixel.
 
     Args:
         As in `attention_in_image`.
     """
-    here = tuple(pixel[: grey.ndim - 2])  # () or (slice,)
-    picture = to_rgb(grey[here])
-    enlarged = max(1, TILE // max(picture.shape[:2]))
-    tiles, captions = [marked(picture, pixel[-2:], enlarged)], ["the pixel"]
-    for block in attention_blocks(predictor.network):
-        weights = attention_in_image(predictor, grey, pixel, block=block, scale=scale)
+    *here, row, col = pixel  # here: [] or [slice]
+    picture = to_rgb(grey[tuple(here)])
+    blocks = attention_blocks(predictor.network)
+    maps = [attention_in_image(predictor, grey, pixel, block=b, scale=scale)[tuple(here)] for b in blocks]  # (H, W)
+    rows, cols = np.nonzero(np.isfinite(maps).any(axis=0))
+    top, left = int(rows.min()), int(cols.min())
+    box = np.s_[top : rows.max() + 1, left : cols.max() + 1]
+    tiles, captions = [marked(picture, row, col)], ["the pixel"]
+    for block, weights in zip(blocks, maps, strict=True):
         most = np.nanmax(weights)
-        heat = np.where(np.isnan(weights[here])[..., None], picture, heatmap(weights[here], 0, most))
-        tiles.append(marked(heat, pixel[-2:], enlarged))
+        heat = np.where(np.isnan(weights)[..., None], picture, heatmap(weights, 0, most))
+        tiles.append(marked(heat[box], row - top, col - left))
         captions.append(f"{block}: up to {most:.2g}")
     columns = min(5, len(tiles))
-    rows = range(0, len(tiles), columns)
+    starts = range(0, len(tiles), columns)
     return contact_sheet(
-        [tiles[i : i + columns] for i in rows], captions=[captions[i : i + columns] for i in rows], font_size=22
+        [tiles[i : i + columns] for i in starts], captions=[captions[i : i + columns] for i in starts], font_size=22
     )
 
 
-def marked(picture: NDArray[np.uint8], pixel: Sequence[int], enlarged: int) -> Image.Image:
-    """The enlarged picture with a white cross around one pixel, which stays free."""
+def marked(picture: NDArray[np.uint8], row: int, col: int) -> Image.Image:
+    """The picture, enlarged to about TILE pixels, with a white cross around one pixel, which stays free."""
+    enlarged = max(1, TILE // max(picture.shape[:2]))
     image = Image.fromarray(enlarge(picture, enlarged))
     draw = ImageDraw.Draw(image)
-    y, x = ((p + 0.5) * enlarged for p in pixel)
+    y, x = (row + 0.5) * enlarged, (col + 0.5) * enlarged
     for width, colour in ((5, "black"), (3, "white")):
         for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             draw.line((x + 5 * dx, y + 5 * dy, x + 16 * dx, y + 16 * dy), fill=colour, width=width)

@@ -273,6 +273,17 @@ def test_the_sheet_shows_the_image_where_the_query_does_not_look(swin32):
     assert (second == grey).all(-1).mean() == pytest.approx(0.75, abs=0.01)
 
 
+def test_of_a_large_image_the_sheet_shows_the_blocks_where_they_look(swin32):
+    """An image of 64 x 88 of which one window of 16 x 16 is seen: white there, black elsewhere."""
+    grey = np.zeros((64, 88), np.float32)
+    grey[24:40, 40:56] = 1  # the window around pixel (32, 48)
+    sheet = np.asarray(attention_sheet(make_predictor(swin32), grey, (32, 48)))
+    whole, tile = 4 * 88, 22 * 16
+    assert sheet[6 + 4 * 24 + 2, 6 + 4 * 40 + 2].tolist() == [255, 255, 255] and sheet[7, 7].tolist() == [0, 0, 0]
+    first = sheet[6 : 6 + tile, 12 + whole : 12 + whole + tile]  # encoder.0.0 sees a quarter of the window
+    assert (first == 255).all(-1).mean() > 0.74
+
+
 def test_of_a_volume_the_sheet_shows_the_slice_of_the_pixel():
     network = make_unetr(img_size=8, spatial_dims=3).float()
     predictor = make_predictor(network, (8, 8, 8), (1.0, 1.0, 1.0))
