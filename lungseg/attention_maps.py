@@ -84,13 +84,7 @@ def attention_map(
     if head is not None and not 0 <= head < heads:
         raise ValueError(f"attention_map: block {block} has heads 0 to {heads - 1}, got head={head}.")
 
-    given: list[tuple] = []
-    with module.attn.register_forward_pre_hook(lambda _, inputs: given.append(inputs)):
-        network(image)
-    (inputs,) = given
-    weights = module.attn(*inputs, return_weights=True)[1].double().cpu()  # (nW, heads, N, N)
-    attn_mask = inputs[1].cpu() if len(inputs) > 1 and inputs[1] is not None else None  # (nW, N, N)
-
+    weights, attn_mask = weights_and_mask(network, module, image)
     grid = [-(-n // side) for n in spatial]  # tokens along each side of the image
     numbers = token_numbers(module, grid)  # (nW, N)
     query = int(np.ravel_multi_index([p // side for p in pixel], grid))
@@ -105,6 +99,19 @@ def attention_map(
     for axis in range(len(grid)):
         pixels = pixels.repeat(side, axis=axis)
     return pixels[tuple(slice(n) for n in spatial)]  # cut off what completed the last patches
+
+
+def weights_and_mask(
+    network: nn.Module, block: SwinBlock | TransformerBlock, image: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """What a block of the network does with one image: (nW, heads, N, N) and (nW, N, N) or None, on the CPU."""
+    given: list[tuple] = []
+    with block.attn.register_forward_pre_hook(lambda _, inputs: given.append(inputs)):
+        network(image)
+    (inputs,) = given  # tokens, and in a Swin block the mask
+    _, weights = block.attn(*inputs, return_weights=True)
+    attn_mask = inputs[1] if len(inputs) > 1 else None
+    return weights.double().cpu(), None if attn_mask is None else attn_mask.cpu()
 
 
 def find_block(network: nn.Module, block: str) -> SwinBlock | TransformerBlock:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lungseg.attention_maps import attention_blocks, attention_in_image, marked
+from lungseg.data.ct import hu_to_unit
 from lungseg.data.phantoms.scene import phantom_crops
 from lungseg.draw import contact_sheet, heatmap, to_rgb
 from lungseg.predictor import Predictor, load_predictor
@@ -27,7 +28,7 @@ def train(folder: Path, name: str) -> Path:
 
 
 def tiles(predictor: Predictor, grey: np.ndarray, pixel: tuple[int, int]) -> tuple[list[Image.Image], list[str]]:
-    """The image with the prediction's probability, and each block's attention."""
+    """The image with the pixel marked, and each block's attention."""
     picture = to_rgb(grey)
     pictures, captions = [marked(picture, *pixel)], ["the pixel"]
     for block in attention_blocks(predictor.network):
@@ -49,8 +50,7 @@ def example() -> tuple[np.ndarray, tuple[int, int]]:
     """A phantom that no training has seen, and the pixel in the middle of its nodule."""
     crop = phantom_crops(np.random.default_rng(SEED), num=1, size=64, diameter_mm=(9.0, 10.0), kinds=("solid",))[0]
     rows, cols = np.nonzero(crop.target)
-    grey = np.clip((crop.hu + 1000) / 1400, 0, 1).astype(np.float32)
-    return grey, (int(rows.mean()), int(cols.mean()))
+    return hu_to_unit(crop.hu), (int(rows.mean()), int(cols.mean()))
 
 
 def main(argv: list[str]) -> int:
