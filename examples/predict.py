@@ -19,6 +19,8 @@ In --out there will be
     probabilities/ID.png    with --probabilities: 16-bit grey, probability = grey / 65535
     volumes/ID.npz          for each volume: `pred` (D, H, W), 0 and 1, on the grid of its `hu`, and the position of
                             that grid: `spacing_mm`, `affine`, `origin_mm`, ..., copied from its file if it has them
+    attention/ID.png        with --attention ROW COLUMN: where the token that holds this pixel looks, in each block of a
+                            Swin-UNet or UNETR; of a volume attention/ID/000.png, with --attention SLICE ROW COLUMN
     slices.csv              for each slice: its input, the number of predicted pixels, and their mm2 if that is known
 
 If the network has several lesion classes, masks and `pred` hold their numbers 1, 2, ..., named in classes.txt;
@@ -48,6 +50,7 @@ from tqdm import tqdm
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
+from lungseg.attention_maps import attention_blocks, attention_sheet, check_pixel
 from lungseg.data.classes import write_classes
 from lungseg.data.plausible import LesionExtent, odd_grey, odd_hu
 from lungseg.data.scans import Scan, input_kind, read_scans
@@ -71,6 +74,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("inputs", type=given_path, nargs="+", metavar="INPUT", help="slices or volumes, see above")
     add("--out", type=given_path, required=True, metavar="DIR", help="a new or empty folder")
     add("--probabilities", action="store_true", help="also write the probabilities")
+    add(
+        "--attention",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="ROW COLUMN of a slice or SLICE ROW COLUMN of a volume, counted from 0: also draw what this pixel's token "
+        "attends to (Swin-UNet, UNETR)",
+    )
     add("--rows", type=int, nargs="+", metavar="N", help="tables: only these rows, counted from 0 (default: all)")
     add(
         "--column",
@@ -95,6 +106,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--rows chooses rows of a table, and no INPUT is one (.pkl or .pkl.gz).")
     if args.spacing_mm is not None and not 0 < args.spacing_mm < math.inf:  # NaN is not
         raise ValueError(f"--spacing-mm must be a number above 0, got {args.spacing_mm}.")
+    if args.attention is not None and len(args.attention) not in (2, 3):
+        raise ValueError(f"--attention takes ROW COLUMN or SLICE ROW COLUMN, got {len(args.attention)} numbers.")
     check_free(args.out)
 
 
@@ -192,6 +205,20 @@ def write_probabilities(out: Path, name: str, probs: NDArray, *, by_class: bool)
         Image.fromarray(levels).save(path_below(out, f"{folder}/{name}.png"))
 
 
+def write_attention(out: Path, id_: str, path: Path, scan: Scan, predictor: Predictor, pixel: list[int]) -> None:
+    """Draw where the token that holds `pixel` looks, in each block; an error names the scan."""
+    grey, name = predictor.grey(scan.hu), id_ if scan.hu.ndim == 2 else f"{id_}/{pixel[0]:03d}"
+    try:
+        check_pixel(pixel, grey.shape)
+        scale, _ = predictor.scale_for(grey.shape, scan.spacing_mm, scan.source_size)
+        if grey.ndim > predictor.spatial_dims:  # a 2-D network looks at one slice of a volume
+            grey, pixel = grey[pixel[0]], pixel[1:]
+        sheet = attention_sheet(predictor, grey, pixel, scale=scale)
+    except ValueError as error:
+        raise ValueError(f"{path}, {scan.id}: {error}") from None
+    sheet.save(path_below(out, f"attention/{name}.png"))
+
+
 def draw(
     grey: NDArray, target: NDArray, pred: NDArray, scale: int, by_class: bool, target_by_class: bool
 ) -> NDArray[np.uint8]:
@@ -221,6 +248,8 @@ def predict(args: argparse.Namespace) -> None:
         predictor = load_predictor(
             args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size
         )
+    if args.attention is not None:
+        attention_blocks(predictor.network)  # refuses a network without attention
     used: set[str] = set()
     table, lines = [], []
     with whole_folder(args.out) as out:
@@ -228,14 +257,16 @@ def predict(args: argparse.Namespace) -> None:
             rows, warned = [], set()
             scans = read_scans(path, predictor.input.hu_window, rows=args.rows, column=args.column)
             for scan in tqdm(scans, desc=path.name, unit="scan", disable=None):
-                scan = with_spacing(scan, args.spacing_mm)
+                scan, id_ = with_spacing(scan, args.spacing_mm), free_id(scan.id, used)
+                if args.attention is not None:
+                    write_attention(out, id_, path, scan, predictor, args.attention)
                 grey, probs, about_scale = predict_scan(path, scan, predictor)
                 for kind, sentence in oddities(scan, grey, about_scale).items():
                     if kind not in warned:  # once per input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         warned.add(kind)
                 pred, wanted = predictor.labels(probs, options.threshold), probs if args.probabilities else None
-                rows += write_scan(out, free_id(scan.id, used), scan, grey, pred, wanted, predictor.classes)
+                rows += write_scan(out, id_, scan, grey, pred, wanted, predictor.classes)
             table += [[name, path, n, "" if math.isnan(mm2) else f"{mm2:.2f}", *each] for name, n, mm2, *each in rows]
             lines.append(summary_line(path, rows))
         with open(out / "slices.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:

@@ -173,6 +173,7 @@ def contact_sheet(
     column_labels: Sequence[str] | None = None,
     captions: Sequence[Sequence[str]] | None = None,
     scale: int = 1,
+    font_size: int = 13,
 ) -> Image.Image:
     """Arrange pictures in rows and columns on white.
 
@@ -182,9 +183,10 @@ def contact_sheet(
         column_labels: text above each column.
         captions: text under each picture, in the same layout as `rows`.
         scale: enlarge each picture by this whole factor.
+        font_size: of all text, in pixels.
     """
     tiles = [[None if t is None else Image.fromarray(enlarge(to_rgb(t), scale)) for t in row] for row in rows]
-    gap, text = 6, font(13)
+    gap, text = 6, font(font_size)
     widths = column_widths(tiles, column_labels or [], captions, text)
     heights = [max((t.height for t in row if t), default=0) for row in tiles]
     under = [

@@ -212,11 +212,16 @@ class Predictor:
         """(*shape) from `probs`: the largest over the classes, above a threshold exactly where `labels` has a class."""
         return probs.max(axis=0) if self.classes else probs
 
+    def scaled(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
+        """(B, *spatial) -> (B, *size): the images as the sliding window sees them, in training pixels."""
+        images = images.astype(np.float32)
+        for size in sizes_on_the_way(self.input, images.shape[1:], scale):
+            images = np.stack([resize(image, size) for image in images])  # (B, *size)
+        return images
+
     def _probs(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
         """(B, *spatial) -> (B, K, *spatial), all B at once."""
-        spatial, resized = images.shape[1:], images.astype(np.float32)
-        for size in sizes_on_the_way(self.input, spatial, scale):
-            resized = np.stack([resize(image, size) for image in resized])  # (B, *size)
+        spatial, resized = images.shape[1:], self.scaled(images, scale)
         x, scaled = torch.from_numpy(resized), resized.shape[1:]
         logits = sliding_window(
             self.network, x[:, None], self.input.size, overlap=self.overlap, batch_size=self.batch_size

@@ -86,6 +86,7 @@ TABLE = {
     "inference.py": {"torch"},
     "scale.py": {"numpy", "checkpoint"},
     "predictor.py": {"torch", "numpy", "tqdm", "checkpoint", "data", "inference", "nn", "flags", "scale"},
+    "attention_maps.py": {"torch", "numpy", "PIL", "draw", "inference", "nn", "predictor", "scale"},
     "weights/renaming.py": {"torch", "nn"},
     "weights/checkpoint_layouts.py": {"torch", "nn", "weights.renaming"},
     "weights/state_dicts.py": {"torch", "checkpoint"},

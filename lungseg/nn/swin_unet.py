@@ -68,9 +68,7 @@ class SwinBlock(nn.Module):
     def window_attention(self, x: Tensor) -> Tensor:
         """Attention inside windows that are shifted by `shift_size` tokens along each side that has several windows."""
         _, H, W, _ = x.shape
-        # Shift only along an axis with several windows: where there is one, all tokens see each other already.
-        down, across = (self.shift_size if side > self.window_size else 0 for side in (H, W))
-        ws = min(self.window_size, max(H, W))  # no need for a window larger than the map
+        ws, (down, across) = self.window_and_shift(H, W)
         x = pad_to_multiple(x, ws)  # (B, H', W', C); pad first, roll after
         _, padded_height, padded_width, _ = x.shape
         attn_mask = None
@@ -80,6 +78,12 @@ class SwinBlock(nn.Module):
         windows = self.attn(windows, attn_mask).unflatten(1, (ws, ws))  # (B*nW, ws, ws, C)
         x = cyclic_shift(window_reverse(windows, padded_height, padded_width), (-down, -across))  # (B, H', W', C)
         return x[:, :H, :W]  # crop what pad_to_multiple added
+
+    def window_and_shift(self, height: int, width: int) -> tuple[int, tuple[int, int]]:
+        """The side of a window and the shift of (rows, columns) on a map of this size, all in tokens."""
+        # Shift only along an axis with several windows: where there is one, all tokens see each other already.
+        down, across = (self.shift_size if side > self.window_size else 0 for side in (height, width))
+        return min(self.window_size, max(height, width)), (down, across)  # no need for a window larger than the map
 
 
 class SwinUNet(nn.Module):
