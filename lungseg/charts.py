@@ -89,7 +89,7 @@ def bar_chart(
     picture = Image.new("RGB", (width, height), "white")
     draw, text = ImageDraw.Draw(picture), font(14 * ZOOM)
     left = ZOOM * 20 + max((text_size(name, text)[0] for name in groups), default=0)
-    axes = Axes(x_range, (len(groups), 0), left, width - ZOOM * 64, top=ZOOM * 66, bottom=height - ZOOM * 54)
+    axes = Axes(x_range, (max(1, len(groups)), 0), left, width - ZOOM * 64, top=ZOOM * 66, bottom=height - ZOOM * 54)
     for value, words in labelled_ticks(*x_range):
         x, _ = axes.to_pixels(value, 0)
         draw.line((x, axes.top, x, axes.bottom), GRID, width=ZOOM)
