@@ -95,11 +95,7 @@ def bar_chart(
         draw.line((x, axes.top, x, axes.bottom), GRID, width=ZOOM)
         draw.text((x, axes.bottom + 6 * ZOOM), words, INK, text, anchor="ma")
     names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
-    x = axes.left
-    for number, name in enumerate(names):  # the legend, above the bars
-        draw.rectangle((x, 44 * ZOOM, x + 14 * ZOOM, 58 * ZOOM), SERIES[number % len(SERIES)])
-        draw.text((x + 20 * ZOOM, 51 * ZOOM), name, INK, text, anchor="lm")
-        x += 44 * ZOOM + text_size(name, text)[0]
+    draw_legend(draw, names, axes.left)
     for row, (group, bars) in enumerate(groups.items()):
         _, middle = axes.to_pixels(x_range[0], row + 0.5)
         draw.multiline_text((left - 10 * ZOOM, middle), group, INK, text, anchor="rm", align="right")
@@ -109,6 +105,15 @@ def bar_chart(
     draw.text(((axes.left + axes.right) / 2, 10 * ZOOM), title, INK, font(17 * ZOOM), anchor="ma")
     draw.text(((axes.left + axes.right) / 2, height - 6 * ZOOM), x_label, INK, text, anchor="md")
     return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def draw_legend(draw: ImageDraw.ImageDraw, names: Sequence[str], x: int) -> None:
+    """The names of the bars in one line above them, from x on, each behind its colour."""
+    text = font(14 * ZOOM)
+    for number, name in enumerate(names):
+        draw.rectangle((x, 44 * ZOOM, x + 14 * ZOOM, 58 * ZOOM), SERIES[number % len(SERIES)])
+        draw.text((x + 20 * ZOOM, 51 * ZOOM), name, INK, text, anchor="lm")
+        x += 44 * ZOOM + text_size(name, text)[0]
 
 
 def draw_bar(
