@@ -1,4 +1,4 @@
-"""Line charts with Pillow: curves with axes, ticks and a legend."""
+"""Charts with Pillow: curves, and bars with intervals, with axes, ticks and a legend."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -66,6 +66,72 @@ def line_chart(
     ImageDraw.Draw(strip).text(place, y_label, INK, small, anchor="ma")
     picture.paste(strip.rotate(90, expand=True), (0, 0))
     return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def bar_chart(
+    groups: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    title: str = "",
+    x_label: str = "",
+    size: tuple[int, int] = (800, 400),
+    x_range: tuple[float, float] = (0.0, 1.0),
+) -> Image.Image:
+    """Draw horizontal bars in groups, each with its interval and its value.
+
+    Args:
+        groups: name of the group, which may hold line breaks -> name of the bar -> (value, low, high). The same bars in
+            every group, each with its colour in the legend. No bar is drawn where the value is NaN, and no interval
+            where low is NaN.
+        size: (width, height) in pixels.
+        x_range: (low, high) of the axis; bars begin at its low end.
+    """
+    width, height = ZOOM * size[0], ZOOM * size[1]
+    picture = Image.new("RGB", (width, height), "white")
+    draw, text = ImageDraw.Draw(picture), font(14 * ZOOM)
+    left = ZOOM * 20 + max((text_size(name, text)[0] for name in groups), default=0)
+    axes = Axes(x_range, (max(1, len(groups)), 0), left, width - ZOOM * 64, top=ZOOM * 66, bottom=height - ZOOM * 54)
+    for value, words in labelled_ticks(*x_range):
+        x, _ = axes.to_pixels(value, 0)
+        draw.line((x, axes.top, x, axes.bottom), GRID, width=ZOOM)
+        draw.text((x, axes.bottom + 6 * ZOOM), words, INK, text, anchor="ma")
+    names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
+    draw_legend(draw, names, axes.left)
+    for row, (group, bars) in enumerate(groups.items()):
+        _, middle = axes.to_pixels(x_range[0], row + 0.5)
+        draw.multiline_text((left - 10 * ZOOM, middle), group, INK, text, anchor="rm", align="right")
+        for number, name in enumerate(names):
+            draw_bar(draw, axes, bars[name], row + 0.1 + 0.8 * number / len(names), 0.8 / len(names), number)
+    draw.line((axes.left, axes.top, axes.left, axes.bottom), INK, width=ZOOM)
+    draw.text(((axes.left + axes.right) / 2, 10 * ZOOM), title, INK, font(17 * ZOOM), anchor="ma")
+    draw.text(((axes.left + axes.right) / 2, height - 6 * ZOOM), x_label, INK, text, anchor="md")
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def draw_legend(draw: ImageDraw.ImageDraw, names: Sequence[str], x: int) -> None:
+    """The names of the bars in one line above them, from x on, each behind its colour."""
+    text = font(14 * ZOOM)
+    for number, name in enumerate(names):
+        draw.rectangle((x, 44 * ZOOM, x + 14 * ZOOM, 58 * ZOOM), SERIES[number % len(SERIES)])
+        draw.text((x + 20 * ZOOM, 51 * ZOOM), name, INK, text, anchor="lm")
+        x += 44 * ZOOM + text_size(name, text)[0]
+
+
+def draw_bar(
+    draw: ImageDraw.ImageDraw, axes: Axes, bar: tuple[float, float, float], y: float, thickness: float, number: int
+) -> None:
+    """One horizontal bar from y to y + thickness, in units of the axis; its interval, and its value to the right."""
+    value, low, high = bar
+    if math.isnan(value):
+        return
+    (x, top), (_, bottom) = axes.to_pixels(value, y), axes.to_pixels(value, y + 0.92 * thickness)
+    draw.rectangle((axes.left, top, max(x, axes.left), bottom), SERIES[number % len(SERIES)])
+    middle, right = (top + bottom) / 2, x
+    if not math.isnan(low):
+        start, right = axes.to_pixels(low, y)[0], axes.to_pixels(high, y)[0]
+        draw.line((start, middle, right, middle), INK, width=2 * ZOOM)
+        for end in (start, right):
+            draw.line((end, middle - 5 * ZOOM, end, middle + 5 * ZOOM), INK, width=2 * ZOOM)
+    draw.text((right + 8 * ZOOM, middle), f"{value:.2f}", INK, font(14 * ZOOM), anchor="lm")
 
 
 def place_axes(

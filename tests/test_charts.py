@@ -1,10 +1,12 @@
 """Charts: every curve where its numbers say, and axes that a reader can read."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from lungseg.charts import labelled_ticks, line_chart, ticks
+from lungseg.charts import bar_chart, labelled_ticks, line_chart, ticks
 from lungseg.draw import (
     SERIES,
 )
@@ -68,3 +70,37 @@ def test_ticks_are_few_and_enclose_the_data(low, span):
 def test_ticks_are_round():
     assert [words for _, words in labelled_ticks(0.0, 1.0)] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
     assert [words for _, words in labelled_ticks(0, 99)] == ["0", "20", "40", "60", "80"]
+
+
+# ---- bars -------------------------------------------------------------------------------------------------------
+
+
+def columns_of(picture, colour):
+    """The columns of pixels that hold a colour, below the legend."""
+    close = np.abs(np.asarray(picture)[66:].astype(int) - colour).max(axis=-1) < 12
+    return np.flatnonzero(close.any(axis=0))
+
+
+@pytest.mark.parametrize("value", [0.05, 0.3, 0.9])
+def test_a_bar_is_as_long_as_its_value(value):
+    none = math.nan
+    chart = bar_chart({"a": {"one": (value, none, none), "other": (1.0, none, none)}})
+    assert chart.size == (800, 400)
+    one, other = (columns_of(chart, SERIES[i]) for i in (0, 1))
+    assert abs(one.min() - other.min()) <= 1  # charts are smoothed
+    assert len(one) == pytest.approx(value * len(other), abs=3)
+
+
+def test_an_interval_is_drawn_over_its_bar_and_nan_draws_none():
+    """A line of 0.8 of the axis in the middle of the chart, or only the value beside the bar."""
+    drawn = {
+        low: np.asarray(bar_chart({"a": {"one": (0.2, low, 0.9)}}).crop((100, 150, 620, 250)))
+        for low in (0.1, math.nan)
+    }
+    dark = {low: (pixels.max(axis=-1) < 90).sum(axis=1).max() for low, pixels in drawn.items()}  # in one row of pixels
+    assert dark[0.1] > 400 and dark[math.nan] < 60
+
+
+@pytest.mark.parametrize("groups", [{}, {"a": {}}, {"a\nb": {"x": (float("nan"),) * 3}}, {"a": {"x": (0.0, 0.0, 2.0)}}])
+def test_hard_bars_give_a_picture(groups):
+    assert bar_chart(groups, title="t", x_label="x").size == (800, 400)

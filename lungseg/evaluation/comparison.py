@@ -3,12 +3,13 @@
 The scores of one network are those of its runs, one run after the other, all in the same order of images.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lungseg.evaluation.scores import ImageScore, scores_per_image
-from lungseg.evaluation.strata import FEWEST_PATIENTS, Row, bootstrap
+from lungseg.evaluation.strata import FEWEST_PATIENTS, Row, bootstrap, table_row
 
 
 def per_run(row: Row, runs: int) -> Row:
@@ -42,6 +43,28 @@ def difference_remark(scores: Mapping[str, Sequence[ImageScore]]) -> str:
             low, high = np.nanpercentile(drawn[best] - drawn[name], [2.5, 97.5])
             parts.append(f"{name} {low:.3f} to {high:.3f}")
     return f"Dice of {best}, the highest mean here, minus that of the others, 95 %: {'; '.join(parts)}."
+
+
+def independent_difference(
+    one: Sequence[ImageScore], other: Sequence[ImageScore], of: str = "dice"
+) -> tuple[float, float, float]:
+    """A score of `one` minus that of `other`, which are of different patients, with the middle 95 % of its bootstrap.
+
+    Different patients are drawn independently of each other: nothing is paired, unlike in `difference_remark`.
+
+    Args:
+        of: a key of `lungseg.evaluation.strata.intervals`.
+
+    Returns:
+        (difference, low, high): low and high are NaN if either has fewer than FEWEST_PATIENTS with the score.
+    """
+    rows = [table_row(scores) for scores in (one, other)]
+    difference = float(rows[0][of]) - float(rows[1][of])
+    if any(math.isnan(float(row[f"{of}_low"])) for row in rows):
+        return difference, math.nan, math.nan
+    drawn = bootstrap(one, seed=0)[of] - bootstrap(other, seed=1)[of]  # another seed: not the same draws
+    low, high = np.nanpercentile(drawn, [2.5, 97.5]).tolist()
+    return difference, low, high
 
 
 def dice_iou_remark(name: str, dice: float, iou: float | None) -> str:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from lungseg.evaluation.comparison import dice_iou_remark, difference_remark, per_run, seed_remark
+from lungseg.evaluation.comparison import (
+    dice_iou_remark,
+    difference_remark,
+    independent_difference,
+    per_run,
+    seed_remark,
+)
 from lungseg.evaluation.scores import ImageScore
 
 
@@ -21,6 +27,22 @@ def test_differences_are_paired():
                     .removesuffix(".").split(" to "))  # fmt: skip
     assert 0 < low < high < 0.1
     assert difference_remark({"A": make_scores(patients[:4]), "B": make_scores(patients[:4])}) == ""
+
+
+def test_a_difference_of_other_patients_is_not_paired():
+    """The variance of a difference of independent means is the sum of theirs."""
+    one, other = (np.random.default_rng(seed).integers(2, 19, 200) for seed in (0, 1))
+    difference, low, high = independent_difference(make_scores(one), make_scores(other))
+    dice = [2 * tp / (20 + tp) for tp in (one, other)]
+    assert difference == pytest.approx(dice[0].mean() - dice[1].mean())
+    spread = 1.96 * np.sqrt(sum(d.var() / len(d) for d in dice))
+    assert (low, high) == pytest.approx((difference - spread, difference + spread), abs=0.1 * spread)
+    assert independent_difference(make_scores(one), make_scores(one))[1:] != (0, 0)  # drawn apart, even if equal
+
+
+def test_too_few_patients_give_a_difference_without_interval():
+    difference, low, high = independent_difference(make_scores([20, 20, 20]), make_scores([0] * 50))
+    assert difference == 1 and np.isnan([low, high]).all()
 
 
 def test_the_mean_of_each_run_is_stated():
