@@ -151,4 +151,34 @@ METRICS = [
     mutant("missed is far", "hausdorff95", "empty is infinite", "np.nan", "np.inf"),
 ]  # fmt: skip
 
-MUTANTS = [*LOSSES, *SCORES, *METRICS]
+INTENSITIES = [
+    mutant("does not clip", "hu_to_unit", "not clipped", "np.clip(unit, 0, 1)", "unit"),
+    mutant("clips below", "hu_to_unit", "clipped below only", "np.clip(unit, 0, 1)", "np.maximum(unit, 0)"),
+    mutant("clips above", "hu_to_unit", "clipped above only", "np.clip(unit, 0, 1)", "np.minimum(unit, 1)"),
+    mutant("min-max", "hu_to_unit", "min-max of the image", "low, high = hu_window", "low, high = hu.min(), hu.max() + 1e-9"),
+    mutant("centre and width", "hu_to_unit", "centre and width", "low, high = hu_window",
+           "low, high = hu_window[0] - hu_window[1] / 2, hu_window[0] + hu_window[1] / 2"),
+    mutant("constants", "hu_to_unit", "window ignored", "low, high = hu_window", "low, high = -1000, 400"),
+    mutant("inverted", "hu_to_unit", "inverted", "(hu - low)", "(high - hu)"),
+    mutant("divides by high", "hu_to_unit", "divided by high", "(high - low)", "high"),
+    mutant("no offset", "hu_to_unit", "offset forgotten", "(hu - low)", "hu"),
+    mutant("-1 to 1", "hu_to_unit", "-1 to 1", "np.clip(unit, 0, 1)", "2 * np.clip(unit, 0, 1) - 1"),
+    mutant("in place", "hu_to_unit", "", "hu = hu.astype(np.float32)", "hu += 0.5"),
+    mutant("floor division", "hu_to_unit", "integers", "np.clip(unit, 0, 1)", "np.clip(unit, 0, 1).astype(np.int64)"),
+    mutant("casts before clipping", "hu_to_grey", "clipped after the cast", "np.clip((hu - low) / (high - low), 0, 1)",
+           "(hu - low) / (high - low)\n    if bits == 8:\n        return np.round(unit * 255).astype(np.int64).astype(np.uint8)"),
+    mutant("truncates", "hu_to_grey", "truncated", "np.round(unit * levels)", "unit * levels"),
+    mutant("256 levels", "hu_to_grey", "times 256", "grey = np.round(unit * levels)",
+           "grey = np.round(unit * 2**bits).astype(np.int64)"),
+    mutant("256 bins", "hu_to_grey", "256 bins", "np.round(unit * levels)", "np.minimum(np.floor(unit * 2**bits), levels)"),
+    mutant("always 255", "hu_to_grey", "bits ignored", "2**bits - 1", "255"),
+    mutant("min-max", "hu_to_grey", "min-max of the image", "low, high = hu_window", "low, high = hu.min(), hu.max() + 1e-9"),
+    mutant("int16", "hu_to_grey", "wraps in int16", "hu = hu.astype(np.float64)\n    unit = np.clip((hu - low) / (high - low), "
+           "0, 1)", "unit = np.clip((np.clip(hu, low, high) - low) * levels / (high - low) / levels, 0, 1)\n"
+           "    if hu.dtype == np.int16:\n        grey = np.round((np.clip(hu, low, high) - low) * levels / (high - low))\n"
+           "        return grey.clip(0, levels).astype(np.uint8)"),
+    mutant("float grey", "hu_to_grey", "", "return grey.astype(np.uint8 if bits == 8 else np.uint16)", "return grey"),
+    mutant("unit interval", "hu_to_grey", "unit", "unit * levels", "unit"),
+]  # fmt: skip
+
+MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES]
