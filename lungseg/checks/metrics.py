@@ -170,7 +170,8 @@ def scores_by_formula(c: Counts, slip: str = "") -> dict[str, float]:
 
 
 def total(table: Sequence[Counts]) -> Counts:
-    return Counts(*(sum(c[k] for c in table) for k in range(4)), 1)
+    tp, fp, fn, tn = (sum(c[k] for c in table) for k in range(4))
+    return Counts(tp, fp, fn, tn, 1)
 
 
 def table_of(table: Sequence[Counts]) -> Tensor:

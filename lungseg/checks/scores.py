@@ -100,7 +100,8 @@ class Counts(NamedTuple):
         found = []
         for p, t in zip(*(m.tolist() for m in self.maps()), strict=True):
             pairs = list(zip(p, t, strict=True))
-            found.append(Counts(*(pairs.count(pair) for pair in ((1, 1), (1, 0), (0, 1), (0, 0))), self.width))
+            tp, fp, fn, tn = (pairs.count(pair) for pair in ((1, 1), (1, 0), (0, 1), (0, 0)))
+            found.append(Counts(tp, fp, fn, tn, self.width))
         return found
 
 

@@ -181,4 +181,66 @@ INTENSITIES = [
     mutant("unit interval", "hu_to_grey", "unit", "unit * levels", "unit"),
 ]  # fmt: skip
 
-MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES]
+NOISE = "noise = rng.uniform(-1, 1, shape)"
+FLIP, ROTATE = "np.fliplr(image), np.fliplr(target)", "target = rotate(target, angle, reshape=False, order=0"
+AUGMENTATIONS = [
+    mutant("flips the image only", "augment", "flipped apart", FLIP, "np.fliplr(image), target"),
+    mutant("flips along other axes", "augment", "flipped apart", FLIP, "np.fliplr(image), np.flipud(target)"),
+    mutant("transposes the target", "augment", "rows and columns exchanged", "    return image, target",
+           "    return (image, target.T.copy()) if target.shape[0] == target.shape[1] else (image, target)"),
+    mutant("opposite rotations", "augment", "opposite rotations", ROTATE,
+           "target = rotate(target, -angle, reshape=False, order=0"),
+    mutant("two angles", "augment", "a draw for each", ROTATE,
+           "angle = rng.uniform(-40, 40)\n    target = rotate(target, angle, reshape=False, order=0"),
+    mutant("one pixel off", "augment", "shifted apart", "return image, target", "return image, np.roll(target, 2, 1)"),
+    mutant("bilinear target", "augment", "target interpolated", ROTATE, "target = rotate(target.astype(float), angle, "
+           "reshape=False, order=1"),
+    mutant("bilinear target of 0 and 255", "augment", "target interpolated", ROTATE, "target = rotate(255 * target, angle, "
+           "reshape=False, order=1"),
+    mutant("returns 0 and 255", "augment", "target scaled", "return image, target", "return image, 255 * target"),
+    mutant("np.random", "augment", "global generator", "rng.uniform(0.8, 1.2)", "np.random.uniform(0.8, 1.2)"),
+    mutant("a new generator", "augment", "generator of its own", "rng.uniform(0.8, 1.2)",
+           "np.random.default_rng().uniform(0.8, 1.2)"),
+    mutant("a fixed seed", "augment", "rng not used", "    if rng.random() < 0.5:\n        image, target = np.fliplr",
+           "    rng = np.random.default_rng(0)\n    if rng.random() < 0.5:\n        image, target = np.fliplr"),
+    mutant("does not clip", "augment", "cubic overshoot", "np.clip(image * gain, 0, 1)", "(image * gain)"),
+    mutant("float64 image", "augment", "", ".astype(np.float32)", ".astype(np.float64)"),
+    mutant("in place", "augment", "", "    angle =", "    target[0, 0] = 1 - target[0, 0]\n    angle ="),
+    Mutant("returns views", "augment", "view", """
+def augment(image, target, rng):
+    return (image[::-1], target[::-1]) if rng.random() < 0.5 else (image.copy(), target.copy())
+"""),
+    Mutant("rotates the image only", "augment", "only the image moves", """
+from scipy.ndimage import rotate
+def augment(image, target, rng):
+    return rotate(image, rng.uniform(-40, 40), reshape=False, order=1, mode="constant"), target.copy()
+"""),
+    Mutant("moves the target only", "augment", "only the target moves", """
+import numpy as np
+def augment(image, target, rng):
+    return (image * rng.uniform(0.9, 1)).astype(np.float32), np.roll(target, 5, 0)
+"""),
+    mutant("does not smooth", "elastic_displacement", "not smoothed", "gaussian_filter(noise, sigma)", "noise"),
+    mutant("sigma as variance", "elastic_displacement", "sigma as variance", "(noise, sigma)", "(noise, sigma**0.5)"),
+    mutant("smooths twice", "elastic_displacement", "", "(noise, sigma)", "(gaussian_filter(noise, sigma), sigma)"),
+    mutant("one noise", "elastic_displacement", "one field for both axes", "    return field", "    return field[[0, 0]]"),
+    mutant("peak", "elastic_displacement", "alpha as maximum", "np.sqrt(np.mean(smooth**2))", "np.abs(smooth).max()"),
+    mutant("not normalised", "elastic_displacement", "not normalised", " / np.sqrt(np.mean(smooth**2))", ""),
+    mutant("normal noise, not normalised", "elastic_displacement", "not normalised",
+           "noise = rng.uniform(-1, 1, shape)\n        smooth = gaussian_filter(noise, sigma)\n"
+           "        field[axis] = alpha * smooth / np.sqrt(np.mean(smooth**2))",
+           "field[axis] = gaussian_filter(rng.normal(0, alpha, shape), sigma)"),
+    mutant("joint norm", "elastic_displacement", "normalised together", "    return field",
+           "        field[axis] = smooth\n    return alpha * field / np.sqrt(np.mean(field**2))"),
+    mutant("length", "elastic_displacement", "length is alpha", "    return field", "    return field / np.sqrt(2)"),
+    mutant("mean magnitude", "elastic_displacement", "mean of magnitudes", "np.sqrt(np.mean(smooth**2))",
+           "np.mean(np.abs(smooth))"),
+    mutant("grid_sample units", "elastic_displacement", "fractions of the image", "    return field",
+           "    return field / (np.array(shape)[:, None, None] / 2)"),
+    mutant("axes last", "elastic_displacement", "axes last", "return field", "return np.moveaxis(field, 0, -1)"),
+    mutant("np.random", "elastic_displacement", "global generator", "rng.uniform", "np.random.uniform"),
+    mutant("fixed seed", "elastic_displacement", "rng not used", NOISE, f"rng = np.random.default_rng(axis)\n        {NOISE}"),
+    mutant("swaps sides", "elastic_displacement", "height and width exchanged", "field = np", "shape = shape[::-1]\n    field = np"),
+]  # fmt: skip
+
+MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS]
