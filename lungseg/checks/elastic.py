@@ -29,6 +29,8 @@ ELASTIC = Lesson(
         "normalised together": "one root mean square is used for both axes: each axis has its own.",
         "length is alpha": "the length of the displacement has root mean square alpha; each axis should.",
         "mean of magnitudes": "the mean of |displacement| is alpha; it should be the root mean square.",
+        "standard deviation": "the standard deviation is alpha, which leaves out the mean of the field; it should be the "
+        "root mean square, so that a field that happens to move everything one way is not stronger.",
         "fractions of the image": "the displacement is in units of half the image (as grid_sample wants it), not in pixels.",
         "axes last": "the two axes come last, (H, W, 2); expected first, (2, H, W).",
         "height and width exchanged": "the field is (2, W, H): height and width are exchanged.",
@@ -173,6 +175,8 @@ def strength_slip(measures: Sequence[Measures]) -> str:
         return "length is alpha"
     if always(lambda m: np.abs(m.field).mean((1, 2))):
         return "mean of magnitudes"
+    if always(lambda m: m.field.std((1, 2))):
+        return "standard deviation"
     sizes = [np.array([m.case.height, m.case.width]) / 2 for m in measures]
     if all(np.allclose(m.rms * size, 1, rtol=0.05) for m, size in zip(measures, sizes, strict=True)):
         return "fractions of the image"

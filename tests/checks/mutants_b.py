@@ -232,6 +232,10 @@ def augment(image, target, rng):
            "field[axis] = gaussian_filter(rng.normal(0, alpha, shape), sigma)"),
     mutant("joint norm", "elastic_displacement", "normalised together", "    return field",
            "        field[axis] = smooth\n    return alpha * field / np.sqrt(np.mean(field**2))"),
+    mutant("standard deviation", "elastic_displacement", "standard deviation",
+           "noise = rng.uniform(-1, 1, shape)\n        smooth = gaussian_filter(noise, sigma)\n"
+           "        field[axis] = alpha * smooth / np.sqrt(np.mean(smooth**2))",
+           "smooth = gaussian_filter(rng.normal(0, 1, shape), sigma)\n        field[axis] = alpha * smooth / smooth.std()"),
     mutant("length", "elastic_displacement", "length is alpha", "    return field", "    return field / np.sqrt(2)"),
     mutant("mean magnitude", "elastic_displacement", "mean of magnitudes", "np.sqrt(np.mean(smooth**2))",
            "np.mean(np.abs(smooth))"),
@@ -243,4 +247,60 @@ def augment(image, target, rng):
     mutant("swaps sides", "elastic_displacement", "height and width exchanged", "field = np", "shape = shape[::-1]\n    field = np"),
 ]  # fmt: skip
 
-MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS]
+CUT = """
+import random
+import numpy as np
+
+def split_by_group(groups, fractions, *, seed):
+    names = NAMES
+    SHUFFLE
+    splits, start, of = list(fractions), 0, {}
+    for k, split in enumerate(splits):
+        left = len(splits) - k - 1
+        stop = len(names) if left == 0 else start + max(1, min(round(fractions[split] * len(names)), len(names) - start - left))
+        of.update({name: split for name in names[start:stop]})
+        start = stop
+    return [of[g] for g in groups]
+"""
+
+
+def cut(mistake: str, slip: str, names: str, shuffle: str) -> Mutant:
+    """The names in an order, cut into the splits."""
+    return Mutant(mistake, "split_by_group", slip, CUT.replace("NAMES", names).replace("SHUFFLE", shuffle))
+
+
+SPLITS = [
+    Mutant("splits the rows", "split_by_group", "by row", """
+import numpy as np
+
+def split_by_group(groups, fractions, *, seed):
+    names = list(fractions)
+    return [names[k] for k in np.random.default_rng(seed).choice(len(names), len(groups), p=list(fractions.values()))]
+"""),
+    Mutant("each group draws by itself", "split_by_group", "an empty split", """
+import numpy as np
+
+def split_by_group(groups, fractions, *, seed):
+    rng = np.random.default_rng(seed)
+    names = list(fractions)
+    of = {g: names[rng.choice(len(names), p=list(fractions.values()))] for g in sorted(set(groups))}
+    return [of[g] for g in groups]
+"""),
+    cut("the first groups", "not shuffled", "sorted(set(groups))", "pass"),
+    cut("a seed of its own", "seed ignored", "sorted(set(groups))", "random.Random(0).shuffle(names)"),
+    cut("order of appearance", "order of the rows", "list(dict.fromkeys(groups))", "random.Random(seed).shuffle(names)"),
+    cut("order of a set", "order of a set", "list(set(groups))", "random.Random(seed).shuffle(names)"),
+    cut("random.shuffle", "global generator", "sorted(set(groups))", "random.shuffle(names)"),
+    cut("random.seed", "global generator", "sorted(set(groups))", "random.seed(seed); random.shuffle(names)"),
+    cut("a new generator", "not repeatable", "sorted(set(groups))", "random.Random().shuffle(names)"),
+    cut("sorts by size", "fractions of groups", "sorted(set(groups))",
+        "random.Random(seed).shuffle(names); names.sort(key=groups.count)"),
+    mutant("drops the last group", "split_by_group", "row without a split", "split_of[group] for group",
+           "split_of[group] if group != max(groups) else None for group"),
+    mutant("drops rows", "split_by_group", "a row left out", "for group in groups]", "for group in groups[:-1]]"),
+    mutant("returns a dict", "split_by_group", "indices", "return [split_of[group] for group in groups]",
+           "return {s: [i for i, g in enumerate(groups) if split_of[g] == s] for s in fractions}"),
+    mutant("sorts the rows in place", "split_by_group", "", "names = sorted", "groups.sort(reverse=True)\n    names = sorted"),
+]  # fmt: skip
+
+MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS, *SPLITS]
