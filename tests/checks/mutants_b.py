@@ -303,4 +303,39 @@ def split_by_group(groups, fractions, *, seed):
     mutant("sorts the rows in place", "split_by_group", "", "names = sorted", "groups.sort(reverse=True)\n    names = sorted"),
 ]  # fmt: skip
 
-MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS, *SPLITS]
+STOPPING = [
+    mutant(mistake, "EarlyStopping", slip, old, new)
+    for mistake, slip, old, new in [
+        ("more than patience", "one epoch late", "self.waited >=", "self.waited >"),
+        ("the best counts as waiting", "one epoch early", ", self.epoch, 0\n", ", self.epoch, 1\n"),
+        ("swaps the modes", "mode exchanged", '== "max"', '== "min"'),
+        ("ignores the mode", "mode ignored", 'self.mode == "max"', "True"),
+        ("keeps the counter", "counter not reset", "self.best_epoch, self.waited = value, self.epoch, 0",
+         "self.best_epoch = value, self.epoch"),
+        ("at least as good", "tie is an improvement", "value > self.best + self.min_delta\n        else:\n"
+         "            is_best = value < self", "value >= self.best + self.min_delta\n        else:\n"
+         "            is_best = value <= self"),
+        ("the epoch before", "compared with the epoch before", "        self.stop =", "        self.best = value\n        self.stop ="),
+        ("not worse than the best", "NaN becomes the best", "is_best = False\n", "is_best = True\n"),
+        ("keeps a first NaN", "first NaN stays the best", "is_best = False\n", "is_best = self.best is None\n"),
+        ("forgets min_delta", "min_delta ignored", "self.min_delta, self.min_epochs = min_delta", "self.min_delta, self.min_epochs = 0"),
+        ("a relative min_delta", "min_delta relative", "self.best + self.min_delta\n        else:\n"
+         "            is_best = value < self.best - self.min_delta", "self.best + self.min_delta * abs(self.best)\n        else:\n"
+         "            is_best = value < self.best - self.min_delta * abs(self.best)"),
+        ("a wrong sign", "min_delta with the wrong sign", "min_epochs = min_delta", "min_epochs = -min_delta"),
+        ("stops too soon", "min_epochs ignored", " and self.epoch >= self.min_epochs", ""),
+        ("more than min_epochs", "min_epochs one late", "self.epoch >= self.min_epochs",
+         "self.epoch >= self.min_epochs + (self.min_epochs > 0)"),
+        ("warm-up without a best", "best forgotten during min_epochs", "value != value:", "value != value or self.epoch <= "
+         "self.min_epochs:"),
+        ("waits after min_epochs", "waiting starts after min_epochs", "self.waited += 1", "self.waited += self.epoch > self.min_epochs"),
+        ("never stops", "never stops", "self.stop = self.waited", "stop = self.waited"),
+        ("counts from 0", "epochs from 0", "= value, self.epoch, 0", "= value, self.epoch - 1, 0"),
+        ("the last epoch", "best epoch is the last", "        self.stop =", "        self.best_epoch = self.epoch\n        self.stop ="),
+        ("returns True", "always best", "return is_best", "return True"),
+        ("returns nothing", "", "        return is_best\n", ""),
+        ("other arguments", "", "patience, mode, min", "patience, min"),
+    ]
+]  # fmt: skip
+
+MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS, *SPLITS, *STOPPING]
