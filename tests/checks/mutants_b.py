@@ -338,4 +338,27 @@ STOPPING = [
     ]
 ]  # fmt: skip
 
-MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS, *SPLITS, *STOPPING]
+WINDOWS = [
+    mutant(mistake, "sliding_window", slip, old, new)
+    for mistake, slip, old, new in [
+        ("stops before the end", "last rows or columns not covered", "range(0, side - window, step))\n"
+         "    return found + [max(side - window, 0)]", "range(0, side - window + 1, step))\n    return found"),
+        ("goes on beyond the end", "cut off at the border", "range(0, side - window, step))\n"
+         "    return found + [max(side - window, 0)]", "range(0, side, step))\n    return found"),
+        ("does not divide", "overlaps summed", "total / count", "total"),
+        ("divides by all windows", "divided by the number of windows", "total / count",
+         "total / (len(starts(H, h, step)) * len(starts(W, w, step)))"),
+        ("divides twice", "divided twice", "total / count", "total / count / count"),
+        ("overwrites", "last window wins", "total = total + placed", "total = torch.where(placed != 0, placed, total)\n"
+         "            count[:, :, top : top + h, left : left + w] = 0"),
+        ("puts back at (column, row)", "rows and columns exchanged", "return total / count",
+         "return (total / count).transpose(2, 3)"),
+        ("the first image", "only the first image", "return total / count", "return (total / count)[:1]"),
+        ("leaves the other images empty", "only the first image", "= logits\n", "= logits * (torch.arange(B) == 0)[:, None, None, None]\n"),
+        ("sigmoid", "probabilities", "model(window)", "model(window).sigmoid()"),
+        ("steps of a window", "overlap ignored", "window_size * (1 - overlap)", "window_size"),
+        ("works in place", "", "logits = model(window)", "logits = model(window.mul_(2).div_(2).add_(1))"),
+    ]
+]  # fmt: skip
+
+MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS, *SPLITS, *STOPPING, *WINDOWS]
