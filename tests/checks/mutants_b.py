@@ -361,4 +361,48 @@ WINDOWS = [
     ]
 ]  # fmt: skip
 
-MUTANTS = [*LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS, *SPLITS, *STOPPING, *WINDOWS]
+STEPS = [
+    mutant(mistake, name, slip, old, new)
+    for mistake, name, slip, old, new in [
+        ("forgets zero_grad", "train_one_epoch", "gradients accumulate", "optimizer.zero_grad()", "pass"),
+        ("zero_grad once", "train_one_epoch", "gradients accumulate", "    model.train()", "    model.train()\n    optimizer.zero_grad()\n"
+         "    optimizer.zero_grad = lambda: None"),
+        ("zero_grad after backward", "train_one_epoch", "zero_grad before step", "loss.backward()",
+         "loss.backward()\n        optimizer.zero_grad()"),
+        ("step before backward", "train_one_epoch", "step before backward", "loss.backward()\n        optimizer.step()",
+         "optimizer.step()\n        loss.backward()"),
+        ("forgets step", "train_one_epoch", "no step", "        optimizer.step()\n", ""),
+        ("forgets backward", "train_one_epoch", "no backward", "        loss.backward()\n", ""),
+        ("step twice", "train_one_epoch", "step twice", "optimizer.step()", "optimizer.step(), optimizer.step()"),
+        ("forgets train()", "train_one_epoch", "evaluation mode", "model.train()", "pass"),
+        ("returns in the loop", "train_one_epoch", "only the first batch", "    return total", "        return total"),
+        ("one step", "train_one_epoch", "one step per epoch", "        optimizer.step()\n        total += loss.item() * len(image)\n"
+         "        images += len(image)\n", "        total += loss.item() * len(image)\n        images += len(image)\n"
+         "    optimizer.step()\n"),
+        ("probabilities", "train_one_epoch", "sigmoid before the loss", "model(image)", "model(image).sigmoid()"),
+        ("target first", "train_one_epoch", "arguments exchanged", "loss_fn(logits, target)", "loss_fn(target, logits)"),
+        ("mean of means", "train_one_epoch", "mean of the batches", "* len(image)\n        images += len(image)",
+         "\n        images += 1"),
+        ("sum", "train_one_epoch", "sum of the batches", "* len(image)\n        images += len(image)", "\n        images = 1"),
+        ("sum over images", "train_one_epoch", "sum over the images", "total / images", "total"),
+        ("last loss", "train_one_epoch", "loss of the last batch", "total / images", "loss"),
+        ("forgets zero_grad", "train_step", "gradients accumulate", "    optimizer.zero_grad()\n", ""),
+        ("zero_grad after backward", "train_step", "zero_grad before step", "optimizer.zero_grad()\n    loss.backward()",
+         "loss.backward()\n    optimizer.zero_grad()"),
+        ("forgets step", "train_step", "no step", "    optimizer.step()\n", ""),
+        ("step first", "train_step", "step before backward", "    loss.backward()\n    optimizer.step()",
+         "    optimizer.step()\n    loss.backward()"),
+        ("sigmoid", "train_step", "sigmoid before the loss", "model(image)", "model(image).sigmoid()"),
+        ("returns nothing", "train_step", "", "    return loss.item()\n", ""),
+        ("forgets eval()", "validate", "training mode", "    model.eval()\n", ""),
+        ("stays in eval", "validate", "mode not restored", "    model.train(was_training)\n", ""),
+        ("forgets no_grad", "validate", "gradients recorded", "@torch.no_grad()\n", ""),
+        ("mean of means", "validate", "mean of the batches", "* len(image)\n        images += len(image)", "\n        images += 1"),
+        ("returns in the loop", "validate", "only the first batch", "    model.train(was_training)\n    return",
+         "        model.train(was_training)\n        return"),
+    ]
+]  # fmt: skip
+
+MUTANTS = [
+    *LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS, *SPLITS, *STOPPING, *WINDOWS, *STEPS
+]  # fmt: skip
