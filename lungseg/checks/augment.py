@@ -17,7 +17,8 @@ Augment = Callable[[NDArray, NDArray, np.random.Generator], tuple[NDArray, NDArr
 CHANCE = {
     "global generator": "random numbers are drawn from a global generator (np.random, random or torch): draw them from "
     "the argument `rng`, and from nothing else, so that a seed repeats the result.",
-    "generator of its own": "a generator lives on between calls, or is made without a seed: draw from the argument `rng`.",
+    "generator of its own": "a generator lives on between calls, or is made without a seed: draw from the argument "
+    "`rng`.",
     "rng not used": "the argument `rng` decides nothing: every seed gives the same result.",
 }
 AUGMENT = Lesson(
@@ -28,7 +29,8 @@ AUGMENT = Lesson(
     PAGE,
     {
         "only the image moves": "the image is moved and the target is left as it was: apply the same geometry to both.",
-        "only the target moves": "the target is moved and the image is left as it was: apply the same geometry to both.",
+        "only the target moves": "the target is moved and the image is left as it was: apply the same geometry to "
+        "both.",
         "flipped apart": "one of the two is flipped, or each along another axis: flip both along the same axis.",
         "rows and columns exchanged": "one of the two is transposed: rows and columns are exchanged.",
         "opposite rotations": "image and target are rotated in opposite directions.",
@@ -38,7 +40,8 @@ AUGMENT = Lesson(
         "target scaled": "the grey values of the target were changed, as those of the image: it holds labels.",
         "cubic overshoot": "the image leaves [0, 1]: splines of order 3 overshoot at edges, and so may brightness and "
         "contrast. Use order=1, and clip.",
-        "view": "the result is a view of the array that was given: whoever changes one changes the other. Return a copy.",
+        "view": "the result is a view of the array that was given: whoever changes one changes the other. Return a "
+        "copy.",
         **CHANCE,
     },
 )
@@ -75,7 +78,7 @@ def check_augmentation(augment: Augment, *, min_side: int = 24) -> None:
     """Fail unless `augment(image, target, rng)` returns a new pair in which the target still fits the image.
 
     The image is (H, W) float32 in [0, 1], the target (H, W) uint8 in {0, 1}. The augmentation may move, warp or crop
-    the two in any way (for a crop, raise `min_side` to its side), and may change the grey values, within [0, 1], as long
+    the two in any way (for a crop, raise `min_side` to its side), and may change the grey values within [0, 1], as long
     as what was brighter stays brighter.
     """
     for i, (taller, wider) in enumerate([(0, 0), (0, 7), (9, 0), (16, 24), (23, 11)]):
@@ -98,8 +101,8 @@ def check_pair(augment: Augment, shape: tuple[int, int], lesion_share: float, se
     if global_chance() != chance:
         raise Wrong(AUGMENT, f"{about}a global random generator was used.", slip="global generator")
     if new_image.ndim != 2 or new_image.shape != new_target.shape:
-        raise Wrong(AUGMENT, f"{about}the new image is {new_image.shape}, its target {new_target.shape}; both must be one "
-                    f"(H, W).")  # fmt: skip
+        raise Wrong(AUGMENT, f"{about}the new image is {new_image.shape}, its target {new_target.shape}; both must be "
+                    f"one (H, W).")  # fmt: skip
     check_labels(new_target, lesion_share, about)
     for name, new, old in (("image", new_image, image), ("target", new_target, target)):
         if new.dtype != old.dtype:
@@ -115,7 +118,9 @@ def check_pair(augment: Augment, shape: tuple[int, int], lesion_share: float, se
         if np.shares_memory(new, old):
             raise Wrong(AUGMENT, f"{about}the new {name} shares memory with the old one.", slip="view")
     if not (np.array_equal(new_image, again[0]) and np.array_equal(new_target, again[1])):
-        raise Wrong(AUGMENT, f"{about}two calls with the same seed gave two different pairs.", slip="generator of its own")
+        raise Wrong(
+            AUGMENT, f"{about}two calls with the same seed gave two different pairs.", slip="generator of its own"
+        )
 
 
 def pair_of(result: Any) -> tuple[NDArray, NDArray]:
@@ -129,9 +134,9 @@ def check_labels(target: NDArray, lesion_share: float, about: str) -> None:
     values = np.unique(target).tolist()
     if not set(values) <= {0, 1}:
         between = len(values) > 2 and target.dtype.kind in "iu" or any(0 < v < 1 for v in values)
-        scaled = len(values) <= 2
-        raise Wrong(AUGMENT, f"{about}the new target holds {', '.join(f'{v:.3g}' for v in values[:5])}; only 0 and 1 are "
-                    f"labels.", slip="target scaled" if scaled else "target interpolated" if between else "")  # fmt: skip
+        slip = "target scaled" if len(values) <= 2 else "target interpolated" if between else ""
+        raise Wrong(AUGMENT, f"{about}the new target holds {', '.join(f'{v:.3g}' for v in values[:5])}; only 0 and 1 "
+                    f"are labels.", slip=slip)  # fmt: skip
     if lesion_share == 0 and values != [0]:
         raise Wrong(AUGMENT, f"{about}there was no lesion, but the new target shows one.")
 
@@ -162,7 +167,9 @@ def check_landmarks(augment: Augment, min_side: int) -> None:
     wrong = []
     for scene in scenes(min_side):
         before = scene.target()
-        image, target = pair_of(call(AUGMENT, augment, before.astype(np.float32), before, np.random.default_rng(scene.seed)))
+        image, target = pair_of(
+            call(AUGMENT, augment, before.astype(np.float32), before, np.random.default_rng(scene.seed))
+        )
         result = Result(before > 0, where_bright(image, target), target > 0)
         # Bilinear image and nearest target may differ along the outline, and the image fades at a border.
         if (result.bright != result.marked).sum() > 8 + outline_length(target) / 5:
@@ -171,10 +178,11 @@ def check_landmarks(augment: Augment, min_side: int) -> None:
         return
     scene, result = wrong[0]
     counts = [int(m.sum()) for m in (result.bright, result.marked, result.bright != result.marked)]
-    raise Wrong(AUGMENT, f"{scene}: the image shows the disc on {counts[0]} pixels, the target on {counts[1]}, and they "
-                f"disagree on {counts[2]}; image and target must undergo the same geometry.",
+    raise Wrong(AUGMENT, f"{scene}: the image shows the disc on {counts[0]} pixels, the target on {counts[1]}, and "
+                f"they disagree on {counts[2]}; image and target must undergo the same geometry.",
                 numbers="\n".join(f"{name} {centre_of(m)}" for name, m in zip(
-                    ("centre (row, column) before   ", "centre in the new image       ", "centre in the new target      "),
+                    ("centre (row, column) before   ", "centre in the new image       ",
+                     "centre in the new target      "),
                     result, strict=True)),
                 slip=geometry_slip([r for _, r in wrong]),
                 picture=("outlines", result.marked, result.bright))  # fmt: skip
@@ -233,7 +241,9 @@ def geometry_slip(results: Sequence[Result]) -> str:
         "only the image moves": lambda r: near(r.marked, r.before),
         "only the target moves": lambda r: near(r.bright, r.before),
         "shifted apart": lambda r: shifted(r.bright, r.marked),
-        "flipped apart": lambda r: any(near(f(r.bright), r.marked) for f in (np.flipud, np.fliplr, lambda m: m[::-1, ::-1])),
+        "flipped apart": lambda r: any(
+            near(f(r.bright), r.marked) for f in (np.flipud, np.fliplr, lambda m: m[::-1, ::-1])
+        ),
         "rows and columns exchanged": lambda r: near(r.bright.T, r.marked),
     }
     far = [r for r in results if off_centre(r.before)] or results  # a disc in the middle hardly shows a rotation

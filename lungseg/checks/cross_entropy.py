@@ -39,14 +39,15 @@ def sigmoid(x: float) -> float:
 BCE = Lesson(
     "bce_loss",
     "bce_loss(logits, target), both (B, K, H, W) -> scalar",
-    "the loss of a pixel is -log p where the target is 1 and -log(1 - p) where it is 0, with p = sigmoid(logit) and the "
-    "natural logarithm; the loss is the mean over all pixels. A logit of 100 on background costs 100.",
+    "the loss of a pixel is -log p where the target is 1 and -log(1 - p) where it is 0, with p = sigmoid(logit) and "
+    "the natural logarithm; the loss is the mean over all pixels. A logit of 100 on background costs 100.",
     PAGE,
     {
         "sigmoid twice": "the sigmoid is applied twice: binary_cross_entropy_with_logits takes logits, "
         "binary_cross_entropy takes probabilities.",
         "sigmoid forgotten": "the logits are used as if they were probabilities: apply the sigmoid first.",
-        "sum instead of mean": "the pixels are summed: the loss, and with it the step, grows with the size of the image.",
+        "sum instead of mean": "the pixels are summed: the loss, and with it the step, grows with the size of the "
+        "image.",
         "sum over pixels, mean over images": "the pixels of an image are summed; only the images are averaged.",
         "not reduced": "one number per pixel is left: take the mean.",
         "one loss per image": "one number per image is left: take the mean over the images too.",
@@ -119,7 +120,12 @@ def check_bce_loss(bce_loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     """
 
     def student(case: Pixels) -> Tensor:
-        return as_tensor(BCE, call(BCE, bce_loss, *case.tensors()))
+        try:
+            return as_tensor(BCE, call(BCE, bce_loss, *case.tensors()))
+        except Wrong as error:
+            if "between 0 and 1" not in error.what:  # binary_cross_entropy refuses what is no probability
+                raise
+            raise Wrong(BCE, f"{case}: {error.what}", slip="sigmoid forgotten") from None
 
     def describe(case: Pixels, got: Tensor, want: Tensor) -> str:
         return f"{case}: the loss is {got.item():.6g}, expected {want.item():.6g}."
@@ -134,7 +140,8 @@ def check_bce_loss(bce_loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         got, want = student(case), bce_by_loops(case)
         if want is None or got.shape != want.shape or not close(got, want):
             raise Wrong(BCE, f"{case}: the loss is {row(got, 6)}, expected {row(want, 6) if want is not None else ''}.",
-                        numbers=f"in float32, sigmoid({case.logits[0][0]:g}) = {float(case.tensors()[0].sigmoid()[0, 0, 0, 0]):.9g}",
+                        numbers=f"in float32, sigmoid({case.logits[0][0]:g}) = "
+                            f"{float(case.tensors()[0].sigmoid()[0, 0, 0, 0]):.9g}",
                         slip="logarithm of a rounded probability")  # fmt: skip
     for case in LOGITS + EXTREME:
         grad = gradient(BCE, bce_loss, *case.tensors())

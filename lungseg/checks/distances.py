@@ -18,8 +18,8 @@ HAUSDORFF = Lesson(
     "hausdorff95",
     "hausdorff95(pred, target, spacing_mm), (H, W) or (D, H, W) bool arrays -> mm, NaN if either is empty",
     "from every outline pixel of one map the distance to the nearest outline pixel of the other, in mm; the 95th "
-    "percentile of these; the same in the other direction; the larger of the two. An outline pixel is a lesion pixel with "
-    "background, or the edge of the image, directly next to it.",
+    "percentile of these; the same in the other direction; the larger of the two. An outline pixel is a lesion pixel "
+    "with background, or the edge of the image, directly next to it.",
     PAGE,
     {
         "spacing ignored": "the distances are in pixels: multiply each axis by its spacing.",
@@ -58,7 +58,10 @@ class Pair(NamedTuple):
         return made[0], made[1]
 
     def __str__(self) -> str:
-        boxes = ["; ".join(" x ".join(f"{a}:{b}" for a, b in box) for box in m) or "nothing" for m in (self.pred, self.target)]
+        boxes = [
+            "; ".join(" x ".join(f"{a}:{b}" for a, b in box) for box in m) or "nothing"
+            for m in (self.pred, self.target)
+        ]
         return (f"{' x '.join(map(str, self.shape))} pixels of {' x '.join(map(str, self.spacing))} mm, prediction "
                 f"{boxes[0]}, target {boxes[1]}")  # fmt: skip
 

@@ -16,24 +16,26 @@ from lungseg.checks.lessons import Lesson, Wrong
 
 SLIDING = Lesson(
     "sliding_window",
-    "sliding_window(model, image (B, C, H, W), window_size, overlap=0.5) -> logits (B, K, H, W); model: (b, C, h, w) -> "
-    "(b, K, h, w)",
-    "windows of one size cover every pixel; where they overlap, their logits are averaged with weights that sum to 1, so "
-    "that a network which looks at one pixel at a time gives the same as on the whole image.",
+    "sliding_window(model, image (B, C, H, W), window_size, overlap=0.5) -> logits (B, K, H, W); model: (b, C, h, w) "
+    "-> (b, K, h, w)",
+    "windows of one size cover every pixel; where they overlap, their logits are averaged with weights that sum to 1, "
+    "so that a network which looks at one pixel at a time gives the same as on the whole image.",
     "docs/prediction.md",
     {
-        "last rows or columns not covered": "the windows stop before the end of the image: move the last one back, flush "
-        "with the border.",
+        "last rows or columns not covered": "the windows stop before the end of the image: move the last one back, "
+        "flush with the border.",
         "cut off at the border": "windows at the border are smaller than window_size, which many networks refuse, and "
         "which were not trained for: move the last one back, flush with the border.",
         "overlaps summed": "where windows overlap, their logits are added: divide by the sum of the weights.",
-        "divided by the number of windows": "the sum is divided by the number of all windows, not of those at the pixel.",
+        "divided by the number of windows": "the sum is divided by the number of all windows, not of those at the "
+        "pixel.",
         "divided twice": "divided by the number of windows at the pixel, although they were averaged already.",
         "last window wins": "where windows overlap, one of them overwrites the others: a seam shows at its border. "
         "Average them.",
         "rows and columns exchanged": "what was cut at (row, column) is put back at (column, row).",
         "only the first image": "only the first image of the batch is predicted.",
-        "one window for all images": "the same weights or counts are shared by the images: each has its own.",
+        "divided by the number of images": "the sum is divided by the number of images too: the weights at a pixel are "
+        "those of one image.",
         "probabilities": "the sigmoid is applied: expected the blended logits.",
         "overlap ignored": "the windows do not overlap, although overlap is 0.5 by default.",
     },
@@ -66,7 +68,8 @@ class Case(NamedTuple):
 
 CASES = [
     Case(1, 4, 4, 4), Case(1, 4, 6, 4), Case(1, 6, 4, 4), Case(1, 6, 6, 4), Case(1, 4, 8, 4, 0.0), Case(1, 5, 7, 4),
-    Case(1, 7, 9, 4, 0.25), Case(1, 9, 6, 4, 0.75), Case(2, 5, 6, 4), Case(3, 8, 8, 4), Case(1, 3, 8, 4), Case(1, 3, 3, 4),
+    Case(1, 7, 9, 4, 0.25), Case(1, 9, 6, 4, 0.75), Case(2, 5, 6, 4), Case(3, 8, 8, 4), Case(1, 3, 8, 4),
+    Case(1, 3, 3, 4),
 ]  # fmt: skip
 
 
@@ -84,6 +87,8 @@ class Recorder(nn.Module):
         self.windows: list[tuple[int, int, int, int, int]] = []  # image, top, left, height, width
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"the model takes windows (b, 3, h, w) of this image, got {tuple(x.shape)}")
         first = len(self.windows)
         for window in x:
             top, left, image = (round(float(v)) for v in window[:, 0, 0])
@@ -114,14 +119,15 @@ def check_sliding_window(sliding_window: Callable) -> None:
         if got.shape != want.shape:
             first = got.shape == (1, *want.shape[1:])
             turned = got.shape == (*want.shape[:2], want.shape[3], want.shape[2])
+            slip = "only the first image" if first else "rows and columns exchanged" if turned else ""
             raise Wrong(SLIDING, f"{case}: the result has shape {tuple(got.shape)}, expected {tuple(want.shape)}.",
-                        slip="only the first image" if first else "rows and columns exchanged" if turned else "")  # fmt: skip
+                        slip=slip)  # fmt: skip
         if not close(got, want):
             b, k, r, c = first_difference(got, want)
             count = coverage(case, model)
-            raise Wrong(SLIDING, f"{case}: the network computes 1 + row + 0.1 column at every pixel (and another formula in "
-                        f"channel 1). At image {b}, row {r}, column {c}, channel {k} the result is {got[b, k, r, c]:.4g}, "
-                        f"expected {want[b, k, r, c]:.4g}.",
+            raise Wrong(SLIDING, f"{case}: the network computes 1 + row + 0.1 column at every pixel (and another "
+                        f"formula in channel 1). At image {b}, row {r}, column {c}, channel {k} the result is "
+                        f"{got[b, k, r, c]:.4g}, expected {want[b, k, r, c]:.4g}.",
                         numbers=f"expected row {r} {row(want[b, k, r])}\nyour row     {row(got[b, k, r])}\n"
                         f"windows there {row(count[b, r])}", slip=blending_slip(got, want, count, len(model.windows)),
                         picture=("matrix", want[b, k].numpy(), got[b, k].numpy()))  # fmt: skip
@@ -143,8 +149,8 @@ def check_sizes(case: Case, model: Recorder) -> None:
     allowed = [{case.window, min(side, case.window)} for side in (case.height, case.width)]
     for image, top, left, *size in model.windows:
         if any(n not in ok for n, ok in zip(size, allowed, strict=True)):
-            raise Wrong(SLIDING, f"{case}: the model was given a window of {size[0]} x {size[1]} pixels (of image {image}, at "
-                        f"row {top}, column {left}).",
+            raise Wrong(SLIDING, f"{case}: the model was given a window of {size[0]} x {size[1]} pixels (of image "
+                        f"{image}, at row {top}, column {left}).",
                         slip="cut off at the border" if max(size) <= case.window else "")  # fmt: skip
 
 
@@ -169,7 +175,7 @@ def blending_slip(got: Tensor, want: Tensor, count: Tensor, windows: int) -> str
         "divided by the number of windows": want * n / windows,
         "divided twice": want / n,
         "probabilities": want.sigmoid(),
-        "one window for all images": want / len(got),
+        "divided by the number of images": want / len(got),
     }
     if want.shape[2] == want.shape[3]:
         found["rows and columns exchanged"] = want.transpose(2, 3)
@@ -191,6 +197,6 @@ def check_blending(sliding_window: Callable, case: Case) -> None:
     bad = ((count > 1) & ~between).nonzero().tolist()
     if bad:
         b, r, c = bad[0]
-        raise Wrong(SLIDING, f"{case}: the network answers 0 in the first window, 1 in the second and so on. At image {b}, "
-                    f"row {r}, column {c} the answers are from {low[b, r, c]:g} to {high[b, r, c]:g}, and the result "
-                    f"{got[b, 0, r, c]:.4g} is that of one window alone.", slip="last window wins")  # fmt: skip
+        raise Wrong(SLIDING, f"{case}: the network answers 0 in the first window, 1 in the second and so on. At image "
+                    f"{b}, row {r}, column {c} the answers are from {low[b, r, c]:g} to {high[b, r, c]:g}, and the "
+                    f"result {got[b, 0, r, c]:.4g} is that of one window alone.", slip="last window wins")  # fmt: skip

@@ -15,20 +15,21 @@ from lungseg.checks.lessons import Lesson, Wrong
 PAGE = "docs/data/ct.md"
 LUNG = (-1000, 400)
 COMMON = {
-    "min-max of the image": "each image is stretched from its own minimum to its own maximum: the same tissue then gets "
-    "another value in every image. Use the limits of the HU window.",
+    "min-max of the image": "each image is stretched from its own minimum to its own maximum: the same tissue then "
+    "gets another value in every image. Use the limits of the HU window.",
     "centre and width": "the HU window is read as (centre, width); here it is (low, high).",
     "window ignored": "the window is always -1000 to 400: use the argument hu_window.",
     "inverted": "low and high are exchanged: air must become black.",
     "offset forgotten": "`low` is not subtracted before dividing by the width of the window.",
     "divided by high": "divided by `high` instead of the width of the window, high - low.",
-    "wraps in int16": "the product is computed in int16, which ends at 32767, and wraps around: convert to float first.",
+    "wraps in int16": "the product is computed in int16, which ends at 32767, and wraps around: convert to float "
+    "first.",
 }
 UNIT = Lesson(
     "hu_to_unit",
     "hu_to_unit(hu, hu_window=(-1000, 400)) -> float, same shape, in [0, 1]",
-    "(hu - low) / (high - low), clipped to [0, 1], with (low, high) = hu_window: HU are a physical scale, so one window "
-    "for all images keeps the meaning of a value.",
+    "(hu - low) / (high - low), clipped to [0, 1], with (low, high) = hu_window: HU are a physical scale, so one "
+    "window for all images keeps the meaning of a value.",
     PAGE,
     {
         "not clipped": "values outside the window leave [0, 1]: clip.",
@@ -43,11 +44,12 @@ UNIT = Lesson(
 GREY = Lesson(
     "hu_to_grey",
     "hu_to_grey(hu, hu_window=(-1000, 400), bits=8) -> uint8 (bits=16: uint16), same shape",
-    "(hu - low) / (high - low) * (2**bits - 1), clipped to 0 .. 2**bits - 1 and rounded to the nearest level, before the "
-    "cast to integers.",
+    "(hu - low) / (high - low) * (2**bits - 1), clipped to 0 .. 2**bits - 1 and rounded to the nearest level, before "
+    "the cast to integers.",
     PAGE,
     {
-        "clipped after the cast": "values outside the window wrap around in uint8 (256 becomes 0): clip before the cast.",
+        "clipped after the cast": "values outside the window wrap around in uint8 (256 becomes 0): clip before the "
+        "cast.",
         "truncated": "the cast cuts off the decimals: round first.",
         "times 256": "multiplied by 2**bits instead of 2**bits - 1.",
         "256 bins": "the window is cut into 2**bits bins; expected the nearest of 2**bits levels.",
@@ -80,7 +82,8 @@ LUNGS, SOFT = [[-1000.0, 400.0], [-300.0, 50.0]], [[-160.0, 240.0, 45.0, 30.0]]
 CASES = [
     Values([[-1000.0, 400.0]]), Values([[0.0, 200.0]]), Values(LUNGS), Values([[-865.0, -717.0, 111.0]]),
     Values([[-2000.0, 0.0]]), Values([[1000.0, -500.0]]), Values([[-3024.0, 3071.0, 500.0], [-700.0, -1050.0, 600.0]]),
-    Values(SOFT, (-160, 240)), Values([[-900.0, -100.0, 300.0]], (-160, 240)), Values([[-600.0, 25.0, 3000.0]], dtype="int16"),
+    Values(SOFT, (-160, 240)), Values([[-900.0, -100.0, 300.0]], (-160, 240)),
+    Values([[-600.0, 25.0, 3000.0]], dtype="int16"),
 ]  # fmt: skip
 OF_GREY = [*CASES, Values([[-1000.0, 400.0, 111.0]], bits=16), Values([[-1000.6, -0.6, 30.4]])]
 
@@ -168,7 +171,7 @@ def numbers(case: Values, got: Tensor, want: Tensor) -> str:
 
 
 def check_hu_to_unit(hu_to_unit: Callable) -> None:
-    """Fail unless `hu_to_unit(hu, hu_window)` maps the window linearly to [0, 1] and clips, whatever else the image holds.
+    """Fail unless `hu_to_unit(hu, hu_window)` maps the window linearly to [0, 1] and clips, in every image alike.
 
     Args:
         hu_to_unit: (hu (H, W) array or tensor, float32 or int16, (low, high)) -> the same shape, floats.
@@ -176,7 +179,9 @@ def check_hu_to_unit(hu_to_unit: Callable) -> None:
     kind = kind_taken(UNIT, hu_to_unit)
 
     def student(case: Values) -> Tensor:
-        given = [case.array(kind)] if case.window == LUNG and case.dtype == "float32" else [case.array(kind), case.window]
+        given = (
+            [case.array(kind)] if case.window == LUNG and case.dtype == "float32" else [case.array(kind), case.window]
+        )
         return as_tensor(UNIT, call(UNIT, hu_to_unit, *given))
 
     if not (some := student(Values(LUNGS))).is_floating_point():
@@ -186,7 +191,7 @@ def check_hu_to_unit(hu_to_unit: Callable) -> None:
 
 
 def check_hu_to_grey(hu_to_grey: Callable) -> None:
-    """Fail unless `hu_to_grey(hu, hu_window, bits)` gives the nearest of 2**bits grey levels, and clips before the cast.
+    """Fail unless `hu_to_grey(hu, hu_window, bits)` gives the nearest of 2**bits levels, and clips before the cast.
 
     Args:
         hu_to_grey: (hu (H, W) array or tensor, float32 or int16, (low, high), bits) -> the same shape, uint8 (uint16).

@@ -31,8 +31,8 @@ DICE = Lesson(
         "negative score": "minus the Dice is returned: it has the right gradient, but a loss of 0 should mean perfect. "
         "Return 1 - Dice.",
         "smoothing missing": "nothing is added to numerator and denominator: an empty map is 0/0.",
-        "smoothing only in the denominator": "`smooth` stands in the denominator only: an empty map, rightly predicted, "
-        "then has loss 1.",
+        "smoothing only in the denominator": "`smooth` stands in the denominator only: an empty map, rightly "
+        "predicted, then has loss 1.",
         "smoothing only in the numerator": "`smooth` stands in the numerator only: an empty map still divides by 0.",
         "smoothing too large": "the smoothing outweighs the lesions: in this check it may be up to two pixels.",
         "mean instead of sum": "overlap and sizes are means over the pixels: a `smooth` of 1 is then as large as the "

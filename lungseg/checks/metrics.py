@@ -29,7 +29,8 @@ COUNTS = Lesson(
         "threshold ignored": "the threshold is always 0.5: a logit above 0.",
         "at or above": "a probability equal to the threshold counts as lesion; it must be above.",
         "fp and fn exchanged": "false positives and false negatives are exchanged: fp is predicted, but no lesion.",
-        "order of scikit-learn": "the order is tn, fp, fn, tp, that of confusion_matrix().ravel(); here it is tp, fp, fn, tn.",
+        "order of scikit-learn": "the order is tn, fp, fn, tp, that of confusion_matrix().ravel(); here it is tp, fp, "
+        "fn, tn.",
         "tn second": "the order is tp, tn, fp, fn; here it is tp, fp, fn, tn.",
         "batch pooled": "the images of the batch are added up: each image has a row of its own.",
         "background": "0 and 1 are exchanged.",
@@ -48,7 +49,9 @@ class Batch(NamedTuple):
     threshold: float
 
     def __str__(self) -> str:
-        return f"{len(self.logits)} image(s) of {' x '.join(map(str, self.shape))} pixels at probability {self.threshold}"
+        return (
+            f"{len(self.logits)} image(s) of {' x '.join(map(str, self.shape))} pixels at probability {self.threshold}"
+        )
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """(logits, target), both (B, 1, *spatial) float32."""
@@ -58,9 +61,11 @@ class Batch(NamedTuple):
 
 MIXED, LESION = [3.0, 0.3, -0.5, -2.0, 1.0, -50.0], [1, 0, 1, 0, 1, 0]
 BATCHES = [
-    Batch([[0.3]], [[1]], (1, 1), 0.5), Batch([[2.0, -2.0]], [[0, 1]], (1, 2), 0.5), Batch([MIXED], [LESION], (2, 3), 0.5),
+    Batch([[0.3]], [[1]], (1, 1), 0.5), Batch([[2.0, -2.0]], [[0, 1]], (1, 2), 0.5),
+    Batch([MIXED], [LESION], (2, 3), 0.5),
     Batch([MIXED], [LESION], (2, 3), 0.3), Batch([MIXED], [LESION], (3, 2), 0.9),
-    Batch([MIXED, MIXED[::-1]], [LESION, [0] * 6], (2, 3), 0.5), Batch([MIXED] * 3, [[0] * 6, [1] * 6, LESION], (2, 3), 0.3),
+    Batch([MIXED, MIXED[::-1]], [LESION, [0] * 6], (2, 3), 0.5),
+    Batch([MIXED] * 3, [[0] * 6, [1] * 6, LESION], (2, 3), 0.3),
     Batch([MIXED * 2], [LESION + [0] * 6], (3, 2, 2), 0.5), Batch([[0.0, 1.0]], [[1, 1]], (1, 2), 0.5),
     Batch([[50.0] * 600], [[1] * 300 + [0] * 300], (20, 30), 0.5),
 ]  # fmt: skip
@@ -109,8 +114,10 @@ def check_confusion_counts(confusion_counts: Callable) -> None:
     def numbers(case: Batch, got: Tensor, want: Tensor) -> str:
         b, _ = first_difference(got, want)
         p = [1 / (1 + math.exp(-x)) for x in case.logits[b]]
-        return (f"logits        {row(case.logits[b])}\nprobabilities {row(p)}\ntarget        {row(case.target[b])}\n"
-                f"expected tp, fp, fn, tn = {want[b].tolist()}\nyours                     {got[b].tolist()}")  # fmt: skip
+        return (
+            f"logits        {row(case.logits[b])}\nprobabilities {row(p)}\ntarget        {row(case.target[b])}\n"
+            f"expected tp, fp, fn, tn = {want[b].tolist()}\nyours                     {got[b].tolist()}"
+        )
 
     judge(COUNTS, student, BATCHES, counts_by_loops, describe, numbers=numbers)
     if (dtype := student(BATCHES[0]).dtype) != torch.int64:
@@ -128,13 +135,14 @@ PER_IMAGE = Lesson(
     PAGE,
     {
         "0/0 is 1": "0/0 counts as 1: then a mean rises with every empty image in the set. Our rule: NaN.",
-        "0/0 is 0": "0/0 counts as 0: then a mean falls with every empty image, though nothing was wrong. Our rule: NaN.",
+        "0/0 is 0": "0/0 counts as 0: then a mean falls with every empty image, though nothing was wrong. Our rule: "
+        "NaN.",
         "smoothing of 1": "1 is added above and below the fractions: that belongs into the loss, not into the scores.",
         "an empty target scores 1": "every image without a lesion counts as perfect, false alarms included.",
         "an empty target scores NaN": "every image without a lesion is left out, so false alarms cost nothing.",
         "factor 2 missing": "the factor 2 is missing in the Dice.",
-        "precision and recall exchanged": "precision divides by the prediction, tp + fp; recall by the lesion, tp + fn. "
-        "(Or the columns were read as tp, fn, fp, tn.)",
+        "precision and recall exchanged": "precision divides by the prediction, tp + fp; recall by the lesion, tp + "
+        "fn. (Or the columns were read as tp, fn, fp, tn.)",
         "IoU": "the Dice is computed by the formula of the IoU.",
         "Dice": "the IoU is computed by the formula of the Dice.",
         "root missing": "the square root of the RMSE is missing.",
@@ -143,7 +151,8 @@ PER_IMAGE = Lesson(
 )
 HUGE = 10**10  # pixels: 2**31 is too small, and so are the 24 bits of a float32
 TABLES = [[Counts(*c, 1) for c in table] for table in [
-    [(6, 2, 1, 11)], [(1, 0, 3, 4)], [(2, 3, 0, 1), (1, 1, 2, 5)], [(0, 0, 7, 3)], [(0, 7, 0, 3)], [(0, 0, 0, 5)], [(5, 0, 0, 0)],
+    [(6, 2, 1, 11)], [(1, 0, 3, 4)], [(2, 3, 0, 1), (1, 1, 2, 5)], [(0, 0, 7, 3)], [(0, 7, 0, 3)], [(0, 0, 0, 5)],
+    [(5, 0, 0, 0)],
     [(6, 2, 2, 90), (0, 0, 7, 93), (0, 7, 0, 93), (0, 0, 0, 100)], [(HUGE, 1, 2, HUGE), (1, HUGE, HUGE, 5)],
 ]]  # fmt: skip
 OF_DICE_AND_IOU = ("an empty target scores 1", "an empty target scores NaN")
@@ -224,9 +233,9 @@ SUMMARY = (*SCORES, *(f"pooled_{name}" for name in SCORES), *COUNTED)
 SUMMARISE = Lesson(
     "summarise",
     "summarise(counts (n, 4) int64: tp, fp, fn, tn) -> dict: " + ", ".join(SUMMARY),
-    "each score is the mean over the images that have it (NaN if none has); pooled_dice and so on are the scores of all "
-    "pixels together; empty_targets have no lesion pixel, empty_predictions no predicted one, and false_alarms are the "
-    "images without a lesion where something was predicted.",
+    "each score is the mean over the images that have it (NaN if none has); pooled_dice and so on are the scores of "
+    "all pixels together; empty_targets have no lesion pixel, empty_predictions no predicted one, and false_alarms "
+    "are the images without a lesion where something was predicted.",
     PAGE,
     {
         "NaN counts as 0": "an image without a score counts as 0 in the mean: leave it out (nanmean).",
@@ -242,7 +251,13 @@ SUMMARISE = Lesson(
         "median": "the median over the images is given; expected the mean.",
     },
 )
-SETS = [*TABLES[:7], [*TABLES[0], *TABLES[3]], [*TABLES[0], *TABLES[4]], TABLES[7], [*TABLES[0], *TABLES[5], *TABLES[1]]]
+SETS = [
+    *TABLES[:7],
+    [*TABLES[0], *TABLES[3]],
+    [*TABLES[0], *TABLES[4]],
+    TABLES[7],
+    [*TABLES[0], *TABLES[5], *TABLES[1]],
+]
 
 
 def summary_by_loops(table: Sequence[Counts], slip: str = "") -> Tensor:
@@ -265,7 +280,10 @@ def summary_by_loops(table: Sequence[Counts], slip: str = "") -> Tensor:
     }.get(slip, [c.tp + c.fn == 0 and c.fp > 0 for c in table])
     if slip == "targets and predictions exchanged":
         no_lesion, silent = silent, no_lesion
-    of_images, of_pixels = (whole if slip == "pooled for mean" else means), (means if slip == "mean for pooled" else whole)
+    of_images, of_pixels = (
+        (whole if slip == "pooled for mean" else means),
+        (means if slip == "mean for pooled" else whole),
+    )
     numbers = [*of_images.values(), *of_pixels.values(), len(table), sum(no_lesion), sum(silent), sum(alarms)]
     return torch.tensor(numbers, dtype=torch.float64)
 
@@ -275,7 +293,11 @@ def check_summarise(summarise: Callable) -> None:
 
     def student(table: Sequence[Counts]) -> Tensor:
         result = named(SUMMARISE, call(SUMMARISE, summarise, table_of(table)), SUMMARY)
-        return torch.tensor([float(result[name]) for name in SUMMARY], dtype=torch.float64)
+        values = [as_tensor(SUMMARISE, result[name]) for name in SUMMARY]
+        for name, value in zip(SUMMARY, values, strict=True):
+            if value.numel() != 1:
+                raise Wrong(SUMMARISE, f"{name} has shape {tuple(value.shape)}, expected one number.")
+        return torch.stack([value.double().reshape(()) for value in values])
 
     def describe(table: Sequence[Counts], got: Tensor, want: Tensor) -> str:
         (k,) = first_difference(got, want, 1e-7)

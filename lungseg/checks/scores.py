@@ -18,13 +18,14 @@ from lungseg.checks.lessons import Lesson, Wrong
 PAGE = "docs/metrics.md"
 NOTHING = "Where the formula is 0/0 the image has no such score: NaN, which a mean leaves out."
 SLIPS = {
-    "0/0 is 1": "an image where the formula is 0/0 counts as perfect (also by an epsilon above and below the fraction). "
-    "Some libraries do so, but then a mean rises with every empty image in the set. Our rule: NaN.",
-    "0/0 is 0": "an image where the formula is 0/0 counts as failed (also by an epsilon below the fraction). Then a mean "
-    "falls with every empty image in the set, though nothing was wrong. Our rule: NaN.",
+    "0/0 is 1": "an image where the formula is 0/0 counts as perfect (also by an epsilon above and below the "
+    "fraction). Some libraries do so, but then a mean rises with every empty image in the set. Our rule: NaN.",
+    "0/0 is 0": "an image where the formula is 0/0 counts as failed (also by an epsilon below the fraction). Then a "
+    "mean falls with every empty image in the set, though nothing was wrong. Our rule: NaN.",
     "smoothing of 1": "1 is added above and below the fraction: that belongs into the loss, not into the score.",
     "an empty target scores 1": "every image without a lesion counts as perfect, false alarms included.",
-    "an empty target scores NaN": "every image without a lesion is left out, so false alarms cost nothing. Only 0/0 is.",
+    "an empty target scores NaN": "every image without a lesion is left out, so false alarms cost nothing. Only 0/0 "
+    "is.",
     "0/0 unhandled": "0/0 raises an error. Return float('nan'), which torch and numpy give by themselves.",
     "accuracy": "this is the share of right pixels; on a slice that is nearly all background it is always near 1.",
     "background": "this is the score of the background: 0 and 1 are exchanged.",
@@ -51,7 +52,8 @@ ONLY = {  # slips of one score: name -> slip -> (what it seems to do, its value)
         "root missing": "the square root is missing: this is the mean squared error.",
         "root of the sum": "the root of the sum of squares: divide by the number of pixels first.",
         "lesion pixels only": "only the lesion pixels are compared: false alarms cost nothing.",
-        "lesion in either map": "only the pixels that are lesion in either map are compared; the mean is over all pixels.",
+        "lesion in either map": "only the pixels that are lesion in either map are compared; the mean is over all "
+        "pixels.",
     },
 }
 FORMULAS = {
@@ -59,7 +61,8 @@ FORMULAS = {
     "iou": "tp / (tp + fp + fn), overlap over union",
     "precision": "tp / (tp + fp), the share of the prediction that is lesion",
     "recall": "tp / (tp + fn), the share of the lesion that was found",
-    "rmse": "the root of the mean over all pixels of (pred - target)^2, which for maps of 0 and 1 is sqrt((fp + fn) / all)",
+    "rmse": "the root of the mean over all pixels of (pred - target)^2, which for maps of 0 and 1 is sqrt((fp + fn) / "
+    "all)",
 }
 
 
@@ -106,7 +109,8 @@ class Counts(NamedTuple):
 
 
 CASES = [Counts(*c) for c in [
-    (2, 1, 0, 1, 2), (1, 2, 3, 3, 3), (3, 0, 1, 4, 4), (1, 0, 0, 3, 2), (5, 2, 1, 1, 3), (0, 1, 2, 1, 2), (4, 0, 0, 0, 2),
+    (2, 1, 0, 1, 2), (1, 2, 3, 3, 3), (3, 0, 1, 4, 4), (1, 0, 0, 3, 2), (5, 2, 1, 1, 3), (0, 1, 2, 1, 2),
+    (4, 0, 0, 0, 2),
     (0, 0, 2, 2, 2), (0, 3, 0, 3, 3), (0, 0, 0, 4, 2), (30_007, 20_000, 10_001, 29_992, 300),
 ]]  # fmt: skip
 
@@ -224,12 +228,12 @@ def check_score(name: str, score: Callable) -> None:
 
 
 def check_dice(dice: Callable) -> None:
-    """Fail unless `dice(pred, target)` is 2 tp / (2 tp + fp + fn) of two (H, W) maps of 0 and 1, NaN if both are empty."""
+    """Fail unless `dice(pred, target)` is 2 tp / (2 tp + fp + fn) of two maps of 0 and 1, NaN if both are empty."""
     check_score("dice", dice)
 
 
 def check_iou(iou: Callable) -> None:
-    """Fail unless `iou(pred, target)` is tp / (tp + fp + fn) of two (H, W) maps of 0 and 1, NaN if both are empty."""
+    """Fail unless `iou(pred, target)` is tp / (tp + fp + fn) of two maps of 0 and 1, NaN if both are empty."""
     check_score("iou", iou)
 
 

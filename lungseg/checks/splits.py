@@ -26,9 +26,10 @@ SPLIT = Lesson(
         "an empty split": "a split has no group: give every split at least one.",
         "a row left out": "the result is shorter than the rows: rounding down leaves the last groups without a split.",
         "row without a split": "a row has no split: rounding down leaves the last groups out.",
-        "order of the rows": "the order of the rows decides which group goes where: sort the groups before shuffling them.",
-        "order of a set": "the groups are taken in the order of a set, which differs from one run of Python to the next: "
-        "sort them before shuffling.",
+        "order of the rows": "the order of the rows decides which group goes where: sort the groups before shuffling "
+        "them.",
+        "order of a set": "the groups are taken in the order of a set, which differs from one run of Python to the "
+        "next: sort them before shuffling.",
         "indices": "expected the name of a split for each row, in row order, not lists of indices.",
         "global generator": CHANCE["global generator"].replace("argument `rng`", "generator made from `seed`"),
         "not repeatable": "two calls with the same seed differ: make the generator from the seed in every call.",
@@ -53,8 +54,10 @@ class Rows(NamedTuple):
 
 
 CASES = [
-    Rows((1, 1), TWO), Rows((2, 1), TWO), Rows((2, 2, 2, 2), TWO), Rows((1, 2, 3), THREE), Rows((4, 4, 4, 4, 4, 4), THREE),
-    Rows((3,) * 10, {"a": 0.2, "b": 0.8}), Rows((6,) * 40, THREE), Rows((1, 7, 2, 5, 3, 4, 6, 2, 8, 1, 5, 3) * 4, THREE),
+    Rows((1, 1), TWO), Rows((2, 1), TWO), Rows((2, 2, 2, 2), TWO), Rows((1, 2, 3), THREE),
+    Rows((4, 4, 4, 4, 4, 4), THREE),
+    Rows((3,) * 10, {"a": 0.2, "b": 0.8}), Rows((6,) * 40, THREE),
+    Rows((1, 7, 2, 5, 3, 4, 6, 2, 8, 1, 5, 3) * 4, THREE),
     Rows((1,) * 50 + (9,) * 50, {"train": 0.8, "test": 0.2}), Rows((5, 3, 4), {"all": 1.0}),
 ]  # fmt: skip
 SEEDS = range(8)
@@ -72,10 +75,9 @@ class Salted(str):
 def check_split_by_group(split_by_group: Callable[..., Sequence[str]]) -> None:
     """Fail unless `split_by_group(groups, fractions, seed=seed)` gives every row a split, and each group one split.
 
-    Whatever the rule, the rows of a split may differ from its fraction by two of the largest groups, and by as much again
-    as chance moves them if whole groups are drawn by number (two standard deviations). Every split with a
-    fraction above 0 gets a group. The same seed gives the same result, in whatever order the rows are; other seeds give
-    other results; nothing else is random.
+    Whatever the rule, the rows of a split may differ from its fraction by two of the largest groups, and by two
+    standard deviations of what chance does if whole groups are drawn by number. Every split gets a group. The same seed
+    gives the same result, in whatever order the rows are; other seeds give other results; nothing else is random.
     """
 
     def split(case: Rows, seed: int = 0, groups: Sequence[str] = ()) -> list[str]:
@@ -109,12 +111,14 @@ def rows_of(case: Rows, groups: Sequence[str], result: Any) -> list[str]:
     except TypeError:
         raise Wrong(SPLIT, f"{case}: the result is a {type(result).__name__}, expected a list.") from None
     if len(rows) != len(groups):
-        raise Wrong(SPLIT, f"{case}: {len(groups)} rows were given and {len(rows)} came back; expected a split for each.",
+        raise Wrong(SPLIT, f"{case}: {len(groups)} rows were given and {len(rows)} came back; expected a split for "
+                    f"each.",
                     slip="a row left out" if len(rows) < len(groups) else "")  # fmt: skip
     for i, name in enumerate(rows):
         if name not in case.fractions:
+            slip = "row without a split" if name in (None, "", "None") else ""
             raise Wrong(SPLIT, f"{case}: row {i} (of {groups[i]}) has the split {name!r}; expected one of "
-                        f"{', '.join(case.fractions)}.", slip="row without a split" if name in (None, "", "None") else "")  # fmt: skip
+                        f"{', '.join(case.fractions)}.", slip=slip)  # fmt: skip
     return [str(name) for name in rows]
 
 
@@ -156,13 +160,15 @@ def check_order(case: Rows, split: Callable[..., list[str]]) -> None:
     for Salted.salt in range(4):  # as in four runs of Python
         results.append(split(case, groups=[Salted(g) for g in groups]))
     if any(result != results[0] for result in results):
-        raise Wrong(SPLIT, f"{case}: another run of Python gives another result with the same seed.", slip="order of a set")
+        raise Wrong(
+            SPLIT, f"{case}: another run of Python gives another result with the same seed.", slip="order of a set"
+        )
     of_group = dict(zip(groups, first, strict=True))
     for other in (groups[::-1], groups[1::2] + groups[::2]):
         for group, name in zip(other, split(case, groups=other), strict=True):
             if name != of_group[group]:
-                raise Wrong(SPLIT, f"{case}, seed 0: {group} is in {of_group[group]}, but in {name} once the rows are in "
-                            f"another order.", slip="order of the rows")  # fmt: skip
+                raise Wrong(SPLIT, f"{case}, seed 0: {group} is in {of_group[group]}, but in {name} once the rows are "
+                            f"in another order.", slip="order of the rows")  # fmt: skip
 
 
 def check_seeds(case: Rows, split: Callable[..., list[str]]) -> None:

@@ -34,8 +34,8 @@ ORDER = {
     "sigmoid before the loss": "the loss receives probabilities: it takes logits, and applies the sigmoid itself.",
 }
 MEAN = {
-    "mean of the batches": "the mean of the batches' losses is returned: a small last batch then weighs as much as a full "
-    "one. Weigh each by its number of images.",
+    "mean of the batches": "the mean of the batches' losses is returned: a small last batch then weighs as much as a "
+    "full one. Weigh each by its number of images.",
     "sum of the batches": "the sum of the batches' losses is returned: divide.",
     "sum over the images": "the sum over the images is returned: divide by their number.",
     "loss of the last batch": "the loss of the last batch is returned: expected the mean over all images.",
@@ -43,13 +43,13 @@ MEAN = {
 EPOCH = Lesson(
     "train_one_epoch",
     "train_one_epoch(model, batches of (image, target), loss_fn(logits, target), optimizer) -> mean loss per image",
-    "in training mode, for each batch: gradients to zero, forward, loss, backward, step. The result is the mean loss per "
-    "image, so a smaller last batch weighs less.",
+    "in training mode, for each batch: gradients to zero, forward, loss, backward, step. The result is the mean loss "
+    "per image, so a smaller last batch weighs less.",
     PAGE,
     {
         **ORDER,
-        "evaluation mode": "the network is in evaluation mode: call model.train() first, or dropout and batch norm do not "
-        "work as in training.",
+        "evaluation mode": "the network is in evaluation mode: call model.train() first, or dropout and batch norm do "
+        "not work as in training.",
         "only the first batch": "only the first batch is used: is the `return` inside the loop?",
         "one step per epoch": "one step is taken for all batches: expected one step per batch.",
         **MEAN,
@@ -68,7 +68,8 @@ VALIDATE = Lesson(
     "in evaluation mode and under torch.no_grad(), the mean loss per image; afterwards the network is as it was.",
     PAGE,
     {
-        "training mode": "the network is in training mode: dropout is active, and batch norm takes in the validation set.",
+        "training mode": "the network is in training mode: dropout is active, and batch norm takes in the validation "
+        "set.",
         "mode not restored": "the network stays in evaluation mode: the next epoch would be trained without dropout.",
         "gradients recorded": "gradients are recorded, which costs memory: use torch.no_grad().",
         "trains": "the parameters change: validation must not train.",
@@ -97,7 +98,9 @@ class Recorder:
         if given is not None and logits.shape == given.shape and not torch.equal(logits, given):
             swapped = torch.equal(target, given)
             probabilities = torch.allclose(logits, given.sigmoid())
-            self.first_of_loss = "arguments exchanged" if swapped else "sigmoid before the loss" if probabilities else ""
+            self.first_of_loss = (
+                "arguments exchanged" if swapped else "sigmoid before the loss" if probabilities else ""
+            )
         loss = ((logits - target) ** 2).mean()
         if loss.requires_grad:
             loss.register_hook(lambda grad: self.events.append("backward"))

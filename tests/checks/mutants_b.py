@@ -13,7 +13,8 @@ LOSSES = [
     mutant("target first", "bce_loss", "arguments exchanged", "(logits, target)", "(target, logits)"),
     mutant("log likelihood", "bce_loss", "sign", "return loss", "return -loss"),
     mutant("counts lesion pixels only", "bce_loss", "only lesion pixels", "loss.mean()", "(loss * target).mean()"),
-    mutant("counts background only", "bce_loss", "only background pixels", "loss.mean()", "(loss * (1 - target)).mean()"),
+    mutant("counts background only", "bce_loss", "only background pixels", "loss.mean()",
+           "(loss * (1 - target)).mean()"),
     mutant("log2", "bce_loss", "base 2", "loss.mean()", "loss.mean() / torch.tensor(2.0).log()"),
     mutant("divides by the lesion", "bce_loss", "mean over lesion pixels", "loss.mean()", "loss.sum() / target.sum()"),
     mutant("returns a float", "bce_loss", "no gradient", "loss.mean()", "loss.mean().item()"),
@@ -33,6 +34,15 @@ import torch.nn.functional as F
 def bce_loss(logits, target):
     return F.binary_cross_entropy(logits.sigmoid(), target)
 """),
+    Mutant("binary_cross_entropy of the logits", "bce_loss", "sigmoid forgotten", """
+import torch.nn.functional as F
+def bce_loss(logits, target):
+    return F.binary_cross_entropy(logits, target)
+"""),
+    Mutant("log of the logits", "bce_loss", "sigmoid forgotten", """
+def bce_loss(logits, target):
+    return -(target * logits.log() + (1 - target) * (1 - logits).log()).mean()
+"""),
     mutant("changes the target", "bce_loss", "", "loss = logits", "target.clamp_(0.1, 0.9)\n    loss = logits"),
     mutant("forgets the sigmoid", "dice_loss", "sigmoid forgotten", "logits.sigmoid()", "logits"),
     mutant("applies the sigmoid twice", "dice_loss", "sigmoid twice", "sigmoid()", "sigmoid().sigmoid()"),
@@ -47,7 +57,8 @@ def bce_loss(logits, target):
     mutant("no smoothing", "dice_loss", "smoothing missing", "smooth=1.0", "smooth=0.0"),
     mutant("epsilon below only", "dice_loss", "smoothing only in the denominator",
            "(2 * overlap + smooth) / (sizes + smooth)", "2 * overlap / (sizes + 1e-7)"),
-    mutant("smooth below only", "dice_loss", "smoothing only in the denominator", "2 * overlap + smooth", "2 * overlap"),
+    mutant("smooth below only", "dice_loss", "smoothing only in the denominator",
+           "2 * overlap + smooth", "2 * overlap"),
     mutant("smooth above only", "dice_loss", "smoothing only in the numerator", "(sizes + smooth)", "sizes"),
     mutant("smooth 100", "dice_loss", "smoothing too large", "smooth=1.0", "smooth=100.0"),
     mutant("means with smooth 1", "dice_loss", "mean instead of sum", "overlap = (probs * target).sum(2)\n"
@@ -66,7 +77,8 @@ SCORES = [
     mutant("forgets the 2", "dice", "factor 2 missing", "return 2 * overlap", "return overlap"),
     mutant("gives the IoU", "dice", "IoU", "2 * overlap / (pred.sum() + target.sum())",
            "overlap / (pred.sum() + target.sum() - overlap)"),
-    mutant("divides by the lesion", "dice", "recall", "2 * overlap / (pred.sum() + target.sum())", "overlap / target.sum()"),
+    mutant("divides by the lesion", "dice", "recall", "2 * overlap / (pred.sum() + target.sum())",
+           "overlap / target.sum()"),
     mutant("epsilon in both", "dice", "0/0 is 1", "2 * overlap / (pred.sum() + target.sum())",
            "(2 * overlap + 1e-8) / (pred.sum() + target.sum() + 1e-8)"),
     mutant("epsilon below", "dice", "0/0 is 0", "target.sum())", "target.sum() + 1e-8)"),
@@ -110,17 +122,20 @@ METRICS = [
            "logits.flatten(1) > 0"),
     mutant("at least", "confusion_counts", "at or above", "> threshold", ">= threshold"),
     mutant("swaps fp and fn", "confusion_counts", "fp and fn exchanged", "[tp, fp, fn, tn]", "[tp, fn, fp, tn]"),
-    mutant("order of scikit-learn", "confusion_counts", "order of scikit-learn", "[tp, fp, fn, tn]", "[tn, fp, fn, tp]"),
+    mutant("order of scikit-learn", "confusion_counts", "order of scikit-learn",
+           "[tp, fp, fn, tn]", "[tn, fp, fn, tp]"),
     mutant("tn second", "confusion_counts", "tn second", "[tp, fp, fn, tn]", "[tp, tn, fp, fn]"),
     mutant("adds up the batch", "confusion_counts", "batch pooled", "tn], 1)", "tn], 1).sum(0, keepdim=True)"),
     mutant("counts in uint8", "confusion_counts", "counted in uint8", "tn], 1)", "tn], 1).byte().long()"),
     mutant("float counts", "confusion_counts", "", "tn], 1)", "tn], 1).float()"),
-    mutant("counts all predicted", "confusion_counts", "predictions counted", "[tp, fp, fn, tn]", "[tp, tp + fp, tp + fn, tn]"),
+    mutant("counts all predicted", "confusion_counts", "predictions counted", "[tp, fp, fn, tn]",
+           "[tp, tp + fp, tp + fn, tn]"),
     mutant("epsilon below", "per_image", "0/0 is 0", "counts.double().T\n    return {", "counts.double().T\n"
            "    return {k: v.nan_to_num(0) for k, v in scores(tp, fp, fn, tn).items()}\n\n\n"
            "def scores(tp, fp, fn, tn):\n    return {"),
     mutant("forgets the 2", "per_image", "factor 2 missing", "2 * tp / (", "tp / ("),
-    mutant("0/0 of Dice is 1", "per_image", "", "2 * tp / (2 * tp + fp + fn)", "(2 * tp / (2 * tp + fp + fn)).nan_to_num(1)"),
+    mutant("0/0 of Dice is 1", "per_image", "", "2 * tp / (2 * tp + fp + fn)",
+           "(2 * tp / (2 * tp + fp + fn)).nan_to_num(1)"),
     mutant("forgets the root", "per_image", "root missing", ".sqrt()", ""),
     mutant("swaps the columns", "per_image", "precision and recall exchanged", "tp, fp, fn, tn =", "tp, fn, fp, tn ="),
     mutant("swaps precision and recall", "per_image", "precision and recall exchanged",
@@ -130,11 +145,14 @@ METRICS = [
     mutant("mean with zeros", "summarise", "NaN counts as 0", "values.nanmean()", "values.nan_to_num(0).mean()"),
     mutant("mean with ones", "summarise", "NaN counts as 1", "values.nanmean()", "values.nan_to_num(1).mean()"),
     mutant("plain mean", "summarise", "NaN spreads", "nanmean()", "mean()"),
-    mutant("pools", "summarise", "pooled for mean", "scores(counts).items()", "scores(counts.sum(0, keepdim=True)).items()"),
+    mutant("pools", "summarise", "pooled for mean", "scores(counts).items()",
+           "scores(counts.sum(0, keepdim=True)).items()"),
     mutant("false alarms", "summarise", "false alarms are all empty targets", " & (fp > 0)", ""),
-    mutant("fp anywhere", "summarise", "false alarms are all images with fp", "((tp + fn == 0) & (fp > 0))", "(fp > 0)"),
+    mutant("fp anywhere", "summarise", "false alarms are all images with fp",
+           "((tp + fn == 0) & (fp > 0))", "(fp > 0)"),
     mutant("hides the images", "summarise", "", 'result["images"] = len(counts)', "pass"),
-    mutant("pixels for mm", "hausdorff95", "spacing ignored", "    if not pred.any()", "    spacing_mm = 1\n    if not pred.any()"),
+    mutant("pixels for mm", "hausdorff95", "spacing ignored", "    if not pred.any()",
+           "    spacing_mm = 1\n    if not pred.any()"),
     mutant("reversed spacing", "hausdorff95", "axes exchanged", "    if not pred.any()",
            "    spacing_mm = spacing_mm[::-1]\n    if not pred.any()"),
     mutant("maximum", "hausdorff95", "maximum", "max(np.percentile(to_target, 95), np.percentile(to_pred, 95))",
@@ -155,7 +173,8 @@ INTENSITIES = [
     mutant("does not clip", "hu_to_unit", "not clipped", "np.clip(unit, 0, 1)", "unit"),
     mutant("clips below", "hu_to_unit", "clipped below only", "np.clip(unit, 0, 1)", "np.maximum(unit, 0)"),
     mutant("clips above", "hu_to_unit", "clipped above only", "np.clip(unit, 0, 1)", "np.minimum(unit, 1)"),
-    mutant("min-max", "hu_to_unit", "min-max of the image", "low, high = hu_window", "low, high = hu.min(), hu.max() + 1e-9"),
+    mutant("min-max", "hu_to_unit", "min-max of the image", "low, high = hu_window",
+           "low, high = hu.min(), hu.max() + 1e-9"),
     mutant("centre and width", "hu_to_unit", "centre and width", "low, high = hu_window",
            "low, high = hu_window[0] - hu_window[1] / 2, hu_window[0] + hu_window[1] / 2"),
     mutant("constants", "hu_to_unit", "window ignored", "low, high = hu_window", "low, high = -1000, 400"),
@@ -166,17 +185,20 @@ INTENSITIES = [
     mutant("in place", "hu_to_unit", "", "hu = hu.astype(np.float32)", "hu += 0.5"),
     mutant("floor division", "hu_to_unit", "integers", "np.clip(unit, 0, 1)", "np.clip(unit, 0, 1).astype(np.int64)"),
     mutant("casts before clipping", "hu_to_grey", "clipped after the cast", "np.clip((hu - low) / (high - low), 0, 1)",
-           "(hu - low) / (high - low)\n    if bits == 8:\n        return np.round(unit * 255).astype(np.int64).astype(np.uint8)"),
+           "(hu - low) / (high - low)\n    if bits == 8:\n        return np.round(unit * "
+           "255).astype(np.int64).astype(np.uint8)"),
     mutant("truncates", "hu_to_grey", "truncated", "np.round(unit * levels)", "unit * levels"),
     mutant("256 levels", "hu_to_grey", "times 256", "grey = np.round(unit * levels)",
            "grey = np.round(unit * 2**bits).astype(np.int64)"),
-    mutant("256 bins", "hu_to_grey", "256 bins", "np.round(unit * levels)", "np.minimum(np.floor(unit * 2**bits), levels)"),
+    mutant("256 bins", "hu_to_grey", "256 bins", "np.round(unit * levels)",
+           "np.minimum(np.floor(unit * 2**bits), levels)"),
     mutant("always 255", "hu_to_grey", "bits ignored", "2**bits - 1", "255"),
-    mutant("min-max", "hu_to_grey", "min-max of the image", "low, high = hu_window", "low, high = hu.min(), hu.max() + 1e-9"),
-    mutant("int16", "hu_to_grey", "wraps in int16", "hu = hu.astype(np.float64)\n    unit = np.clip((hu - low) / (high - low), "
-           "0, 1)", "unit = np.clip((np.clip(hu, low, high) - low) * levels / (high - low) / levels, 0, 1)\n"
-           "    if hu.dtype == np.int16:\n        grey = np.round((np.clip(hu, low, high) - low) * levels / (high - low))\n"
-           "        return grey.clip(0, levels).astype(np.uint8)"),
+    mutant("min-max", "hu_to_grey", "min-max of the image", "low, high = hu_window",
+           "low, high = hu.min(), hu.max() + 1e-9"),
+    mutant("int16", "hu_to_grey", "wraps in int16", "hu = hu.astype(np.float64)\n    unit = np.clip((hu - low) / "
+           "(high - low), 0, 1)", "unit = np.clip((np.clip(hu, low, high) - low) * levels / (high - low) / levels, 0, "
+           "1)\n    if hu.dtype == np.int16:\n        grey = np.round((np.clip(hu, low, high) - low) * levels / (high "
+           "- low))\n        return grey.clip(0, levels).astype(np.uint8)"),
     mutant("float grey", "hu_to_grey", "", "return grey.astype(np.uint8 if bits == 8 else np.uint16)", "return grey"),
     mutant("unit interval", "hu_to_grey", "unit", "unit * levels", "unit"),
 ]  # fmt: skip
@@ -195,8 +217,8 @@ AUGMENTATIONS = [
     mutant("one pixel off", "augment", "shifted apart", "return image, target", "return image, np.roll(target, 2, 1)"),
     mutant("bilinear target", "augment", "target interpolated", ROTATE, "target = rotate(target.astype(float), angle, "
            "reshape=False, order=1"),
-    mutant("bilinear target of 0 and 255", "augment", "target interpolated", ROTATE, "target = rotate(255 * target, angle, "
-           "reshape=False, order=1"),
+    mutant("bilinear target of 0 and 255", "augment", "target interpolated", ROTATE, "target = rotate(255 * target, "
+           "angle, reshape=False, order=1"),
     mutant("returns 0 and 255", "augment", "target scaled", "return image, target", "return image, 255 * target"),
     mutant("np.random", "augment", "global generator", "rng.uniform(0.8, 1.2)", "np.random.uniform(0.8, 1.2)"),
     mutant("a new generator", "augment", "generator of its own", "rng.uniform(0.8, 1.2)",
@@ -223,7 +245,8 @@ def augment(image, target, rng):
     mutant("does not smooth", "elastic_displacement", "not smoothed", "gaussian_filter(noise, sigma)", "noise"),
     mutant("sigma as variance", "elastic_displacement", "sigma as variance", "(noise, sigma)", "(noise, sigma**0.5)"),
     mutant("smooths twice", "elastic_displacement", "", "(noise, sigma)", "(gaussian_filter(noise, sigma), sigma)"),
-    mutant("one noise", "elastic_displacement", "one field for both axes", "    return field", "    return field[[0, 0]]"),
+    mutant("one noise", "elastic_displacement", "one field for both axes", "    return field",
+           "    return field[[0, 0]]"),
     mutant("peak", "elastic_displacement", "alpha as maximum", "np.sqrt(np.mean(smooth**2))", "np.abs(smooth).max()"),
     mutant("not normalised", "elastic_displacement", "not normalised", " / np.sqrt(np.mean(smooth**2))", ""),
     mutant("normal noise, not normalised", "elastic_displacement", "not normalised",
@@ -235,7 +258,8 @@ def augment(image, target, rng):
     mutant("standard deviation", "elastic_displacement", "standard deviation",
            "noise = rng.uniform(-1, 1, shape)\n        smooth = gaussian_filter(noise, sigma)\n"
            "        field[axis] = alpha * smooth / np.sqrt(np.mean(smooth**2))",
-           "smooth = gaussian_filter(rng.normal(0, 1, shape), sigma)\n        field[axis] = alpha * smooth / smooth.std()"),
+           "smooth = gaussian_filter(rng.normal(0, 1, shape), sigma)\n        field[axis] = alpha * smooth / "
+           "smooth.std()"),
     mutant("length", "elastic_displacement", "length is alpha", "    return field", "    return field / np.sqrt(2)"),
     mutant("mean magnitude", "elastic_displacement", "mean of magnitudes", "np.sqrt(np.mean(smooth**2))",
            "np.mean(np.abs(smooth))"),
@@ -243,8 +267,10 @@ def augment(image, target, rng):
            "    return field / (np.array(shape)[:, None, None] / 2)"),
     mutant("axes last", "elastic_displacement", "axes last", "return field", "return np.moveaxis(field, 0, -1)"),
     mutant("np.random", "elastic_displacement", "global generator", "rng.uniform", "np.random.uniform"),
-    mutant("fixed seed", "elastic_displacement", "rng not used", NOISE, f"rng = np.random.default_rng(axis)\n        {NOISE}"),
-    mutant("swaps sides", "elastic_displacement", "height and width exchanged", "field = np", "shape = shape[::-1]\n    field = np"),
+    mutant("fixed seed", "elastic_displacement", "rng not used", NOISE, f"rng = np.random.default_rng(axis)\n        "
+                                                                        f"{NOISE}"),
+    mutant("swaps sides", "elastic_displacement", "height and width exchanged", "field = np",
+           "shape = shape[::-1]\n    field = np"),
 ]  # fmt: skip
 
 CUT = """
@@ -257,7 +283,8 @@ def split_by_group(groups, fractions, *, seed):
     splits, start, of = list(fractions), 0, {}
     for k, split in enumerate(splits):
         left = len(splits) - k - 1
-        stop = len(names) if left == 0 else start + max(1, min(round(fractions[split] * len(names)), len(names) - start - left))
+        number = max(1, min(round(fractions[split] * len(names)), len(names) - start - left))
+        stop = start + number if left else len(names)
         of.update({name: split for name in names[start:stop]})
         start = stop
     return [of[g] for g in groups]
@@ -288,7 +315,8 @@ def split_by_group(groups, fractions, *, seed):
 """),
     cut("the first groups", "not shuffled", "sorted(set(groups))", "pass"),
     cut("a seed of its own", "seed ignored", "sorted(set(groups))", "random.Random(0).shuffle(names)"),
-    cut("order of appearance", "order of the rows", "list(dict.fromkeys(groups))", "random.Random(seed).shuffle(names)"),
+    cut("order of appearance", "order of the rows", "list(dict.fromkeys(groups))",
+        "random.Random(seed).shuffle(names)"),
     cut("order of a set", "order of a set", "list(set(groups))", "random.Random(seed).shuffle(names)"),
     cut("random.shuffle", "global generator", "sorted(set(groups))", "random.shuffle(names)"),
     cut("random.seed", "global generator", "sorted(set(groups))", "random.seed(seed); random.shuffle(names)"),
@@ -300,7 +328,8 @@ def split_by_group(groups, fractions, *, seed):
     mutant("drops rows", "split_by_group", "a row left out", "for group in groups]", "for group in groups[:-1]]"),
     mutant("returns a dict", "split_by_group", "indices", "return [split_of[group] for group in groups]",
            "return {s: [i for i, g in enumerate(groups) if split_of[g] == s] for s in fractions}"),
-    mutant("sorts the rows in place", "split_by_group", "", "names = sorted", "groups.sort(reverse=True)\n    names = sorted"),
+    mutant("sorts the rows in place", "split_by_group", "", "names = sorted",
+           "groups.sort(reverse=True)\n    names = sorted"),
 ]  # fmt: skip
 
 STOPPING = [
@@ -315,23 +344,27 @@ STOPPING = [
         ("at least as good", "tie is an improvement", "value > self.best + self.min_delta\n        else:\n"
          "            is_best = value < self", "value >= self.best + self.min_delta\n        else:\n"
          "            is_best = value <= self"),
-        ("the epoch before", "compared with the epoch before", "        self.stop =", "        self.best = value\n        self.stop ="),
+        ("the epoch before", "compared with the epoch before", "        self.stop =",
+         "        self.best = value\n        self.stop ="),
         ("not worse than the best", "NaN becomes the best", "is_best = False\n", "is_best = True\n"),
         ("keeps a first NaN", "first NaN stays the best", "is_best = False\n", "is_best = self.best is None\n"),
-        ("forgets min_delta", "min_delta ignored", "self.min_delta, self.min_epochs = min_delta", "self.min_delta, self.min_epochs = 0"),
+        ("forgets min_delta", "min_delta ignored", "self.min_delta, self.min_epochs = min_delta",
+         "self.min_delta, self.min_epochs = 0"),
         ("a relative min_delta", "min_delta relative", "self.best + self.min_delta\n        else:\n"
-         "            is_best = value < self.best - self.min_delta", "self.best + self.min_delta * abs(self.best)\n        else:\n"
-         "            is_best = value < self.best - self.min_delta * abs(self.best)"),
+         "            is_best = value < self.best - self.min_delta", "self.best + self.min_delta * abs(self.best)\n   "
+         "     else:\n            is_best = value < self.best - self.min_delta * abs(self.best)"),
         ("a wrong sign", "min_delta with the wrong sign", "min_epochs = min_delta", "min_epochs = -min_delta"),
         ("stops too soon", "min_epochs ignored", " and self.epoch >= self.min_epochs", ""),
         ("more than min_epochs", "min_epochs one late", "self.epoch >= self.min_epochs",
          "self.epoch >= self.min_epochs + (self.min_epochs > 0)"),
-        ("warm-up without a best", "best forgotten during min_epochs", "value != value:", "value != value or self.epoch <= "
-         "self.min_epochs:"),
-        ("waits after min_epochs", "waiting starts after min_epochs", "self.waited += 1", "self.waited += self.epoch > self.min_epochs"),
+        ("warm-up without a best", "best forgotten during min_epochs", "value != value:", "value != value or "
+         "self.epoch <= self.min_epochs:"),
+        ("waits after min_epochs", "waiting starts after min_epochs", "self.waited += 1",
+         "self.waited += self.epoch > self.min_epochs"),
         ("never stops", "never stops", "self.stop = self.waited", "stop = self.waited"),
         ("counts from 0", "epochs from 0", "= value, self.epoch, 0", "= value, self.epoch - 1, 0"),
-        ("the last epoch", "best epoch is the last", "        self.stop =", "        self.best_epoch = self.epoch\n        self.stop ="),
+        ("the last epoch", "best epoch is the last", "        self.stop =",
+         "        self.best_epoch = self.epoch\n        self.stop ="),
         ("returns True", "always best", "return is_best", "return True"),
         ("returns nothing", "", "        return is_best\n", ""),
         ("other arguments", "", "patience, mode, min", "patience, min"),
@@ -354,7 +387,8 @@ WINDOWS = [
         ("puts back at (column, row)", "rows and columns exchanged", "return total / count",
          "return (total / count).transpose(2, 3)"),
         ("the first image", "only the first image", "return total / count", "return (total / count)[:1]"),
-        ("leaves the other images empty", "only the first image", "= logits\n", "= logits * (torch.arange(B) == 0)[:, None, None, None]\n"),
+        ("leaves the other images empty", "only the first image", "= logits\n",
+         "= logits * (torch.arange(B) == 0)[:, None, None, None]\n"),
         ("sigmoid", "probabilities", "model(window)", "model(window).sigmoid()"),
         ("steps of a window", "overlap ignored", "window_size * (1 - overlap)", "window_size"),
         ("works in place", "", "logits = model(window)", "logits = model(window.mul_(2).div_(2).add_(1))"),
@@ -365,8 +399,8 @@ STEPS = [
     mutant(mistake, name, slip, old, new)
     for mistake, name, slip, old, new in [
         ("forgets zero_grad", "train_one_epoch", "gradients accumulate", "optimizer.zero_grad()", "pass"),
-        ("zero_grad once", "train_one_epoch", "gradients accumulate", "    model.train()", "    model.train()\n    optimizer.zero_grad()\n"
-         "    optimizer.zero_grad = lambda: None"),
+        ("zero_grad once", "train_one_epoch", "gradients accumulate", "    model.train()", "    model.train()\n    "
+         "optimizer.zero_grad()\n    optimizer.zero_grad = lambda: None"),
         ("zero_grad after backward", "train_one_epoch", "zero_grad before step", "loss.backward()",
          "loss.backward()\n        optimizer.zero_grad()"),
         ("step before backward", "train_one_epoch", "step before backward", "loss.backward()\n        optimizer.step()",
@@ -376,18 +410,21 @@ STEPS = [
         ("step twice", "train_one_epoch", "step twice", "optimizer.step()", "optimizer.step(), optimizer.step()"),
         ("forgets train()", "train_one_epoch", "evaluation mode", "model.train()", "pass"),
         ("returns in the loop", "train_one_epoch", "only the first batch", "    return total", "        return total"),
-        ("one step", "train_one_epoch", "one step per epoch", "        optimizer.step()\n        total += loss.item() * len(image)\n"
-         "        images += len(image)\n", "        total += loss.item() * len(image)\n        images += len(image)\n"
-         "    optimizer.step()\n"),
+        ("one step", "train_one_epoch", "one step per epoch", "        optimizer.step()\n        total += loss.item() "
+         "* len(image)\n        images += len(image)\n", "        total += loss.item() * len(image)\n        images "
+         "+= len(image)\n    optimizer.step()\n"),
         ("probabilities", "train_one_epoch", "sigmoid before the loss", "model(image)", "model(image).sigmoid()"),
-        ("target first", "train_one_epoch", "arguments exchanged", "loss_fn(logits, target)", "loss_fn(target, logits)"),
+        ("target first", "train_one_epoch", "arguments exchanged", "loss_fn(logits, target)",
+         "loss_fn(target, logits)"),
         ("mean of means", "train_one_epoch", "mean of the batches", "* len(image)\n        images += len(image)",
          "\n        images += 1"),
-        ("sum", "train_one_epoch", "sum of the batches", "* len(image)\n        images += len(image)", "\n        images = 1"),
+        ("sum", "train_one_epoch", "sum of the batches", "* len(image)\n        images += len(image)",
+         "\n        images = 1"),
         ("sum over images", "train_one_epoch", "sum over the images", "total / images", "total"),
         ("last loss", "train_one_epoch", "loss of the last batch", "total / images", "loss"),
         ("forgets zero_grad", "train_step", "gradients accumulate", "    optimizer.zero_grad()\n", ""),
-        ("zero_grad after backward", "train_step", "zero_grad before step", "optimizer.zero_grad()\n    loss.backward()",
+        ("zero_grad after backward", "train_step", "zero_grad before step",
+         "optimizer.zero_grad()\n    loss.backward()",
          "loss.backward()\n    optimizer.zero_grad()"),
         ("forgets step", "train_step", "no step", "    optimizer.step()\n", ""),
         ("step first", "train_step", "step before backward", "    loss.backward()\n    optimizer.step()",
@@ -397,7 +434,8 @@ STEPS = [
         ("forgets eval()", "validate", "training mode", "    model.eval()\n", ""),
         ("stays in eval", "validate", "mode not restored", "    model.train(was_training)\n", ""),
         ("forgets no_grad", "validate", "gradients recorded", "@torch.no_grad()\n", ""),
-        ("mean of means", "validate", "mean of the batches", "* len(image)\n        images += len(image)", "\n        images += 1"),
+        ("mean of means", "validate", "mean of the batches", "* len(image)\n        images += len(image)",
+         "\n        images += 1"),
         ("returns in the loop", "validate", "only the first batch", "    model.train(was_training)\n    return",
          "        model.train(was_training)\n        return"),
     ]

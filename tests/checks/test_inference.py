@@ -12,7 +12,9 @@ def pads_and_weighs(model, image, window_size, overlap=0.5):
     """Sound: a small image is padded at the bottom and right; the weights are largest in the middle of a window."""
     B, _, H, W = image.shape
     image = F.pad(image, (0, max(window_size - W, 0), 0, max(window_size - H, 0)))
-    tops, lefts = (sorted({*range(0, n - window_size, 1 + int(overlap < 0.5)), n - window_size}) for n in image.shape[2:])
+    tops, lefts = (
+        sorted({*range(0, n - window_size, 1 + int(overlap < 0.5)), n - window_size}) for n in image.shape[2:]
+    )
     ramp = torch.arange(1.0, window_size + 1)
     weight = torch.minimum(ramp, ramp.flip(0))
     weight = weight[:, None] * weight

@@ -29,7 +29,9 @@ def test_our_own_functions_pass(check, ours):
 
 @pytest.mark.parametrize("name", ["dice", "iou", "precision", "recall", "rmse"])
 def test_our_scores_of_one_image_pass(name):
-    check_score(name, lambda pred, target: per_image(counts_from_pred(pred[None, None], target[None, None]))[name].item())
+    check_score(
+        name, lambda pred, target: per_image(counts_from_pred(pred[None, None], target[None, None]))[name].item()
+    )
 
 
 def with_sets(pred, target):
