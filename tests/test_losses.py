@@ -7,12 +7,31 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from lungseg.checks.losses import batches, check_dice_loss, check_loss_in_half_precision
+from lungseg.checks.cross_entropy import check_bce_loss
+from lungseg.checks.losses import check_dice_loss, check_loss_in_half_precision
 from lungseg.losses import bce_loss, dice_bce_loss, dice_loss
 
 FIXTURE = Path(__file__).parent / "fixtures/metrics/losses.pt"
 LOSSES = [bce_loss, dice_loss, partial(dice_loss, batch=True), dice_bce_loss]
 NAMES = ["bce", "dice", "batch dice", "dice + bce"]
+
+
+@st.composite
+def batches(draw, largest: float):
+    """Pairs (logits, target), each (B, K, H, W): empty, all-lesion and other targets, logits up to +-`largest`."""
+    B, K, H, W = (draw(st.integers(1, top)) for top in (3, 2, 4, 4))
+    shares = draw(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=B * K, max_size=B * K))
+    share = torch.tensor(shares).reshape(B, K, 1, 1)  # of lesion pixels
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    target = (torch.rand(B, K, H, W, generator=generator) < share).float()
+    logits = largest * (2 * torch.rand(B, K, H, W, generator=generator) - 1)
+    if draw(st.booleans()):
+        logits = largest * logits.sign()
+    return logits, target
+
+
+def test_our_bce_loss_passes_the_shared_check():
+    check_bce_loss(bce_loss)
 
 
 @pytest.mark.parametrize("smooth", [1e-5, 1.0, 2.0])
@@ -52,6 +71,29 @@ def test_every_loss_is_finite_with_a_finite_gradient(batch):
         value = loss(logits, batch[1])
         (grad,) = torch.autograd.grad(value, logits)
         assert value.isfinite() and grad.isfinite().all()
+
+
+@given(batch=batches(largest=4.0), pooled=st.booleans(), smooth=st.sampled_from([1e-5, 1.0, 2.0]))
+def test_dice_loss_is_in_0_1_ignores_the_order_and_falls_as_the_prediction_improves(batch, pooled, smooth):
+    logits, target = batch
+    loss = partial(dice_loss, batch=pooled, smooth=smooth)
+    value = loss(logits, target).item()
+    assert -1e-5 <= value <= 1 + 1e-5
+    for dim in (0, 1, 3):
+        assert loss(logits.flip(dim), target.flip(dim)).item() == pytest.approx(value, abs=1e-5)
+    better = loss(logits + 2 * (2 * target - 1), target).item()
+    assert better <= value + 1e-5
+    if target.sum((0, 2, 3)).min() > 0:  # every channel has a lesion, so its Dice has certainly improved
+        assert better < value
+
+
+@given(counts=st.tuples(*[st.integers(0, 130)] * 3), smooth=st.sampled_from([1e-5, 1.0, 2.0]))
+def test_the_dice_loss_of_a_hard_prediction_is_its_formula(counts, smooth):
+    tp, fp, fn = counts
+    predicted = torch.tensor([1.0] * (tp + fp) + [-1.0] * (400 - tp - fp)).reshape(1, 1, 20, 20)
+    target = torch.tensor([1.0] * tp + [0.0] * fp + [1.0] * fn + [0.0] * (400 - tp - fp - fn)).reshape(1, 1, 20, 20)
+    want = 1 - (2 * tp + smooth) / (2 * tp + fp + fn + smooth)
+    assert dice_loss(50 * predicted, target, smooth=smooth).item() == pytest.approx(want, abs=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)

@@ -5,19 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import Phase, settings
 from scipy.ndimage import gaussian_filter, map_coordinates, rotate
 
-from lungseg.checks import augment as checks
-from lungseg.checks.augment import check_augmentation, check_elastic_displacement
+from lungseg.checks.augment import check_augmentation
+from lungseg.checks.elastic import check_elastic_displacement
+from lungseg.checks.lessons import Wrong
 from lungseg.data.augment import Augmentation
-
-
-@pytest.fixture(autouse=True)
-def without_shrinking(monkeypatch):
-    """A learner gets the smallest counterexample; whether there is one is known four times sooner."""
-    full = checks.learner_settings
-    monkeypatch.setattr(checks, "learner_settings", lambda n: settings(full(n), phases=[Phase.generate]))
+from lungseg.data.elastic import elastic_displacement
 
 
 def turn(array, angle, order):
@@ -48,17 +42,8 @@ def test_the_check_accepts_other_sound_augmentations(sound):
     check_augmentation(sound)
 
 
-def forgets_the_target(image, target, rng):
-    return turn(image, rng.uniform(-30, 30), 1), target.copy()
-
-
 def turns_each_by_its_own_angle(image, target, rng):
     return turn(image, rng.uniform(-30, 30), 1), turn(target, rng.uniform(-30, 30), 0)
-
-
-def turns_the_target_the_other_way(image, target, rng):
-    angle = rng.uniform(-30, 30)
-    return turn(image, angle, 1), turn(target, -angle, 0)
 
 
 def is_one_pixel_off(image, target, rng):
@@ -66,49 +51,19 @@ def is_one_pixel_off(image, target, rng):
     return image, np.roll(target, 1, axis=1)
 
 
-def flips_only_the_image(image, target, rng):
-    return (image[::-1].copy() if rng.random() < 0.5 else image.copy()), target.copy()
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        forgets_the_target,
-        turns_each_by_its_own_angle,
-        turns_the_target_the_other_way,
-        is_one_pixel_off,
-        flips_only_the_image,
-    ],
-)
+@pytest.mark.parametrize("broken", [turns_each_by_its_own_angle, is_one_pixel_off])
 def test_the_check_rejects_two_geometries(broken):
-    with pytest.raises(AssertionError, match="same geometry"):
+    with pytest.raises(Wrong, match="same geometry"):
         check_augmentation(broken)
-
-
-def interpolates_the_target(image, target, rng):
-    angle = rng.uniform(-30, 30)
-    return turn(image, angle, 1), np.round(255 * turn(target.astype(float), angle, 1)).astype(np.uint8)
-
-
-def returns_floats(image, target, rng):
-    return image * 0.5, target.astype(np.float32)
-
-
-def draws_from_the_global_generator(image, target, rng):
-    return image * np.float32(np.random.uniform(0.8, 1.0)), target.copy()
 
 
 def draws_from_the_global_generator_of_torch(image, target, rng):
     return image * float(torch.rand(())), target.copy()
 
 
-def edits_in_place(image, target, rng):
+def edits_the_image_in_place(image, target, rng):
     image *= rng.random(dtype=np.float32)
     return image.copy(), target.copy()
-
-
-def returns_views(image, target, rng):
-    return image[::-1] if rng.random() < 0.5 else image.copy(), target.copy()
 
 
 def keeps_state():
@@ -118,6 +73,10 @@ def keeps_state():
 
 def ignores_rng(image, target, rng):
     return Augmentation()(image, target, np.random.default_rng(0))
+
+
+def returns_floats(image, target, rng):
+    return image * np.float32(0.5), target.astype(np.float32)
 
 
 def invents_lesions(image, target, rng):
@@ -133,21 +92,19 @@ def divides_by_the_range(image, target, rng):
 @pytest.mark.parametrize(
     "broken, message",
     [
-        (interpolates_the_target, "only 0 and 1 are labels"),
         (returns_floats, "the target was uint8 and became float32"),
-        (draws_from_the_global_generator, "a global random generator"),
         (draws_from_the_global_generator_of_torch, "a global random generator"),
-        (edits_in_place, "the original image was changed"),
-        (returns_views, "shares memory"),
-        (keeps_state(), "keep nothing between calls"),
-        (ignores_rng, "rng is not used"),
+        (edits_the_image_in_place, "image was changed in place"),
+        (keeps_state(), "two calls with the same seed"),
+        (ignores_rng, "the same image sixteen times"),
         (invents_lesions, "there was no lesion"),
         (divides_by_the_range, "NaN"),
-        (lambda image, target, rng: (image[None].copy(), target[None].copy()), "should be one"),
+        (lambda image, target, rng: (image[None].copy(), target[None].copy()), "both must be one"),
+        (lambda image, target, rng: image, "expected the pair"),
     ],
 )
 def test_the_check_rejects(broken, message):
-    with pytest.raises(AssertionError, match=message):
+    with pytest.raises(Wrong, match=message):
         check_augmentation(broken)
 
 
@@ -157,42 +114,23 @@ def simard(shape, *, alpha, sigma, rng):
     return alpha * field / np.sqrt((field**2).mean((1, 2), keepdims=True))
 
 
-def test_the_check_accepts_the_recipe_of_the_paper():
-    check_elastic_displacement(simard)
+def of_tensors(shape, *, alpha, sigma, rng):
+    return torch.from_numpy(simard(shape, alpha=alpha, sigma=sigma, rng=rng))
 
 
-def does_not_smooth(shape, *, alpha, sigma, rng):
-    return rng.normal(0, alpha, (2, *shape))
+def of_normal_noise(shape, *, alpha, sigma, rng):
+    field = np.stack([gaussian_filter(rng.normal(size=shape), sigma, mode="constant") for _ in range(2)])
+    return alpha * field / np.sqrt((field**2).mean((1, 2), keepdims=True))
 
 
-def smooths_twice(shape, *, alpha, sigma, rng):
-    return simard(shape, alpha=alpha, sigma=2 * sigma, rng=rng)
+@pytest.mark.parametrize("sound", [elastic_displacement, simard, of_tensors, of_normal_noise])
+def test_the_check_of_the_field_accepts(sound):
+    check_elastic_displacement(sound)
 
 
 def smooths_across_the_two_axes(shape, *, alpha, sigma, rng):
     field = gaussian_filter(rng.uniform(-1, 1, (2, *shape)), sigma)
     return alpha * field / np.sqrt((field**2).mean((1, 2), keepdims=True))
-
-
-def scales_the_peak(shape, *, alpha, sigma, rng):
-    field = simard(shape, alpha=1, sigma=sigma, rng=rng)
-    return alpha * field / np.abs(field).max()
-
-
-def does_not_normalise(shape, *, alpha, sigma, rng):
-    return alpha * gaussian_filter(rng.uniform(-1, 1, (2, *shape)), (0, sigma, sigma))
-
-
-def puts_the_axes_last(shape, *, alpha, sigma, rng):
-    return np.moveaxis(simard(shape, alpha=alpha, sigma=sigma, rng=rng), 0, -1)
-
-
-def uses_one_seed(shape, *, alpha, sigma, rng):
-    return simard(shape, alpha=alpha, sigma=sigma, rng=np.random.default_rng(0))
-
-
-def uses_the_global_generator(shape, *, alpha, sigma, rng):
-    return simard(shape, alpha=alpha, sigma=sigma, rng=np.random)
 
 
 def adds_a_fold(shape, *, alpha, sigma, rng):
@@ -202,22 +140,9 @@ def adds_a_fold(shape, *, alpha, sigma, rng):
     return field
 
 
-@pytest.mark.parametrize(
-    "broken, message",
-    [
-        (does_not_smooth, "not a Gaussian of sigma"),
-        (smooths_twice, "not a Gaussian of sigma"),
-        (smooths_across_the_two_axes, "move alike"),
-        (scales_the_peak, "not alpha"),
-        (does_not_normalise, "not alpha"),
-        (puts_the_axes_last, "the field is"),
-        (uses_one_seed, "next seed gave the same"),
-        (uses_the_global_generator, "second call gave another"),
-        (adds_a_fold, "folds"),
-    ],
-)
+@pytest.mark.parametrize("broken, message", [(smooths_across_the_two_axes, "move alike"), (adds_a_fold, "folds")])
 def test_the_check_of_the_field_rejects(broken, message):
-    with pytest.raises(AssertionError, match=message):
+    with pytest.raises(Wrong, match=message):
         check_elastic_displacement(broken)
 
 

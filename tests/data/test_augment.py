@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from scipy.ndimage import map_coordinates
 
-from lungseg.checks.augment import check_augmentation
+from lungseg.checks.augment import check_augmentation, check_pair
 from lungseg.data.augment import Augmentation, input_from_output, sampling_coordinates
 from lungseg.data.elastic import sample_at
 
@@ -42,6 +42,17 @@ def random_pair(seed, height=40, width=50):
 )
 def test_it_keeps_the_promises_of_every_correct_augmentation(augmentation):
     check_augmentation(augmentation)
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.tuples(st.integers(24, 48), st.integers(24, 48)),
+    lesion_share=st.sampled_from([0.0, 0.3, 1.0]),
+    seed=st.integers(0, 999),
+    crop=st.sampled_from([None, 24]),
+)
+def test_any_pair_becomes_a_new_one_of_the_same_kind_that_depends_only_on_the_seed(shape, lesion_share, seed, crop):
+    check_pair(dataclasses.replace(EVERYTHING, crop_size=crop), shape, lesion_share, seed)
 
 
 # ---- geometry --------------------------------------------------------------------------------------------

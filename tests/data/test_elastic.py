@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 
-from lungseg.checks.augment import check_elastic_displacement
+from lungseg.checks.elastic import Field, check_elastic_displacement, field_of, measure
 from lungseg.data.augment import Augmentation
 from lungseg.data.elastic import (
     MAX_STRETCH,
@@ -32,6 +32,23 @@ def jacobian(field):
 
 def test_the_displacement_keeps_the_promises_of_any_right_implementation():
     check_elastic_displacement(elastic_displacement)
+
+
+@settings(max_examples=40)
+@given(
+    sides=st.tuples(st.integers(48, 80), st.integers(48, 80)),
+    sigma=st.integers(2, 4),
+    strength=st.integers(1, 4),
+    seed=st.integers(0, 999),
+)
+def test_any_weak_field_is_smooth_and_of_the_given_strength(sides, sigma, strength, seed):
+    case = Field(*sides, sigma * strength / 32, sigma, seed)
+    field = field_of(elastic_displacement, case)
+    assert np.array_equal(field, field_of(elastic_displacement, case))
+    assert not np.array_equal(field, field_of(elastic_displacement, case, seed=seed + 1))
+    found = measure(case, field)
+    np.testing.assert_allclose(found.rms, 1, rtol=0.05)
+    assert 1 / 1.5 <= found.roughness <= 1.5 and abs(found.correlation) < 0.95 and found.jacobian > 0
 
 
 @pytest.mark.parametrize("side", [64, 256])

@@ -9,13 +9,20 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from lungseg.checks.distances import Pair, check_hausdorff95, distance_by_pairs
 from lungseg.checks.metrics import (
+    COUNTED,
+    SCORES,
+    SUMMARY,
+    Batch,
     check_confusion_counts,
-    check_hausdorff95,
     check_per_image,
     check_summarise,
-    count_tables,
+    counts_by_loops,
+    scores_by_formula,
+    summary_by_loops,
 )
+from lungseg.checks.scores import Counts
 from lungseg.evaluation.metrics import (
     class_counts,
     confusion_counts,
@@ -29,6 +36,79 @@ from lungseg.evaluation.metrics import (
 )
 
 CASES = torch.load(Path(__file__).parents[1] / "fixtures/metrics/metrics.pt", weights_only=True)["cases"]
+
+
+# Far enough from the logits of the thresholds (-0.85, 0, 2.2) that rounding decides nothing; 0.3 is in (0, 0.5), where
+# a threshold on the logit and one on the probability differ.
+LOGITS = st.sampled_from([-50.0, -2.0, -0.5, 0.3, 1.0, 3.0, 50.0])
+
+
+@st.composite
+def batches(draw):
+    """Images with their targets, which are often empty or full, and a threshold."""
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=2, max_size=3)))
+    images, pixels = draw(st.integers(1, 3)), math.prod(shape)
+
+    def exactly(n, element):
+        return st.lists(element, min_size=n, max_size=n)
+
+    target = st.one_of(st.just([0] * pixels), st.just([1] * pixels), exactly(pixels, st.integers(0, 1)))
+    logits = draw(exactly(images, exactly(pixels, LOGITS)))
+    return Batch(logits, draw(exactly(images, target)), shape, draw(st.sampled_from([0.5, 0.3, 0.9])))
+
+
+@st.composite
+def pairs(draw):
+    """Two maps of a few boxes each, in a slice or a volume."""
+    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=2, max_size=3)))
+
+    def box(side):
+        return st.tuples(st.integers(0, side), st.integers(0, side)).map(lambda ends: tuple(sorted(ends)))
+
+    boxes = st.lists(st.tuples(*map(box, shape)), max_size=3).map(tuple)
+    spacing = tuple(draw(st.sampled_from([0.5, 1.0, 2.5])) for _ in shape)
+    return Pair(shape, draw(boxes), draw(boxes), spacing)
+
+
+def count_tables():
+    """Lists of rows (tp, fp, fn, tn), most of them small, many with zeros, none all zero."""
+    number = st.sampled_from([0, 1, 2, 5, 10**10])
+    row = st.tuples(number, number, number, number).filter(any)
+    return st.lists(row, min_size=1, max_size=4)
+
+
+def same(got, expected):
+    """Whether two numbers agree, both NaN included."""
+    return math.isnan(got) if math.isnan(expected) else math.isclose(got, expected, rel_tol=1e-9, abs_tol=1e-12)
+
+
+@given(case=batches())
+def test_counts_are_those_of_a_loop(case):
+    logits, target = case.tensors()
+    counts = confusion_counts(logits, target, threshold=case.threshold)
+    assert counts.dtype == torch.int64 and counts.tolist() == counts_by_loops(case).tolist()
+
+
+@given(rows=count_tables())
+def test_each_image_has_the_scores_of_its_formula(rows):
+    got = per_image(torch.tensor(rows))
+    assert set(got) == set(SCORES)
+    for i, row in enumerate(rows):
+        for name, expected in scores_by_formula(Counts(*row, 1)).items():
+            assert same(got[name][i].item(), expected), (row, name)
+
+
+@given(rows=count_tables())
+def test_the_summary_is_that_of_a_loop(rows):
+    got = summarise(torch.tensor(rows))
+    for name, expected in zip(SUMMARY, summary_by_loops([Counts(*row, 1) for row in rows]).tolist(), strict=True):
+        assert same(got[name], expected), name
+    assert all(isinstance(got[name], int) for name in COUNTED)
+
+
+@given(case=pairs())
+def test_the_distance_is_that_between_all_pairs_of_outline_pixels(case):
+    assert same(hausdorff95(*case.maps(), case.spacing), distance_by_pairs(case).item())
 
 
 def test_our_counts_pass_the_shared_check():

@@ -1,0 +1,3 @@
+def precision(pred, target):
+    found = (pred * target).sum()
+    return found / pred.sum()

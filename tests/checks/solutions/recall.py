@@ -1,0 +1,3 @@
+def recall(pred, target):
+    found = (pred * target).sum()
+    return found / target.sum()
