@@ -10,17 +10,31 @@ from lungseg._lazy import lazy_exports
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imported when it is first used
     from lungseg.checks.attention import check_attention as check_attention
+    from lungseg.checks.augment import check_augmentation as check_augmentation
     from lungseg.checks.blocks import check_transformer_block as check_transformer_block
     from lungseg.checks.bottleneck import check_bottleneck as check_bottleneck
+    from lungseg.checks.cross_entropy import check_bce_loss as check_bce_loss
+    from lungseg.checks.distances import check_hausdorff95 as check_hausdorff95
+    from lungseg.checks.elastic import check_elastic_displacement as check_elastic_displacement
     from lungseg.checks.exercises import EXERCISES as EXERCISES
     from lungseg.checks.heads import check_merge_heads as check_merge_heads, check_split_heads as check_split_heads
     from lungseg.checks.hidden_states import (
         check_hidden_states as check_hidden_states,
         check_tokens_to_map as check_tokens_to_map,
     )
+    from lungseg.checks.inference import check_sliding_window as check_sliding_window
+    from lungseg.checks.intensities import check_hu_to_grey as check_hu_to_grey, check_hu_to_unit as check_hu_to_unit
     from lungseg.checks.lessons import Wrong as Wrong
-    from lungseg.checks.losses import check_loss_in_half_precision as check_loss_in_half_precision
+    from lungseg.checks.losses import (
+        check_dice_loss as check_dice_loss,
+        check_loss_in_half_precision as check_loss_in_half_precision,
+    )
     from lungseg.checks.masks import check_shifted_window_mask as check_shifted_window_mask
+    from lungseg.checks.metrics import (
+        check_confusion_counts as check_confusion_counts,
+        check_per_image as check_per_image,
+        check_summarise as check_summarise,
+    )
     from lungseg.checks.network import (
         check_network as check_network,
         check_segmentation_network as check_segmentation_network,
@@ -39,12 +53,26 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
         check_cyclic_shift as check_cyclic_shift,
         check_pad_to_multiple as check_pad_to_multiple,
     )
+    from lungseg.checks.scores import (
+        check_dice as check_dice,
+        check_iou as check_iou,
+        check_precision as check_precision,
+        check_recall as check_recall,
+        check_rmse as check_rmse,
+    )
     from lungseg.checks.self_attention import (
         check_self_attention as check_self_attention,
         check_window_attention as check_window_attention,
     )
     from lungseg.checks.small_layers import check_drop_path as check_drop_path, check_mlp as check_mlp
+    from lungseg.checks.splits import check_split_by_group as check_split_by_group
+    from lungseg.checks.stopping import check_early_stopping as check_early_stopping
     from lungseg.checks.swin_block import check_swin_block as check_swin_block, check_swin_stage as check_swin_stage
+    from lungseg.checks.training_step import (
+        check_train_one_epoch as check_train_one_epoch,
+        check_train_step as check_train_step,
+        check_validate as check_validate,
+    )
     from lungseg.checks.windows import (
         check_window_partition as check_window_partition,
         check_window_reverse as check_window_reverse,
@@ -53,8 +81,12 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
 
 _EXPORTS = {
     "attention": ("check_attention",),
+    "augment": ("check_augmentation",),
     "blocks": ("check_transformer_block",),
     "bottleneck": ("check_bottleneck",),
+    "cross_entropy": ("check_bce_loss",),
+    "distances": ("check_hausdorff95",),
+    "elastic": ("check_elastic_displacement",),
     "exercises": ("EXERCISES",),
     "heads": (
         "check_merge_heads",
@@ -64,9 +96,22 @@ _EXPORTS = {
         "check_hidden_states",
         "check_tokens_to_map",
     ),
+    "inference": ("check_sliding_window",),
+    "intensities": (
+        "check_hu_to_grey",
+        "check_hu_to_unit",
+    ),
     "lessons": ("Wrong",),
-    "losses": ("check_loss_in_half_precision",),
+    "losses": (
+        "check_dice_loss",
+        "check_loss_in_half_precision",
+    ),
     "masks": ("check_shifted_window_mask",),
+    "metrics": (
+        "check_confusion_counts",
+        "check_per_image",
+        "check_summarise",
+    ),
     "network": (
         "check_network",
         "check_segmentation_network",
@@ -85,6 +130,13 @@ _EXPORTS = {
         "check_cyclic_shift",
         "check_pad_to_multiple",
     ),
+    "scores": (
+        "check_dice",
+        "check_iou",
+        "check_precision",
+        "check_recall",
+        "check_rmse",
+    ),
     "self_attention": (
         "check_self_attention",
         "check_window_attention",
@@ -93,9 +145,16 @@ _EXPORTS = {
         "check_drop_path",
         "check_mlp",
     ),
+    "splits": ("check_split_by_group",),
+    "stopping": ("check_early_stopping",),
     "swin_block": (
         "check_swin_block",
         "check_swin_stage",
+    ),
+    "training_step": (
+        "check_train_one_epoch",
+        "check_train_step",
+        "check_validate",
     ),
     "windows": (
         "check_window_partition",

@@ -114,8 +114,8 @@ def check_pair(augment: Augment, shape: tuple[int, int], lesion_share: float, se
                     f"{new_image.max():.3g}.", slip="cubic overshoot")  # fmt: skip
     mine = image.copy(), target.copy()
     again = pair_of(guarded(AUGMENT, augment, *mine, np.random.default_rng(seed)))
-    for name, new, old in zip(("image", "target"), again, mine, strict=True):
-        if np.shares_memory(new, old):
+    for name, result, given in zip(("image", "target"), again, mine, strict=True):
+        if np.shares_memory(result, given):
             raise Wrong(AUGMENT, f"{about}the new {name} shares memory with the old one.", slip="view")
     if not (np.array_equal(new_image, again[0]) and np.array_equal(new_target, again[1])):
         raise Wrong(

@@ -122,8 +122,8 @@ def distance_by_pairs(case: Pair, slip: str = "") -> Tensor | None:
     there, back = pairs.min(1), pairs.min(0)
     if slip == "one percentile of both directions":
         return torch.tensor(np.percentile(np.hstack([there, back]), 95))
-    summary = {"maximum": np.max, "mean": np.mean}.get(slip, lambda d: np.percentile(d, 95))
-    a, b = float(summary(there)), float(summary(back))
+    a, b = (float(np.mean(d) if slip == "mean" else np.percentile(d, 100 if slip == "maximum" else 95))
+            for d in (there, back))  # fmt: skip
     return torch.tensor({
         "from prediction to target only": a,
         "from target to prediction only": b,

@@ -20,16 +20,14 @@ def draw(name: str, picture: Sequence[Any]) -> Image.Image:
         name: of the function or class.
         picture: ("matrix", expected, got): numbers (n, m);
             ("mask", expected, got, tokens): bool (N, N), and the window's tokens as rows of text;
-            ("outlines", image, target, image of the student, target of the student): (H, W) each.
+            ("outlines", target, bright): bool (H, W), where the student's target and image show the lesion.
     """
     kind, *parts = picture
     if kind == "outlines":
-        image, target, new_image, new_target = (np.asarray(part, dtype=float) for part in parts)
-        scale = max(1, PANEL // max(image.shape))
-        shown = [overlay(image, target, scale=scale), overlay(new_image, new_target, scale=scale)]
-        return panels(
-            name, ["before: image and target", "yours: image and target"], [Image.fromarray(p) for p in shown]
-        )
+        target, bright = (np.asarray(part, dtype=float) for part in parts)
+        shown = overlay(0.6 * bright, target, bright, scale=max(1, 2 * PANEL // max(target.shape)))
+        title = "green: the new target, orange: the lesion in the new image"
+        return panels(name, [title], [Image.fromarray(shown)])
     if kind == "mask":
         want, got = (np.asarray(part, dtype=bool) for part in parts[:2])
         tokens = [word for line in parts[2] for word in line]

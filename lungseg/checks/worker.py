@@ -121,7 +121,7 @@ def in_child(answer_to: Connection, job: Callable[..., Answer], *arguments: Any)
     try:
         answer = job(*arguments)
     except BaseException as error:  # raised while the file is imported, or by a fault of a check
-        line = calling.students_line(error)
+        line = calling.students_line(error).replace("\n ", ",")
         answer = {"verdict": "no import", "message": f"{type(error).__name__}: {error}{line}"}
     if printed.getvalue():
         answer["printed"] = printed.getvalue()

@@ -99,7 +99,7 @@ def divides_by_the_range(image, target, rng):
         (ignores_rng, "the same image sixteen times"),
         (invents_lesions, "there was no lesion"),
         (divides_by_the_range, "NaN"),
-        (lambda image, target, rng: (image[None].copy(), target[None].copy()), "both must be one"),
+        (lambda image, target, rng: (image[None].copy(), target[None].copy()), "both must"),
         (lambda image, target, rng: image, "expected the pair"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The check of UNETR's block accepts every right way; mutants_a.py holds the wrong ones."""
+"""The check of UNETR's block accepts every right way; mutants_networks.py holds the wrong ones."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The check of the bottleneck accepts every right way; mutants_a.py holds the wrong ones."""
+"""The check of the bottleneck accepts every right way; mutants_networks.py holds the wrong ones."""
 
 import pytest
 from torch import nn

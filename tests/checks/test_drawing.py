@@ -16,12 +16,12 @@ MASK = [[True, False], [False, True]]
         ("matrix", [[0.0, float("nan")]], [[float("inf"), 1.0]]),
         ("matrix", np.arange(1024.0).reshape(32, 32), np.zeros((32, 32))),
         ("mask", MASK, [[True, True], [True, True]], [["0", "pad"]]),
-        ("outlines", np.zeros((8, 8)), np.eye(8), np.ones((8, 8)), np.eye(8)),
+        ("outlines", np.eye(8) > 0, np.eye(8)[::-1] > 0),
     ],
 )
 def test_a_picture_has_panels_of_a_projectors_size(picture):
     sheet = draw("attention", picture)
-    assert sheet.height >= PANEL // 2 and sheet.width >= 2 * PANEL
+    assert sheet.height >= PANEL // 2 and sheet.width >= PANEL
     assert len(sheet.getcolors(2**24)) > 2
 
 

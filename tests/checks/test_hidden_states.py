@@ -1,4 +1,4 @@
-"""The checks of UNETR's maps accept every right way; mutants_a.py holds the wrong ones."""
+"""The checks of UNETR's maps accept every right way; mutants_networks.py holds the wrong ones."""
 
 from lungseg.checks.hidden_states import check_hidden_states, check_tokens_to_map
 from lungseg.nn.unetr import tokens_to_map

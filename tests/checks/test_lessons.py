@@ -32,5 +32,5 @@ def test_an_unknown_slip_is_a_fault_of_ours():
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_exercise_has_a_signature_a_rule_and_a_page_that_exists(name):
     lesson = EXERCISES[name].lesson
-    assert lesson.signature and lesson.rule.endswith(".") and (ROOT / lesson.page).is_file()
-    assert all(words.endswith((".", ")")) for words in lesson.slips.values())
+    assert lesson.signature and lesson.rule.endswith((".", ")")) and (ROOT / lesson.page).is_file()
+    assert all(words.endswith((".", ")", "?")) for words in lesson.slips.values())

@@ -1,4 +1,4 @@
-"""The check of the relative position index accepts every right way; mutants_a.py holds the wrong ones."""
+"""The check of the relative position index accepts every right way; mutants_networks.py holds the wrong ones."""
 
 import numpy as np
 import pytest

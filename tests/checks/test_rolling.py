@@ -1,4 +1,4 @@
-"""The checks of rolling and padding accept every right way; mutants_a.py holds the wrong ones."""
+"""The checks of rolling and padding accept every right way; mutants_networks.py holds the wrong ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The checks of MLP, DropPath and UNETR's maps accept every right way; mutants_a.py holds the wrong ones."""
+"""The checks of MLP, DropPath and UNETR's maps accept every right way; mutants_networks.py holds the wrong ones."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The checks of Swin's block and stage accept every right way; mutants_a.py holds the wrong ones."""
+"""The checks of Swin's block and stage accept every right way; mutants_networks.py holds the wrong ones."""
 
 import pytest
 import torch
