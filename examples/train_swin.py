@@ -16,10 +16,12 @@ from typing import Any
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (later lungseg.exits does this)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
+from torch import nn
+
 from lungseg.exits import leave
 from lungseg.flags import option
 from lungseg.nn.swin_unet import SwinUNet
-from lungseg.python_file import accepted_arguments, load_network_class
+from lungseg.python_file import load_network_class
 from lungseg.training.cli import run_script
 from lungseg.training.early_stopping import EarlyStopping, monitor_mode
 from lungseg.training.optim import make_optimizer, make_schedules
@@ -85,8 +87,7 @@ def main(argv: list[str] | None = None) -> float | int:
 def train(run: Run) -> float:
     """Network, data, loss, optimizer, schedule; then the epochs; then the test."""
     recipe = run.recipe
-    network = load_network_class(recipe.network, "SwinUNet") if recipe.network else SwinUNet
-    model = run.build(network, accepted_arguments(network, network_arguments(recipe)), weights=recipe.weights)
+    model = run.build(choose_network(recipe), network_arguments(recipe), weights=recipe.weights)
     data = run.open_data()
     run.prepare(model)
     ddp_model = run.wrap(model)
@@ -113,6 +114,11 @@ def train(run: Run) -> float:
     model.load_state_dict(run.best())
     test = evaluate(model, data.test, loss_fn, classes=data.classes, title="test", **run.compute)
     return run.end(test, model)
+
+
+def choose_network(recipe: Recipe) -> type[nn.Module]:
+    """Ours, or the class of that name in the file of --network."""
+    return load_network_class(recipe.network, "SwinUNet") if recipe.network else SwinUNet
 
 
 def network_arguments(recipe: Recipe) -> dict[str, Any]:

@@ -25,7 +25,8 @@ def load_network_class(file: str, name: str) -> type[nn.Module]:
     """The class `name` of a Python file, for a training script's --network.
 
     Returns:
-        A class called "NAME of FILE", so that no checkpoint of it is taken for the network of this library.
+        A class called "NAME of FILE", so that no checkpoint of it is taken for the network of this library. It takes
+        the arguments of a recipe by name and passes on those that the user's class has.
 
     Raises:
         ValueError: if there is no such file, it cannot be imported, or it has no such class.
@@ -40,12 +41,10 @@ def load_network_class(file: str, name: str) -> type[nn.Module]:
     network = getattr(module, name, None)
     if not (isinstance(network, type) and issubclass(network, nn.Module)):
         raise ValueError(f"--network {file}: expected a class {name}, an nn.Module; the file has none.")
-    return type(f"{name} of {path.name}", (network,), {})
 
+    def init(self: nn.Module, **arguments: Any) -> None:
+        parameters = inspect.signature(network).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        network.__init__(self, **{k: v for k, v in arguments.items() if takes_any or k in parameters})
 
-def accepted_arguments(network: type[nn.Module], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those arguments that the class takes by name; all, if it takes any (**kwargs)."""
-    parameters = inspect.signature(network).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return arguments
-    return {key: value for key, value in arguments.items() if key in parameters}
+    return type(f"{name} of {path.name}", (network,), {"__init__": init})

@@ -21,6 +21,7 @@ from lungseg.checkpoint import load_checkpoint, save_checkpoint
 from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.slices import SliceWriter
 from lungseg.nn.swin_unet import SwinUNet
+from lungseg.predictor import load_predictor
 from lungseg.training.contents import list_contents, read_contents
 from lungseg.training.optim import make_optimizer
 
@@ -162,7 +163,7 @@ BASE = {  # what must be so for the field to matter
     "monitor": ["--loss", "bce"],  # falls from the first epoch, before anything is found
 }  # fmt: skip
 # Phantoms; a file; and what may change the last digits only, or none (tests/training/test_run.py)
-ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights", "threads"}
+ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights", "threads", "network"}
 
 
 def test_the_list_of_changed_fields_is_complete():
@@ -723,3 +724,35 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path):
 
 def test_the_data_decide_how_many_classes_the_network_has(learns_two_classes):
     learns_two_classes(main, *TINY, "--prior-bias")
+
+
+OWN_NETWORK = """
+from torch import nn
+
+class SwinUNet(nn.Module):
+    def __init__(self, in_channels=1, num_classes=1, *, embed_dim=8):
+        super().__init__()
+        self.body = nn.Conv2d(in_channels, embed_dim, 3, padding=1)
+        self.out = nn.Conv2d(embed_dim, num_classes, 1)
+
+    def forward(self, image):
+        return self.out(self.body(image).relu())
+"""
+
+
+def test_a_network_of_ones_own_is_trained_resumed_and_not_taken_for_ours(discs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_swin.py").write_text(OWN_NETWORK)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data", str(discs), "--out", "run", "--img-size", "16", "--device", "cpu", "--schedule", "constant"]
+    arguments += ["--embed-dim", "6"]
+    assert 0 <= train_swin.main([*arguments, "--network", "my_swin.py", "--epochs", "1"]) <= 1
+    saved = torch.load("run/best.pt", weights_only=True)
+    assert saved["network"]["name"] == "SwinUNet of my_swin.py" and saved["model"]["body.weight"].shape == (6, 1, 3, 3)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # the file is found from everywhere
+    assert 0 <= train_swin.main(["--out", str(tmp_path / "run"), "--resume", "--epochs", "2"]) <= 1
+    with pytest.raises(ValueError, match="only that file can build"):
+        load_predictor(tmp_path / "run" / "best.pt")
+    capsys.readouterr()
+    assert train_swin.main([*arguments[:2], "--out", "x", "--network", "nowhere.py"]) == 2
+    assert "expected a Python file" in capsys.readouterr().err
