@@ -88,6 +88,7 @@ def test_a_bar_is_as_long_as_its_value(value):
     assert chart.size == (800, 400)
     one, other = (columns_of(chart, SERIES[i]) for i in (0, 1))
     assert abs(one.min() - other.min()) <= 1  # charts are smoothed
+    assert other.max() == pytest.approx(800 - 64, abs=2)  # 1.0 is the right end of the axis
     assert len(one) == pytest.approx(value * len(other), abs=3)
 
 

@@ -194,5 +194,5 @@ def test_a_folder_that_cannot_show_it_is_refused_and_nothing_is_written(demo, tm
 
 def test_a_folder_with_results_is_not_written_over(demo, patients, tmp_path, capsys):
     (tmp_path / "results.txt").touch()
-    assert demo.main(["--data", str(patients), "--out", str(tmp_path)]) == 2
+    assert demo.main(["--data", str(patients), "--out", str(tmp_path), *TINY]) == 2
     assert "Choose another folder with --out" in capsys.readouterr().err
