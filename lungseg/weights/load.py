@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lungseg.flags import as_flag
 from lungseg.nn.unetr import resize_positions
 from lungseg.weights.checkpoint_layouts import LAYOUTS, Layout
+from lungseg.weights.renaming import rename_ours
 from lungseg.weights.state_dicts import Table, candidates, contents, read_file
 
 # Arguments of a network in which a checkpoint of ours may differ: the tensors are adapted, or there are none.
@@ -190,6 +191,8 @@ def find_reading(model: nn.Module, content: Mapping[str, Any]) -> tuple[Layout, 
     On a tie the first wins: our own layout before published ones, averaged weights before others.
     """
     known = [layout for layout in LAYOUTS if isinstance(model, layout.network)]
+    if " of " in type(model).__name__:  # of a file given as --network: its checkpoints have its own names
+        known = [Layout("its own names", nn.Module, ".", rename_ours, (), (), ours=True)]
     sizes = {name: tensor.numel() for name, tensor in model.state_dict().items()}
     readings: list[tuple[int, Layout, Table]] = []
     for table in candidates(content):
