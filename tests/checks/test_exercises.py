@@ -22,5 +22,10 @@ def test_a_right_file_passes(file):
             EXERCISES[name].check(getattr(module, name))
 
 
+def test_the_readme_counts_them():
+    readme = (SOLUTIONS.parents[2] / "README.md").read_text()
+    assert f"{len(EXERCISES)} functions and classes have a check" in readme
+
+
 def test_every_name_of_the_course_has_a_check():
     assert {name for names in course.NAMES.values() for name in names} <= set(EXERCISES)
