@@ -41,7 +41,7 @@ from lungseg.training.machine import (
 from lungseg.training.recipe import RunOptions, TrainingRecipe
 from lungseg.training.resume import UNFIT, as_started, check_same_run, load_best, load_parts, open_run
 from lungseg.training.step import Evaluation, freeze
-from lungseg.training.summary import epoch_line, write_summary
+from lungseg.training.summary import ZeroDiceWatch, epoch_line, write_summary
 from lungseg.typed import form
 
 
@@ -91,7 +91,7 @@ class Run:
         self.learned: dict[str, Any] = {}  # name -> what has a state_dict
         self.best_epochs: set[int] = set()  # which best.pt may be of, besides the best epoch
         self.log = RunLog(self.out / "log.jsonl", enabled=False)
-        self.epoch_began = 0.0
+        self.epoch_began, self.zero_dice = 0.0, ZeroDiceWatch()
 
     def print(self, text: object) -> None:
         """Print, in the main process only; nothing if the text is empty."""
@@ -257,6 +257,7 @@ class Run:
                 save_checkpoint(self.out / "best.pt", state)
             save_checkpoint(self.out / "last.pt", state, keep_previous=True)
         self.print(epoch_line(epoch + 1, self.recipe.epochs, train_loss, val, is_best))  # after it was saved
+        self.print(self.zero_dice.remark(val["dice"], self.data.folder, self.out))
 
     def _snapshot(self) -> Checkpoint:
         """Everything that the rest of the run depends on."""

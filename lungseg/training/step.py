@@ -65,6 +65,7 @@ def train_one_epoch(
         title: text before the progress bar, which is silent where there is no terminal.
 
     Raises:
+        ValueError: if there is no batch, or the targets of the first batch are not within [0, 1].
         FloatingPointError: naming the images of a batch whose loss is NaN or infinite. On the CPU that batch has not
             changed the network; on a GPU the network may have been changed, up to CHECK_EVERY steps ago.
     """
@@ -75,7 +76,9 @@ def train_one_epoch(
     watch = LossWatch(device, processes)
     scaler = scaler or GradScaler(device.type, enabled=False)
     with tqdm(batches, desc=title, leave=False, disable=None if processes.is_main else True) as bar:
-        for image, target, ids in with_ids(bar, processes):
+        for number, (image, target, ids) in enumerate(with_ids(bar, processes)):
+            if number == 0:  # of each epoch: masks of 0 and 255 would train without an error, to a negative loss
+                check_target_range(target, ids)
             image, target = to_device(image, device), to_device(target, device)
             optimizer.zero_grad(set_to_none=True)
             share = processes.share(len(image))  # 1.0 in a single process
@@ -106,6 +109,17 @@ def with_ids(batches: Batches, processes: Processes) -> Iterator[tuple[Tensor, T
     for image, target, *ids in batches:
         yield image, target, ids[0] if ids else [f"image {number + i:06d}{of_process}" for i in range(len(image))]
         number += len(image)
+
+
+def check_target_range(target: Tensor, ids: Sequence[str]) -> None:
+    """Raise a ValueError unless all values of a target are within [0, 1]; soft labels between them are allowed."""
+    low, high = (target.min().item(), target.max().item()) if target.numel() else (0, 0)
+    if not (low >= 0 and high <= 1):  # NaN fails both
+        cure = "Divide the masks by 255." if (low, high) == (0, 255) else "Convert the masks to 0 and 1."
+        raise ValueError(
+            f"The targets of the batch that begins with {ids[0]} hold values from {low:g} to {high:g}, "
+            f"expected 0 (background) to 1 (lesion). {cure}"
+        )
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -179,9 +193,11 @@ class LossWatch:
         return f"loss {self.total / self.images:.4f}" if self.images else ""
 
     def mean(self) -> float:
-        """Mean loss per image over all processes."""
+        """Mean loss per image over all processes; a ValueError if none had an image."""
         self.look()
         totals, images = zip(*self.processes.gather((self.total, self.images)), strict=True)
+        if sum(images) == 0:
+            raise ValueError("There was no batch: the loader is empty, or was read to its end before. Give it images.")
         return sum(totals) / sum(images)
 
 
@@ -232,10 +248,11 @@ def evaluate(
         classes: names of the K channels, for the scores; () numbers them.
 
     Returns:
-        The result over the images of all processes, the same in each. The network is left in the mode it was in.
+        The result over the images of all processes, the same in each. The network is left in the mode it was in, also
+        after an error.
 
     Raises:
-        ValueError: if an image was given twice, to one process or to two.
+        ValueError: if there is no image, or one was given twice, to one process or to two.
         FloatingPointError: as in `train_one_epoch`.
     """
     was_training = model.training
@@ -245,14 +262,16 @@ def evaluate(
     names: list[str] = []
     counts: list[Tensor] = []
     bar = tqdm(batches, desc=title, leave=False, disable=None if processes.is_main else True)
-    for image, target, ids in with_ids(bar, processes):
-        image, target = to_device(image, device), to_device(target, device)
-        with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            logits = model(image)  # (B, K, H, W)
-        watch.add(loss_fn(logits.float(), target), ids)
-        names.extend(ids)
-        counts.append(class_counts(logits, target))  # (B, K, 4), still on the device
-    model.train(was_training)
+    try:
+        for image, target, ids in with_ids(bar, processes):
+            image, target = to_device(image, device), to_device(target, device)
+            with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+                logits = model(image)  # (B, K, H, W)
+            watch.add(loss_fn(logits.float(), target), ids)
+            names.extend(ids)
+            counts.append(class_counts(logits, target))  # (B, K, 4), still on the device
+    finally:
+        model.train(was_training)
     return Evaluation(*gather_counts(names, counts, processes), watch.mean(), classes)
 
 

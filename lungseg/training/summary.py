@@ -1,7 +1,9 @@
-"""The summary at the end of a run: the scores compared with the baselines, the curves, and three predictions."""
+"""What a run says: a line per epoch, and at its end the scores beside the baselines, curves and three predictions."""
 
 import math
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from lungseg.charts import line_chart
+from lungseg.data.folder_files import held_kind
 from lungseg.data.samples import Samples
 from lungseg.draw import contact_sheet, prediction_sheet
 from lungseg.evaluation.baselines import baseline_counts
@@ -27,6 +30,32 @@ def epoch_line(epoch: int, epochs: int, train_loss: float, val: dict[str, float]
         f"epoch {epoch:3d}/{epochs}  train loss {train_loss:.4f}  val loss {val['loss']:.4f}  "
         f"val Dice {val['dice']:.4f}  IoU {val['iou']:.4f}{'  best' if is_best else ''}"
     )
+
+
+class ZeroDiceWatch:
+    """Notices, once, that the validation Dice stays 0, the usual sign of a fault in the data or in the settings."""
+
+    EPOCHS = 5  # in a row
+
+    def __init__(self) -> None:
+        self.in_a_row, self.said = 0, False
+
+    def remark(self, dice: float, data: Path, out: Path) -> str:
+        """A sentence after the fifth epoch in a row with a Dice of 0.0000, otherwise "".
+
+        Args:
+            data, out: folders of the data and of the run, for the command that the sentence recommends.
+        """
+        self.in_a_row = self.in_a_row + 1 if round(dice, 4) == 0 else 0  # NaN is no zero
+        if self.said or self.in_a_row < self.EPOCHS:
+            return ""
+        self.said = True
+        where = [shlex.quote(str(path)) for path in (data, out / "last.pt")]
+        command = f"python examples/diagnose.py --data {where[0]} --checkpoint {where[1]}"
+        how = f"Look for the cause with: {command}"
+        if held_kind(data) == "volumes":  # the script examines slices only
+            how = "docs/diagnose.md lists the likely causes."
+        return f"The validation Dice has been 0 for {self.EPOCHS} epochs. {how}"
 
 
 def write_summary(

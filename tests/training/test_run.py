@@ -120,6 +120,16 @@ def test_a_resumed_run_begins_after_its_last_epoch_with_its_own_settings(tmp_pat
     assert torch.equal(again.best()["head.weight"], model.head.weight)
 
 
+def test_a_validation_dice_that_stays_0_is_remarked_on_once_and_logged_as_always(tmp_path, capsys):
+    run = one_epoch(tmp_path)
+    for epoch in range(1, 13):
+        run.end_epoch(epoch, 0.5, {"loss": 0.5, "dice": 0.0, "iou": 0.0}, lr=0.1, is_best=False)
+    remarks = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("epoch")]
+    assert [line for line in remarks if "examples/diagnose.py" in line] == remarks[-1:]
+    assert f"--checkpoint {tmp_path}/last.pt" in remarks[-1]
+    assert len(run.log.lines()) == 1 + 13
+
+
 def test_another_network_is_refused(tmp_path):
     one_epoch(tmp_path)
     with pytest.raises(ValueError, match="another script or version"):

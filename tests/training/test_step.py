@@ -215,6 +215,39 @@ def test_batches_go_to_the_device_of_the_model(monkeypatch):
         evaluate(model, [batch(2)], bce_loss)
 
 
+@pytest.mark.parametrize(("factor", "cure"), [(255, "Divide the masks by 255"), (2, "0 and 1"), (-1, "0 and 1")])
+def test_targets_beyond_0_and_1_are_refused_before_the_first_step(factor, cure):
+    model, (image, target, ids) = nn.Conv2d(1, 1, 1), batch(2)
+    before = weights(model)
+    with pytest.raises(ValueError, match=f"begins with slice0 hold values from .* expected 0 .* {cure}"):
+        train_one_epoch(model, [(image, factor * target, ids)], bce_loss, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="from nan to nan"):
+        train_one_epoch(model, [(image, target * math.nan, ids)], bce_loss, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert torch.equal(weights(model), before)
+
+
+def test_soft_and_boolean_targets_are_trained_on():
+    model, (image, target, ids) = nn.Conv2d(1, 1, 1), batch(2)
+    for allowed in (0.5 * target, target > 0.5):
+        train_one_epoch(model, [(image, allowed, ids)], bce_loss, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_an_empty_loader_is_an_error_in_words():
+    model = nn.Conv2d(1, 1, 1)
+    with pytest.raises(ValueError, match="no batch: the loader is empty"):
+        train_one_epoch(model, [], bce_loss, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="no batch: the loader is empty"):
+        evaluate(model, [], bce_loss)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_leaves_the_mode_as_it_was_also_after_an_error(training):
+    model, (image, target, ids) = nn.Conv2d(1, 1, 1).train(training), batch(2)
+    with pytest.raises(ValueError, match="target"):
+        evaluate(model, [(image, 255 * target, ids)], bce_loss)
+    assert model.training is training
+
+
 # ---- evaluation -------------------------------------------------------------------------------------------------
 
 

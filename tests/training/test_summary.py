@@ -16,7 +16,14 @@ from lungseg.evaluation.metrics import worst_median_best
 from lungseg.losses import bce_loss
 from lungseg.training.log import RunLog
 from lungseg.training.step import Evaluation, evaluate
-from lungseg.training.summary import dice_per_image, draw_curves, draw_predictions, epoch_line, write_summary
+from lungseg.training.summary import (
+    ZeroDiceWatch,
+    dice_per_image,
+    draw_curves,
+    draw_predictions,
+    epoch_line,
+    write_summary,
+)
 
 
 def three_slices(test):
@@ -175,3 +182,28 @@ def test_what_fails_at_the_end_loses_no_score(broken, said, missing, finished, t
     assert "best epoch: Dice 1.0000" in line and log.lines()[-1]["best epoch"]["dice"] == 1
     pictures = {p.name for p in tmp_path.glob("*.png")}
     assert pictures == {"curves.png", "predictions.png"} - {missing}
+
+
+@pytest.mark.parametrize(
+    ("dice", "after"),
+    [
+        ([0.0] * 12, [5]),  # said once
+        ([0.0] * 4 + [0.1] + [0.0] * 4, []),  # not in a row
+        ([0.3] + [0.0] * 5 + [0.3] + [0.0] * 6, [6]),
+        ([0.00004] * 5, [5]),  # printed as 0.0000
+        ([math.nan] * 9, []),  # no validation image has a lesion: another matter
+    ],
+)
+def test_five_epochs_of_dice_0_are_remarked_on_once(dice, after, tmp_path):
+    watch = ZeroDiceWatch()
+    said = [watch.remark(d, tmp_path / "my data", tmp_path / "run") for d in dice]
+    assert [epoch for epoch, sentence in enumerate(said, 1) if sentence] == after
+    for epoch in after:
+        assert f"--data '{tmp_path}/my data' --checkpoint {tmp_path}/run/last.pt" in said[epoch - 1]
+
+
+def test_for_volumes_the_remark_names_a_page_and_no_command(tmp_path):
+    watch = ZeroDiceWatch()
+    (tmp_path / "volumes").mkdir()
+    *_, last = [watch.remark(0.0, tmp_path, tmp_path) for _ in range(5)]
+    assert "docs/diagnose.md" in last and "--data" not in last
