@@ -15,6 +15,7 @@ class Lesson:
     rule: str  # one sentence: what it must compute, and why
     page: str  # that explains it
     slips: Mapping[str, str] = field(default_factory=dict)  # known mistake -> what the student's code seems to do
+    ours: tuple[str, ...] = ()  # what a file that only wraps ours would call; the name, if left out
 
 
 class Wrong(AssertionError):

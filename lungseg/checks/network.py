@@ -33,6 +33,7 @@ NETWORK = Lesson(
         "unused parameters": "some parameters have no influence on the logits and so never learn.",
         "ignores the image": "the logits do not depend on the image.",
     },
+    ours=("SwinUNet", "UNETR", "UNet", "ResNet50UNet", "RRCUNet"),
 )
 SMALL = {"embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4, "drop_path_rate": 0.0,
          "depth": 4, "feature_size": 8, "patch_size": 4, "width": 16}  # fmt: skip

@@ -146,3 +146,18 @@ def test_a_file_may_import_its_neighbours(student):
         student(text + "def cyclic_shift(x, shift_size):\n    return helper.cyclic_shift(x, S(shift_size).s)\n")
     )
     assert done.stdout == "cyclic_shift ... passed\n"
+
+
+def test_our_own_files_pass():
+    for file in ("lungseg/nn/windows.py", "lungseg/losses.py"):
+        done = check(ROOT / file)
+        assert done.returncode == 0 and done.stdout.count("... passed") == len(done.stdout.splitlines()) >= 2
+
+
+def test_a_network_that_only_wraps_ours_is_told_so(student):
+    text = "from torch import nn\nfrom lungseg.nn.unet import UNet as Ours\nclass UNet(nn.Module):\n"
+    text += (
+        "    def __init__(self, i, k):\n        super().__init__()\n        self.net = Ours(i, k, channels=(4, 8))\n"
+    )
+    done = check(student(text + "    def forward(self, x):\n        return self.net(x)\n"))
+    assert done.returncode == 2 and "it calls our own" in done.stdout

@@ -57,7 +57,7 @@ def test_the_number_of_parameters_is_that_of_figure_1_written_out(spatial_dims):
 
 
 @given(H=st.integers(1, 40), W=st.integers(1, 40))
-@settings(sizes=20)
+@settings(max_examples=20)
 def test_each_stage_halves_the_sides_and_rounds_up(H, W):
     network, seen = small_network().eval(), []
     for stage in [*network.encoder, network.bottleneck]:

@@ -204,7 +204,7 @@ def test_a_single_pixel_can_even_be_trained_on(spatial_dims):
     assert logits.isfinite().all()
 
 
-@settings(sizes=15)
+@settings(max_examples=15)
 @given(H=st.integers(1, 40), W=st.integers(1, 40), k=st.integers(1, 4))
 def test_padding_is_zeros_at_the_bottom_and_right_and_cropped(H, W, k):
     network = small_network(patch_size=2**k).eval()
