@@ -63,7 +63,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--fractions", type=float, nargs=3, default=[*FRACTIONS.values()], metavar=("TRAIN", "VAL", "TEST"), help=help_)
     help_ = "similarity, 0 to 1, above which two slices count as of one patient (%(default)s)"
     add("--threshold", type=float, default=0.4, help=help_)
-    help_ = "add augmented copies until there are N training slices (0: none; the report had about 3400)"
+    help_ = "add augmented copies until there are N training slices (0: none; the report had about 3400); then train "
+    help_ += "with --augment none, or the copies are augmented again"
     add("--augment", type=int, default=0, metavar="N", help=help_)
     add("--seed", type=int, default=0, help="decides the split and the augmentation (%(default)s)")
 

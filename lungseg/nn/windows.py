@@ -97,7 +97,7 @@ def shifted_window_mask(
     """Say which token pairs may attend to each other inside each shifted window.
 
     The map is first padded at the bottom and right until window_size divides it, *then* rolled by
-    -shift_size (the other order would carry real rows past the padding). Rolling puts tokens from
+    -shift_size (the other order can carry real rows past the padding). Rolling puts tokens from
     opposite borders into one window; the mask keeps them apart, and keeps padding apart from the image.
     Swin Transformer (Liu et al. 2021), section 3.2, Figure 4.
 

@@ -28,6 +28,21 @@ def test_links_and_pictures_exist(page):
             assert ((ROOT / page).parent / target).exists(), f"{page} points to {target}, which is not there"
 
 
+def anchors(page):
+    """The part behind # that GitHub gives to each heading: lower case, no punctuation, hyphens for blanks."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_link_into_a_page_leads_to_one_of_its_headings(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", text):
+        if "://" not in target:
+            there = (ROOT / page).parent / target if target else ROOT / page
+            assert anchor in anchors(there), f"{page}: {target or 'this page'} has no heading #{anchor}"
+
+
 def test_each_picture_is_drawn_by_a_script_beside_it():
     drawn = {p.stem for p in (ROOT / "docs/pictures").glob("*.py")}
     for picture in (ROOT / "docs/img").glob("*.png"):
