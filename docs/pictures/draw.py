@@ -27,10 +27,13 @@ chart = line_chart(
     x_label="epoch",
     y_label="loss, Dice",
     y_range=(0, 1),
+    scale=2,
 )
 chart.quantize(64).save("docs/img/draw_chart.png", optimize=True)
 
 windows = np.arange(4).reshape(2, 2).repeat(4, 0).repeat(4, 1)
 edge = np.array([0, 0, 1, 1, 1, 1, 2, 2])  # cells of the grid shifted by 2
-labels = [label_map(windows, cell=22), label_map(3 * edge[:, None] + edge, cell=22)]
-contact_sheet([labels], column_labels=["windows of 4 x 4", "the grid shifted by 2"]).save("docs/img/draw_labels.png")
+labels = [label_map(windows, cell=52), label_map(3 * edge[:, None] + edge, cell=52)]
+contact_sheet([labels], column_labels=["windows of 4 x 4", "the grid shifted by 2"], font_size=28).save(
+    "docs/img/draw_labels.png"
+)

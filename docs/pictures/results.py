@@ -45,7 +45,7 @@ def draw_comparison(folder: Path) -> None:
         for name in dict.fromkeys(row["network"] for row in rows)
     }
     title = "mean test Dice by diameter of the lesion"
-    chart = line_chart(series, title=title, x_label="diameter, mm (middle of the size class)", y_range=(0, 1))
+    chart = line_chart(series, title=title, x_label="diameter, mm (middle of the size class)", y_range=(0, 1), scale=2)
     chart.save(IMG / "results_sizes.png", optimize=True)
 
 

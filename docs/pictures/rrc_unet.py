@@ -34,7 +34,7 @@ def main() -> int:
     steps = (1, 2, 4)
     tiles = [heatmap(seen_by_the_centre(n).sqrt().numpy()) for n in steps]
     labels = [f"{n} step{'s' if n > 1 else ''}: {2 * n + 3} x {2 * n + 3} pixels" for n in steps]
-    contact_sheet([tiles], column_labels=labels, scale=12).save(IMG / "rrc_unet_steps.png")
+    contact_sheet([tiles], column_labels=labels, scale=28, font_size=28).save(IMG / "rrc_unet_steps.png")
     return 0
 
 

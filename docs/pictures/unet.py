@@ -41,7 +41,8 @@ def main() -> int:
         [crop_against_slice("batch"), crop_against_slice("instance")],
         row_labels=["batch norm", "instance norm"],
         column_labels=["from a crop", "from the whole image", "difference"],
-        scale=4,
+        scale=9,
+        font_size=28,
     )
     sheet.save(IMG / "unet_norms.png")
     return 0

@@ -98,7 +98,7 @@ def network_picture() -> Image.Image:
 def scale_picture() -> Image.Image:
     """Whom one of 196 tokens listens to, with queries and keys of variance 1, for two scales and none."""
     tiles, captions = [], []
-    for name, attn_scale in [("undivided", None), ("/ sqrt(64), the paper", "sqrt"), ("/ 64, one report", "head_dim")]:
+    for name, attn_scale in [("undivided", None), ("/ sqrt(64), paper", "sqrt"), ("/ 64, report", "head_dim")]:
         torch.manual_seed(0)
         attn = UNETR(img_size=224, embed_dim=192, depth=4, num_heads=3, attn_scale=attn_scale or "sqrt").blocks[0].attn
         nn.init.normal_(attn.qkv.weight, std=192**-0.5)
@@ -108,10 +108,15 @@ def scale_picture() -> Image.Image:
             _, weights = attn(torch.randn(1, 196, 192), return_weights=True)  # (1, 3, 196, 196)
         row = weights[0, 0, 90].view(14, 14).double().numpy()
         entropy = -(weights * weights.clamp(min=1e-30).log()).sum(-1).mean().item()
-        tiles.append(heatmap(np.kron(row, np.ones((18, 18))), 0.0, 0.03))
+        tiles.append(heatmap(np.kron(np.log10(row.clip(1e-30)), np.ones((32, 32))), -4, 0))
         captions.append(f"{name}: entropy {entropy:.2f}")
     return contact_sheet(
-        [tiles], captions=[captions], row_labels=["196 tokens,\n64 channels\nper head;\nuniform would\nbe 5.28"]
+        [tiles],
+        captions=[captions],
+        row_labels=[
+            "colour: log10\nof the weight,\n-4 black,\n0 pale yellow\n\nof 196 tokens;\nuniform:\nentropy 5.28"
+        ],
+        font_size=28,
     )
 
 
@@ -121,11 +126,11 @@ def patches_picture() -> Image.Image:
     grey = hu_to_grey(window.hu)
     tiles = []
     for patch in (16, 8):
-        picture = overlay(grey, window.target, scale=5)
-        picture[:: 5 * patch] = picture[:, :: 5 * patch] = (255, 236, 120)
+        picture = overlay(grey, window.target, scale=6)
+        picture[:: 6 * patch] = picture[:, :: 6 * patch] = (255, 236, 120)
         tiles.append(picture)
     names = [f"patch {p}: {(64 // p) ** 2} tokens" for p in (16, 8)]
-    return contact_sheet([tiles], column_labels=names)
+    return contact_sheet([tiles], column_labels=names, scale=2, font_size=28)
 
 
 def main() -> int:
