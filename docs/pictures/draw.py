@@ -15,7 +15,7 @@ for seed, shift, words in ((3, 0, "a good one"), (4, 4, "off by four pixels"), (
     pred = probs > 0.5
     dice = 2 * (pred & (s.target > 0)).sum() / (pred.sum() + s.target.sum())
     rows.append((f"{words}\nDice {dice:.2f}", hu_to_grey(s.hu), s.target, probs))
-prediction_sheet(rows).quantize(200).save("docs/img/draw_predictions.png", optimize=True)
+prediction_sheet(rows, scale=2, font_size=28).quantize(200).save("docs/img/draw_predictions.png", optimize=True)
 
 rng = np.random.default_rng(0)
 loss = [(e, np.exp(-e / 8) + 0.02 * rng.standard_normal()) for e in range(40)]
