@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from lungseg.draw import GRID, INK, SERIES, font, text_size
 
-ZOOM = 2  # charts are drawn at twice the size and shrunk, because Pillow draws jagged lines
+ZOOM = 4  # charts are drawn larger by this factor and shrunk, because Pillow draws jagged lines
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Axes:
     right: int
     top: int
     bottom: int
+    log: str = ""  # the axes whose values are log10 of what their ticks say: "", "x", "y" or "xy"
 
     def to_pixels(self, x: float, y: float) -> tuple[float, float]:
         """Data to pixels; values above or below the y axis are drawn on its ends."""
@@ -39,18 +40,26 @@ def line_chart(
     y_label: str = "",
     size: tuple[int, int] = (640, 400),
     y_range: tuple[float, float] | None = None,
+    log: str = "",
+    scale: int = 1,
 ) -> Image.Image:
     """Draw curves with axes, ticks and a legend.
 
     Args:
         series: name -> (x, y) points in order. A point that is NaN or infinite leaves a gap in the line.
-        size: (width, height) in pixels.
+        size: (width, height) in pixels, of a chart whose text is 12 pixels high.
         y_range: (low, high) of the y axis; None fits the data.
+        log: "x", "y" or "xy": the axes on which equal distances are equal ratios. There, a value that is not positive
+            leaves a gap.
+        scale: enlarge everything by this whole factor, up to ZOOM.
     """
+    if log:
+        series = {name: [to_log(point, log) for point in line] for name, line in series.items()}
+        y_range = (math.log10(y_range[0]), math.log10(y_range[1])) if y_range and "y" in log else y_range
     width, height = ZOOM * size[0], ZOOM * size[1]
     picture = Image.new("RGB", (width, height), "white")
     draw, small, large = ImageDraw.Draw(picture), font(12 * ZOOM), font(15 * ZOOM)
-    axes = place_axes(series, y_range, width, height)
+    axes = place_axes(series, y_range, width, height, log)
     draw_axes(draw, axes)
     for number, (name, line) in enumerate(series.items()):
         colour = SERIES[number % len(SERIES)]
@@ -65,7 +74,7 @@ def line_chart(
     place = height - (axes.top + axes.bottom) / 2, ZOOM * 4
     ImageDraw.Draw(strip).text(place, y_label, INK, small, anchor="ma")
     picture.paste(strip.rotate(90, expand=True), (0, 0))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    return picture.resize((scale * size[0], scale * size[1]), Image.Resampling.LANCZOS)
 
 
 def bar_chart(
@@ -75,6 +84,7 @@ def bar_chart(
     x_label: str = "",
     size: tuple[int, int] = (800, 400),
     x_range: tuple[float, float] = (0.0, 1.0),
+    scale: int = 1,
 ) -> Image.Image:
     """Draw horizontal bars in groups, each with its interval and its value.
 
@@ -82,8 +92,9 @@ def bar_chart(
         groups: name of the group, which may hold line breaks -> name of the bar -> (value, low, high). The same bars in
             every group, each with its colour in the legend. No bar is drawn where the value is NaN, and no interval
             where low is NaN.
-        size: (width, height) in pixels.
+        size: (width, height) in pixels, of a chart whose text is 14 pixels high.
         x_range: (low, high) of the axis; bars begin at its low end.
+        scale: enlarge everything by this whole factor, up to ZOOM.
     """
     width, height = ZOOM * size[0], ZOOM * size[1]
     picture = Image.new("RGB", (width, height), "white")
@@ -104,7 +115,7 @@ def bar_chart(
     draw.line((axes.left, axes.top, axes.left, axes.bottom), INK, width=ZOOM)
     draw.text(((axes.left + axes.right) / 2, 10 * ZOOM), title, INK, font(17 * ZOOM), anchor="ma")
     draw.text(((axes.left + axes.right) / 2, height - 6 * ZOOM), x_label, INK, text, anchor="md")
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    return picture.resize((scale * size[0], scale * size[1]), Image.Resampling.LANCZOS)
 
 
 def draw_legend(draw: ImageDraw.ImageDraw, names: Sequence[str], x: int) -> None:
@@ -135,28 +146,35 @@ def draw_bar(
 
 
 def place_axes(
-    series: Mapping[str, Sequence[tuple[float, float]]], y_range: tuple[float, float] | None, width: int, height: int
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    y_range: tuple[float, float] | None,
+    width: int,
+    height: int,
+    log: str = "",
 ) -> Axes:
     """Axes that hold all points, with room for the tick labels on the left and the legend on the right."""
     points = [p for line in series.values() for p in line if np.isfinite(p).all()]
     x_range = bounds([x for x, _ in points])
-    if y_range is None:  # up to the next round number
-        low, *_, high = ticks(*bounds([y for _, y in points]))
-        y_range = low, high
+    if y_range is None:
+        y_range = bounds([y for _, y in points])
+        if "y" not in log:  # up to the next round number
+            low, *_, high = ticks(*y_range)
+            y_range = low, high
     small = font(12 * ZOOM)
-    left = ZOOM * 34 + max(text_size(words, small)[0] for _, words in labelled_ticks(*y_range))
+    labelled = log_ticks(*y_range) if "y" in log else labelled_ticks(*y_range)
+    left = ZOOM * 34 + max((text_size(words, small)[0] for _, words in labelled), default=0)
     right = width - ZOOM * 40 - max((text_size(name, small)[0] for name in series), default=0)
-    return Axes(x_range, y_range, left, right, top=ZOOM * 36, bottom=height - ZOOM * 46)
+    return Axes(x_range, y_range, left, right, top=ZOOM * 36, bottom=height - ZOOM * 46, log=log)
 
 
 def draw_axes(draw: ImageDraw.ImageDraw, axes: Axes) -> None:
     """Both axes with their labelled ticks, and a grid line at each tick of the y axis."""
     small = font(12 * ZOOM)
-    for value, words in labelled_ticks(*axes.y_range):
+    for value, words in log_ticks(*axes.y_range) if "y" in axes.log else labelled_ticks(*axes.y_range):
         _, y = axes.to_pixels(axes.x_range[0], value)
         draw.line((axes.left, y, axes.right, y), GRID, width=ZOOM)
         draw.text((axes.left - 5 * ZOOM, y), words, INK, small, anchor="rm")
-    for value, words in labelled_ticks(*axes.x_range):
+    for value, words in log_ticks(*axes.x_range) if "x" in axes.log else labelled_ticks(*axes.x_range):
         x, _ = axes.to_pixels(value, axes.y_range[0])
         draw.line((x, axes.bottom, x, axes.bottom + 4 * ZOOM), INK, width=ZOOM)
         draw.text((x, axes.bottom + 6 * ZOOM), words, INK, small, anchor="ma")
@@ -184,6 +202,20 @@ def finite_pieces(line: Sequence[tuple[float, float]]) -> list[list[tuple[float,
         else:
             pieces.append([])
     return [piece for piece in pieces if piece]
+
+
+def to_log(point: tuple[float, float], log: str) -> tuple[float, float]:
+    """The point with log10 of its values on the axes named in `log`; NaN for a value that has none."""
+    x, y = (math.log10(v) if axis in log and v > 0 else math.nan if axis in log else v
+            for axis, v in zip("xy", point, strict=True))  # fmt: skip
+    return x, y
+
+
+def log_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """1, 2 and 5 times the powers of ten in [10**low, 10**high], or over more than three decades the powers alone."""
+    steps = (1, 2, 5) if high - low <= 3 else (1,)
+    values = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in steps]
+    return [(math.log10(v), f"{v:g}") for v in values if low - 1e-9 <= math.log10(v) <= high + 1e-9]
 
 
 def bounds(values: list[float]) -> tuple[float, float]:

@@ -243,6 +243,7 @@ def prediction_sheet(
     *,
     threshold: float = 0.5,
     scale: int = 1,
+    font_size: int = 13,
     classes: Sequence[str] = (),
 ) -> Image.Image:
     """Show predictions of a network, one slice per row.
@@ -252,6 +253,7 @@ def prediction_sheet(
             probability and errors: results can be shown without the images they come from.
         threshold: the prediction is where probs > threshold.
         scale: enlarge by this whole factor.
+        font_size: of all text, in pixels.
         classes: names of lesion classes, if there are several. Then each target is a label map (H, W) and probs are
             (K, H, W), whose largest value at each pixel is shown; the outlines have the colours of the classes.
     """
@@ -274,13 +276,13 @@ def prediction_sheet(
             tiles = [overlay(image, *maps, scale=scale, by_class=by_class) for maps in outlines]
         heat = heatmap(probs.max(axis=0) if by_class else probs)
         sheet.append([*tiles, enlarge(heat, scale), enlarge(error_map(target, pred, by_class=by_class), scale)])
-    picture = contact_sheet(sheet, row_labels=[row[0] for row in rows], column_labels=columns)
-    return with_legend(picture, classes) if by_class else picture
+    picture = contact_sheet(sheet, row_labels=[row[0] for row in rows], column_labels=columns, font_size=font_size)
+    return with_legend(picture, classes, font_size) if by_class else picture
 
 
-def with_legend(picture: Image.Image, classes: Sequence[str]) -> Image.Image:
+def with_legend(picture: Image.Image, classes: Sequence[str], font_size: int = 13) -> Image.Image:
     """The picture with a legend below it: each class with its colour, in as many lines as needed."""
-    text, gap, swatch = font(13), 6, 12
+    text, gap, swatch = font(font_size), 6, font_size - 1
     entries, x, y = [], gap, gap  # (left, top, name)
     for name in classes:
         width = 2 * swatch + gap + text_size(name, text)[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from lungseg.charts import bar_chart, labelled_ticks, line_chart, ticks
+from lungseg.charts import bar_chart, labelled_ticks, line_chart, log_ticks, ticks
 from lungseg.draw import (
     SERIES,
 )
@@ -105,3 +105,31 @@ def test_an_interval_is_drawn_over_its_bar_and_nan_draws_none():
 @pytest.mark.parametrize("groups", [{}, {"a": {}}, {"a\nb": {"x": (float("nan"),) * 3}}, {"a": {"x": (0.0, 0.0, 2.0)}}])
 def test_hard_bars_give_a_picture(groups):
     assert bar_chart(groups, title="t", x_label="x").size == (800, 400)
+
+
+def test_scale_enlarges_everything():
+    series = {"a": [(0, 0.1), (5, 0.9)]}
+    once, twice = line_chart(series, title="t"), line_chart(series, title="t", scale=2)
+    assert twice.size == (1280, 800)
+    shrunk = np.asarray(twice.resize(once.size)).astype(int)
+    assert np.abs(shrunk - np.asarray(once)).mean() < 1
+    assert bar_chart({"g": {"a": (0.5, 0.4, 0.6)}}, scale=2).size == (1600, 800)
+
+
+def test_on_logarithmic_axes_a_power_is_a_straight_line():
+    points = [(x, x**3) for x in (1.0, 2.0, 5.0, 10.0, 50.0, 100.0)]
+    chart = np.asarray(line_chart({"cube": points}, log="xy")).astype(int)
+    ys, xs = np.nonzero(np.abs(chart[40:350, :550] - SERIES[0]).max(-1) < 30)
+    assert np.corrcoef(xs, ys)[0, 1] < -0.9999
+
+
+@given(st.floats(-12, 12), st.floats(0.8, 9))
+def test_logarithmic_ticks_say_where_they_stand(low, span):
+    found = log_ticks(low, low + span)
+    assert found and all(low - 1e-6 <= position <= low + span + 1e-6 for position, _ in found)
+    assert all(float(words) == pytest.approx(10**position, rel=1e-6) for position, words in found)
+
+
+def test_what_has_no_logarithm_leaves_a_gap():
+    chart = line_chart({"a": [(0, 1.0), (1, 0.0), (2, -1.0), (3, 10.0)]}, log="y")
+    assert chart.size == (640, 400) and line_chart({"a": [(0, 0.0)]}, log="xy").size == (640, 400)

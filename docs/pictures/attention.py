@@ -29,8 +29,15 @@ def sharpness() -> list[tuple[str, list[tuple[float, float]]]]:
 
 
 def main() -> int:
-    chart = line_chart(dict(sharpness()), title="Largest of 196 weights (uniform would be 0.005)",
-                       x_label="channels d of a head", y_label="largest weight")  # fmt: skip
+    chart = line_chart(
+        dict(sharpness()),
+        title="Largest of 196 weights (uniform would be 0.005)",
+        x_label="channels d of a head",
+        y_label="largest weight",
+        y_range=(0.005, 1),
+        log="xy",
+        scale=2,
+    )
     chart.save(IMG / "attention_scale.png")
 
     torch.manual_seed(0)
@@ -40,17 +47,17 @@ def main() -> int:
         attn.relative_position_bias_table[:, 0] = -(offset[:, None] ** 2 + offset[None, :] ** 2).flatten() / 4
         bias = attn.relative_position_bias(4)[0].numpy()  # (16, 16)
     table = attn.relative_position_bias_table.detach().view(7, 7).numpy()
-    tiles = [heatmap(np.kron(table, np.ones((32, 32))), -4.5, 0), heatmap(np.kron(bias, np.ones((14, 14))), -4.5, 0)]
-    query = [heatmap(np.kron(bias[i].reshape(4, 4), np.ones((56, 56))), -4.5, 0) for i in (0, 6)]
-    tiles = [label_map(relative_position_index(2).numpy(), cell=56), *tiles, *query]
+    tiles = [heatmap(np.kron(table, np.ones((48, 48))), -4.5, 0), heatmap(np.kron(bias, np.ones((21, 21))), -4.5, 0)]
+    query = [heatmap(np.kron(bias[i].reshape(4, 4), np.ones((84, 84))), -4.5, 0) for i in (0, 6)]
+    tiles = [label_map(relative_position_index(2).numpy(), cell=84), *tiles, *query]
     names = [
-        "index, 2 x 2 window",
-        "table of offsets, 7 x 7",
+        "index,\n2 x 2 window",
+        "table of offsets,\n7 x 7",
         "bias B, 16 x 16",
-        "row 0 of B in the window",
-        "row 6 of B in the window",
+        "row 0 of B\nin the window",
+        "row 6 of B\nin the window",
     ]
-    contact_sheet([tiles], column_labels=names).save(IMG / "attention_bias.png")
+    contact_sheet([tiles], column_labels=names, font_size=26).save(IMG / "attention_bias.png")
     return 0
 
 

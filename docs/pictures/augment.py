@@ -36,5 +36,7 @@ contact_sheet(
         [tile(augmentation, 0) for augmentation in alone.values()],
         [tile(everything, seed) for seed in range(1, 7)],
     ],
-    captions=[list(alone), [f"everything, seed {seed}" for seed in range(1, 7)]],
+    captions=[list(alone), [f"everything {seed}" for seed in range(1, 7)]],
+    scale=2,
+    font_size=32,
 ).quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save("docs/img/augment.png", optimize=True)

@@ -21,5 +21,7 @@ sheet = contact_sheet(
     [tiles],
     column_labels=["fixed window", "fixed window, metal", "own range", "own range, metal"],
     captions=[[f"lung at grey {np.median(t[lung]):.0f}" for t in tiles]],
+    scale=2,
+    font_size=30,
 )
 sheet.quantize(128).save("docs/img/ct.png", optimize=True)

@@ -7,7 +7,7 @@ from lungseg.data.ct import hu_to_grey
 from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.draw import font
 
-SIDE, GAP = 72, 8
+SIDE, GAP = 144, 16
 BLUE, GREEN, ORANGE, GREY = (190, 212, 240), (190, 226, 190), (250, 214, 165), (110, 110, 110)
 COLUMNS = ["label1", "mask", "hu_array_old", "spacing_mm"]
 COLOURS = [GREEN, ORANGE, ORANGE, BLUE]
@@ -18,7 +18,7 @@ ct = [Image.fromarray(hu_to_grey(s.hu)).resize((SIDE, SIDE)) for s in slices]
 mask = [Image.fromarray(255 * s.target).resize((SIDE, SIDE)) for s in slices]
 TABLE = [["LR2", "LR3", "LR4A"], mask, ct, ["0.70", "0.62", "0.78"]]
 
-image = Image.new("RGB", (1010, 420), "white")
+image = Image.new("RGB", (2020, 840), "white")
 draw = ImageDraw.Draw(image)
 
 
@@ -28,29 +28,29 @@ def cells(column: int, left: int, top: int, step: tuple[int, int]) -> None:
         x, y = left + i * step[0], top + i * step[1]
         draw.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), fill=COLOURS[column], outline="white")
         if isinstance(cell, str):
-            draw.text((x + SIDE / 2, y + SIDE / 2), cell, (0, 0, 0), font(16), anchor="mm")
+            draw.text((x + SIDE / 2, y + SIDE / 2), cell, (0, 0, 0), font(32), anchor="mm")
         else:
-            image.paste(cell.resize((SIDE - 10, SIDE - 10)), (x + 5, y + 5))
+            image.paste(cell.resize((SIDE - 20, SIDE - 20)), (x + 10, y + 10))
 
 
-draw.text((20, 22), "three blocks (columns, rows)", (0, 0, 0), font(17), anchor="lm")
+draw.text((40, 44), "three blocks (columns, rows)", (0, 0, 0), font(34), anchor="lm")
 blocks = [("texts, place 0", [0]), ("objects, places 1 and 2", [1, 2]), ("float64, place 3", [3])]
-top = 62
+top = 124
 for title, members in blocks:
-    draw.text((20, top - 10), title, GREY, font(13), anchor="lm")
+    draw.text((40, top - 20), title, GREY, font(26), anchor="lm")
     for member in members:
-        cells(member, 20, top, (SIDE, 0))
+        cells(member, 40, top, (SIDE, 0))
         top += SIDE
-    top += 22
-draw.text((320, 190), "frame_columns", (0, 0, 0), font(15), anchor="mm")
-draw.line((262, 206, 372, 206), (0, 0, 0), 2)
-draw.polygon([(372, 200), (384, 206), (372, 212)], (0, 0, 0))
+    top += 44
+draw.text((640, 380), "frame_columns", (0, 0, 0), font(30), anchor="mm")
+draw.line((524, 412, 744, 412), (0, 0, 0), 4)
+draw.polygon([(744, 400), (768, 412), (744, 424)], (0, 0, 0))
 
-draw.text((410, 22), "the columns of the table, row i in place i", (0, 0, 0), font(17), anchor="lm")
+draw.text((820, 44), "the columns of the table, row i in place i", (0, 0, 0), font(34), anchor="lm")
 for column, name in enumerate(COLUMNS):
-    left = 450 + column * (SIDE + 64)
-    draw.text((left + SIDE / 2, 56), name, (0, 0, 0), font(15), anchor="mm")
-    cells(column, left, 76, (0, SIDE + GAP))
+    left = 900 + column * (SIDE + 128)
+    draw.text((left + SIDE / 2, 112), name, (0, 0, 0), font(30), anchor="mm")
+    cells(column, left, 152, (0, SIDE + GAP))
 for row in range(3):
-    draw.text((420, 76 + row * (SIDE + GAP) + SIDE / 2), str(row), GREY, font(15), anchor="mm")
+    draw.text((840, 152 + row * (SIDE + GAP) + SIDE / 2), str(row), GREY, font(30), anchor="mm")
 image.quantize(128).save("docs/img/dataframe.png", optimize=True)

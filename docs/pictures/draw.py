@@ -15,7 +15,7 @@ for seed, shift, words in ((3, 0, "a good one"), (4, 4, "off by four pixels"), (
     pred = probs > 0.5
     dice = 2 * (pred & (s.target > 0)).sum() / (pred.sum() + s.target.sum())
     rows.append((f"{words}\nDice {dice:.2f}", hu_to_grey(s.hu), s.target, probs))
-prediction_sheet(rows).quantize(200).save("docs/img/draw_predictions.png", optimize=True)
+prediction_sheet(rows, scale=2, font_size=28).quantize(200).save("docs/img/draw_predictions.png", optimize=True)
 
 rng = np.random.default_rng(0)
 loss = [(e, np.exp(-e / 8) + 0.02 * rng.standard_normal()) for e in range(40)]
@@ -27,10 +27,13 @@ chart = line_chart(
     x_label="epoch",
     y_label="loss, Dice",
     y_range=(0, 1),
+    scale=2,
 )
 chart.quantize(64).save("docs/img/draw_chart.png", optimize=True)
 
 windows = np.arange(4).reshape(2, 2).repeat(4, 0).repeat(4, 1)
 edge = np.array([0, 0, 1, 1, 1, 1, 2, 2])  # cells of the grid shifted by 2
-labels = [label_map(windows, cell=22), label_map(3 * edge[:, None] + edge, cell=22)]
-contact_sheet([labels], column_labels=["windows of 4 x 4", "the grid shifted by 2"]).save("docs/img/draw_labels.png")
+labels = [label_map(windows, cell=52), label_map(3 * edge[:, None] + edge, cell=52)]
+contact_sheet([labels], column_labels=["windows of 4 x 4", "the grid shifted by 2"], font_size=28).save(
+    "docs/img/draw_labels.png"
+)

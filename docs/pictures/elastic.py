@@ -26,11 +26,13 @@ contact_sheet(
     [steps, [*bent, folded]],
     captions=[
         [
-            "a phantom slice with a grid",
-            "row displacement, -8 to 8 px",
-            "column displacement, -8 to 8 px",
-            "the slice, bent: alpha 3, sigma 24",
+            "a slice with a grid",
+            "rows move by -8 to 8 px",
+            "columns move by -8 to 8 px",
+            "bent: alpha 3, sigma 24",
         ],
-        [*(f"alpha {a} px, sigma {s} px" for a, s in settings), "alpha 3, sigma 24, times 5: it folds"],
+        [*(f"alpha {a} px, sigma {s} px" for a, s in settings), "3 and 24, times 5: it folds"],
     ],
+    scale=2,
+    font_size=28,
 ).quantize(96).save("docs/img/elastic.png", optimize=True)

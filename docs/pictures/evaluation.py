@@ -1,10 +1,11 @@
 """Draw docs/img/evaluation.png: Dice by size on phantoms; intervals resampled by slice and by patient."""
 
 from dataclasses import replace
+from math import nan
 
 import numpy as np
 
-from lungseg.charts import line_chart
+from lungseg.charts import bar_chart
 from lungseg.data.phantoms.scene import phantom_crops
 from lungseg.draw import contact_sheet
 from lungseg.evaluation.lesions import SIZES_MM
@@ -28,34 +29,37 @@ def scores_of_patient(p: int) -> list:
 patients = [scores_of_patient(p) for p in range(PATIENTS)]
 scores = [score for of_patient in patients for score in of_patient]
 
-by_size = {"per slice": [], "pooled": [], "95 % high": [], "95 % low": []}
-for x, size in enumerate(SIZES_MM):
+by_size = {}  # size -> bar -> (value, low, high)
+for size in SIZES_MM:
     row = table_row(scores, stratum=Stratum(size=size))
-    for name, key in zip(by_size, ("dice", "pooled_dice", "dice_high", "dice_low"), strict=True):
-        by_size[name].append((x, row[key]))
+    name = f"{size}\n{row['slices']} slices,\n{row['patients']} patients"
+    pooled = (row["pooled_dice"], row["pooled_dice_low"], row["pooled_dice_high"])
+    by_size[name] = {"mean of slices": (row["dice"], row["dice_low"], row["dice_high"]), "pooled": pooled}
     print(size, {key: row[key] for key in ("slices", "patients", "dice", "dice_low", "dice_high", "pooled_dice")})
-sizes = line_chart(
+sizes = bar_chart(
     by_size,
-    title="Dice of predictions that are 0 to 3 pixels off",
-    x_label="size of the largest lesion (0: <5 mm, 1: 5-10 mm, 2: 10-20 mm, 3: >=20 mm)",
-    y_label="Dice",
-    y_range=(0, 1),
-    size=(680, 330),
+    title="Dice of predictions that are 0 to 3 pixels off, with 95 % intervals",
+    x_label="Dice",
+    size=(700, 430),
+    scale=2,
 )
 
-widths = {"resampled by patient (right)": [], "resampled by slice (wrong)": []}
+widths = {}  # slices of each patient -> bar -> width
 for n in COUNTS:
     some = [score for of_patient in patients for score in of_patient[:n]]
     each_alone = [replace(score, group=score.id) for score in some]
-    for name, chosen in zip(widths, (some, each_alone), strict=True):
+    widths[n] = {}
+    for name, chosen in (("resampled by patient (right)", some), ("resampled by slice (wrong)", each_alone)):
         low, high = interval(chosen)
-        widths[name].append((n, high - low))
-    print(n, {name: round(line[-1][1], 3) for name, line in widths.items()})
-evidence = line_chart(
-    widths,
+        widths[n][name] = high - low
+    print(n, {name: round(width, 3) for name, width in widths[n].items()})
+evidence = bar_chart(
+    {f"{n} slice{'s' * (n > 1)}\nof each": {name: (width, nan, nan) for name, width in bars.items()}
+     for n, bars in widths.items()},
     title=f"Width of the 95 % interval of the mean Dice, {PATIENTS} patients",
-    x_label="slices of each patient",
-    y_label="width",
-    size=(680, 330),
-)
+    x_label="width",
+    size=(700, 400),
+    x_range=(0.0, 0.2),
+    scale=2,
+)  # fmt: skip
 contact_sheet([[sizes], [evidence]]).quantize(64).save("docs/img/evaluation.png", optimize=True)

@@ -16,5 +16,5 @@ with tempfile.TemporaryDirectory() as scratch:
         image, target = read_slice(folder, record)
         tiles.append(overlay(image, target))
         captions.append(f"{record.id}, {record.split}\n{record.label}, {target.sum()} px")
-sheet = contact_sheet([tiles[:4], tiles[4:]], captions=[captions[:4], captions[4:]])
+sheet = contact_sheet([tiles[:4], tiles[4:]], captions=[captions[:4], captions[4:]], scale=2, font_size=26)
 sheet.quantize(160).save("docs/img/folder.png", optimize=True)

@@ -24,6 +24,7 @@ chart = line_chart(
     y_label="weight",
     size=(640, 300),
     y_range=(0, 1),
+    scale=2,
 )
 chart.save("docs/img/inference_weights.png", optimize=True)
 
@@ -49,5 +50,7 @@ sheet = contact_sheet(
     column_labels=["the whole slice at once", *ways],
     row_labels=["output", "slice, and\ndifference\nfrom the whole"],
     captions=[[""] * 4, ["", *(f"mean {error.mean():.3f}" for error in errors)]],
+    scale=2,
+    font_size=28,
 )
 sheet.quantize(128).save("docs/img/inference_seams.png", optimize=True)

@@ -22,9 +22,9 @@ predictions = {
 tiles, captions = [], []
 for pred in predictions.values():
     lesions, false_positives = match_lesions(pred, target, 0.7)
-    tiles.append(overlay(0.15 + 0.25 * target, target, pred, scale=4))
+    tiles.append(overlay(0.15 + 0.25 * target, target, pred, scale=5))
     captions.append(f"found {sum(x.found for x in lesions)} of {len(lesions)}, false positives {false_positives}")
 names = list(predictions)
 rows = [tiles[:2], tiles[2:]]
 words = [[f"{n}:\n{c}" for n, c in zip(names[i : i + 2], captions[i : i + 2], strict=True)] for i in (0, 2)]
-contact_sheet(rows, captions=words).quantize(64).save("docs/img/lesions.png", optimize=True)
+contact_sheet(rows, captions=words, scale=2, font_size=28).quantize(64).save("docs/img/lesions.png", optimize=True)

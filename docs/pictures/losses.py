@@ -30,6 +30,7 @@ for lesion_radius in (3, 10):
             y_label="loss",
             y_range=(0, 1),
             size=(430, 300),
+            scale=2,
         )
     )
 
@@ -48,5 +49,6 @@ empty = line_chart(
     x_label="log10 of the predicted pixels, sum(p)",
     y_label="sum of the gradient",
     size=(860, 300),
+    scale=2,
 )
 contact_sheet([[contact_sheet([rows])], [empty]]).save("docs/img/losses.png", optimize=True)

@@ -28,6 +28,7 @@ by_size = line_chart(
     y_label="Dice",
     y_range=(0, 1),
     size=(640, 300),
+    scale=2,
 )
 
 iou = np.linspace(0.5, 0.9, 41)
@@ -43,5 +44,6 @@ bound = line_chart(
     x_label="mean IoU over the same images",
     y_label="mean Dice",
     size=(640, 340),
+    scale=2,
 )
 contact_sheet([[by_size], [bound]]).save("docs/img/metrics.png", optimize=True)

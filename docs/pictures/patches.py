@@ -6,7 +6,7 @@ from lungseg.data.ct import hu_to_grey
 from lungseg.data.phantoms.scene import phantom_crops
 from lungseg.draw import contact_sheet, enlarge, overlay
 
-SIDE, PATCH, SCALE = 32, 4, 8  # pixels of the crop, pixels of a patch, and how much the drawing is enlarged
+SIDE, PATCH, SCALE = 32, 4, 5  # pixels of the crop, pixels of a patch, and how much the drawing is enlarged
 LINE = (255, 236, 120)
 
 crop = phantom_crops(np.random.default_rng(5), num=3, size=SIDE, diameter_mm=(5.5, 6.0), kinds=("solid",))[1]
@@ -23,4 +23,6 @@ names = [
     "PatchEmbed: 8 x 8 tokens",
     "PatchMerging: 4 x 4 tokens",
 ]
-contact_sheet([tiles], column_labels=names).quantize(96).save("docs/img/patches.png", optimize=True)
+contact_sheet([tiles], column_labels=names, scale=3, font_size=30).quantize(96).save(
+    "docs/img/patches.png", optimize=True
+)

@@ -34,7 +34,7 @@ def slices() -> None:
         other = phantom_patient(np.random.default_rng(seed), num_slices=1, size=208, field_of_view_mm=350)[0]
         bottom.append(overlay(hu_to_grey(other.hu), other.target))
     captions = [[f"patient A, slice {s.slice_index}" for s in stack[1::2]], [f"patient {p}" for p in "BCD"]]
-    save(contact_sheet([top, bottom], captions=captions), "phantoms.png")
+    save(contact_sheet([top, bottom], captions=captions, scale=2, font_size=28), "phantoms.png")
 
 
 def nodules() -> None:
@@ -45,10 +45,10 @@ def nodules() -> None:
         for i, diameter in enumerate((4, 7, 11, 16, 22, 28)):
             rng = np.random.default_rng([k, i])
             window = phantom_crops(rng, num=1, diameter_mm=(diameter, diameter), kinds=[kind])[0]
-            row.append(overlay(hu_to_grey(window.hu), window.target if i % 2 else None, scale=2))
+            row.append(overlay(hu_to_grey(window.hu), window.target if i % 2 else None))
         rows.append(row)
     sizes = [f"{d} mm" for d in (4, 7, 11, 16, 22, 28)]
-    save(contact_sheet(rows, row_labels=KINDS, column_labels=sizes), "phantoms_nodules.png")
+    save(contact_sheet(rows, row_labels=KINDS, column_labels=sizes, scale=3, font_size=28), "phantoms_nodules.png")
 
 
 def heights() -> None:
@@ -57,7 +57,10 @@ def heights() -> None:
     zs = (40, 70, 95, 120, 145, 185)
     tiles = [hu_to_grey(paint_thorax(thorax, grid, float(z))) for z in zs]
     names = [f"z = {z} mm" for z in zs]
-    save(contact_sheet([tiles[:3], tiles[3:]], captions=[names[:3], names[3:]]), "phantoms_heights.png")
+    save(
+        contact_sheet([tiles[:3], tiles[3:]], captions=[names[:3], names[3:]], scale=2, font_size=28),
+        "phantoms_heights.png",
+    )
 
 
 def lungs() -> None:
@@ -69,7 +72,7 @@ def lungs() -> None:
         picture = heatmap(d, -50, 60)
         picture[np.abs(d) < grid.spacing / 2] = 255
         tiles.append(picture)
-    sheet = contact_sheet([tiles], column_labels=["z = 60 mm", "z = 110 mm", "z = 165 mm"])
+    sheet = contact_sheet([tiles], column_labels=["z = 60 mm", "z = 110 mm", "z = 165 mm"], scale=2, font_size=28)
     sheet.quantize(128).save(IMG / "phantoms_lungs.png", optimize=True)
 
 
@@ -83,11 +86,13 @@ def tree() -> None:
         ends = [((p[0] + 135) * scale, (p[2] - 5) * scale) for p in (v.start[i], v.stop[i])]
         shade = int(np.clip(190 - 1.1 * v.start[i, 1], 70, 255))
         pen.line([*ends[0], *ends[1]], fill=shade, width=max(1, round(2 * v.r0[i] * scale)))
-    front = front.resize((405, 405), Image.Resampling.LANCZOS)
-    grid = Grid((405, 405), 2 / 3, (0.0, 0.0))
+    front = front.resize((540, 540), Image.Resampling.LANCZOS)
+    grid = Grid((540, 540), 1 / 2, (0.0, 0.0))
     tiles = [front, *(heatmap(rods_coverage(grid, z, v)) for z in (80.0, 110.0))]
     names = ["from the front", "cut at z = 80 mm", "cut at z = 110 mm"]
-    contact_sheet([tiles], column_labels=names).quantize(64).save(IMG / "phantoms_tree.png", optimize=True)
+    contact_sheet([tiles], column_labels=names, font_size=28).quantize(64).save(
+        IMG / "phantoms_tree.png", optimize=True
+    )
 
 
 def noise() -> None:
@@ -98,7 +103,7 @@ def noise() -> None:
         tiles.append(reconstruction_noise((160, 160), 0.7, hu=30, peak=peak, rng=np.random.default_rng(0)))
     tiles = [np.clip(t / 200 + 0.5, 0, 1) for t in tiles]
     names = ["white", "peak 0.1 cycles per mm", "peak 0.26 cycles per mm"]
-    save(contact_sheet([tiles], column_labels=names), "phantoms_noise.png")
+    save(contact_sheet([tiles], column_labels=names, scale=3, font_size=28), "phantoms_noise.png")
 
 
 def main() -> int:

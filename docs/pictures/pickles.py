@@ -23,5 +23,7 @@ for seed in (0, 3):
     old, new = (hu_to_grey(hu) / 255 for hu in (largest.hu, lungs_only(largest.hu)))
     rows.append([overlay(old, largest.target), overlay(new, largest.target), 255 * largest.target])
     labels.append(f"row {len(labels)}")
-sheet = contact_sheet(rows, row_labels=labels, column_labels=["hu_array_old", "hu_array", "mask"])
+sheet = contact_sheet(
+    rows, row_labels=labels, column_labels=["hu_array_old", "hu_array", "mask"], scale=2, font_size=28
+)
 sheet.quantize(128).save("docs/img/pickles.png", optimize=True)

@@ -31,7 +31,11 @@ def main() -> None:
     cosine = [warmup_cosine(epoch, warmup_steps=0, total_steps=EPOCHS) for epoch in range(EPOCHS)]
     series["cosine"] = list(enumerate(cosine, start=1))
     chart = line_chart(
-        series, title="validation loss, and the learning rate as a share of its peak", x_label="epoch", y_range=(0, 1)
+        series,
+        title="validation loss, and the learning rate as a share of its peak",
+        x_label="epoch",
+        y_range=(0, 1),
+        scale=2,
     )
     chart.save(IMG / "plateau.png", optimize=True)
 

@@ -43,5 +43,7 @@ sheet = contact_sheet(
     [[grey, framed, heatmap(logits, -10, 10), heatmap(probs), overlay(grey, None, probs > 0.5)]],
     column_labels=["input", "scaled, in windows", "logits", "probabilities", "prediction"],
     captions=[shapes],
+    scale=2,
+    font_size=28,
 )
 sheet.quantize(128).save("docs/img/predictor.png", optimize=True)

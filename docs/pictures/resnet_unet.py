@@ -3,27 +3,37 @@
 import sys
 from pathlib import Path
 
+from shapes import save
 from u_diagram import draw_u
 
 from lungseg.nn.resnet_unet import ResNet50UNet
 
 IMG = Path(__file__).resolve().parents[1] / "img"
 NOTE = (
-    "Under each box: rows x columns x channels of what it returns. "
-    "Grey: skips. A decoder stage upsamples, joins, convolves twice."
+    "In each box, last line: rows x columns x channels of what it returns. Grey: skips. head: conv 3 x 3.\n"
+    "A bottleneck: conv 1 x 1, conv 3 x 3, conv 1 x 1, each with batch norm, added to its input."
 )
 
 
 def main() -> int:
+    def decoder(i: int, joins: bool = True) -> tuple[str, str]:
+        first = f"decoder[{i}]: upsample x 2{', join the skip' * joins}"
+        return f"{first},\n2 x (conv 3 x 3, batch norm, ReLU)", f"decoder.{i}"
+
+    def layer(i: int, count: int, width: int) -> tuple[str, str]:
+        strided = ", the first with stride 2" if i > 1 else ""
+        before = "max-pool 3 x 3, stride 2; " if i == 1 else ""
+        text = f"{before}layer{i}: {count} bottlenecks{strided},\n{width}, {width} and {4 * width} channels"
+        return text, f"encoder.layer{i}"
+
     rows = [
-        (None, ("decoder[4], before the head", "decoder.4")),
-        (("conv1: 7 x 7, stride 2", "encoder.conv1"), ("decoder[3]", "decoder.3")),
-        (("max-pool, layer1: 3 bottlenecks", "encoder.layer1"), ("decoder[2]", "decoder.2")),
-        (("layer2: 4 bottlenecks", "encoder.layer2"), ("decoder[1]", "decoder.1")),
-        (("layer3: 6 bottlenecks", "encoder.layer3"), ("decoder[0]", "decoder.0")),
+        (None, decoder(4, joins=False)),
+        (("conv1: 7 x 7, stride 2,\nbatch norm, ReLU", "encoder.conv1"), decoder(3)),
+        (layer(1, 3, 64), decoder(2)),
+        (layer(2, 4, 128), decoder(1)),
+        (layer(3, 6, 256), decoder(0)),
     ]
-    picture = draw_u(ResNet50UNet, (3, 256, 256), rows, ("layer4: 3 bottlenecks", "encoder.layer4"), NOTE)
-    picture.save(IMG / "resnet_unet.png")
+    save(draw_u(ResNet50UNet, (3, 256, 256), rows, layer(4, 3, 512), NOTE), IMG / "resnet_unet.png")
     return 0
 
 

@@ -13,14 +13,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from lungseg.charts import line_chart
+from lungseg.charts import bar_chart
 from lungseg.data.slices import SliceDataset
 from lungseg.draw import contact_sheet, error_map, heatmap
+from lungseg.evaluation.lesions import SIZES_MM
 from lungseg.predictor import load_predictor
 
 IMG = Path(__file__).resolve().parents[1] / "img"
-MIDDLES = {"<5 mm": 4, "5-10 mm": 7.5, "10-20 mm": 15, ">=20 mm": 24}  # where each size stands on the axis
 
 
 def main(*words: str) -> int:
@@ -32,21 +33,22 @@ def main(*words: str) -> int:
 
 
 def draw_comparison(folder: Path) -> None:
-    """The comparison's own sheet, and its Dice by lesion size as curves."""
+    """The comparison's own sheet, and its Dice by lesion size as bars."""
     shutil.copy(folder / "worst_median_best.png", IMG / "results.png")
     with open(folder / "comparison.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    series = {
-        name: [
-            (MIDDLES[row["stratum"]], float(row["dice"]))
-            for row in rows
-            if row["network"] == name and row["stratum"] in MIDDLES
-        ]
-        for name in dict.fromkeys(row["network"] for row in rows)
-    }
-    title = "mean test Dice by diameter of the lesion"
-    chart = line_chart(series, title=title, x_label="diameter, mm (middle of the size class)", y_range=(0, 1))
-    chart.save(IMG / "results_sizes.png", optimize=True)
+    draw_sizes(rows).save(IMG / "results_sizes.png", optimize=True)
+
+
+def draw_sizes(rows: list[dict[str, str]]) -> Image.Image:
+    """Mean Dice of each network by lesion size, with its interval, from the rows of a comparison.csv."""
+    groups = {}
+    for row in rows:
+        if row["stratum"] in SIZES_MM:
+            group = groups.setdefault(f"{row['stratum']}\n{row['patients']} patients", {})
+            group[row["network"]] = (float(row["dice"]), float(row["dice_low"]), float(row["dice_high"]))
+    title = "mean test Dice by diameter of the lesion, with 95 % intervals"
+    return bar_chart(groups, title=title, x_label="mean Dice", size=(800, 500), scale=2)
 
 
 def draw_slices(data: Path, runs: list[Path], *, shown: int = 3) -> None:

@@ -27,5 +27,7 @@ for order, signs in STORED.values():
     assert np.array_equal(back, hu)
     files.append(hu_to_grey(array[len(array) // 2]))
     oriented.append(hu_to_grey(back[SHAPE[0] // 2]))
-sheet = contact_sheet([files, oriented], column_labels=list(STORED), row_labels=["array[n // 2]", "after orient"])
+sheet = contact_sheet(
+    [files, oriented], column_labels=list(STORED), row_labels=["array[n // 2]", "after orient"], scale=2, font_size=28
+)
 sheet.quantize(64).save("docs/img/scans.png", optimize=True)

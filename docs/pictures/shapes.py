@@ -1,6 +1,7 @@
 """What drawn pictures share: boxes, arrows, words, grids of cells, and titled panels, large enough for a projector."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -106,6 +107,6 @@ def stack(pictures: Sequence[Image.Image], gap: int = 30) -> Image.Image:
     return sheet
 
 
-def save(picture: Image.Image, path: str) -> None:
+def save(picture: Image.Image, path: str | Path) -> None:
     """Save in few colours, so that the file is small."""
     picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)

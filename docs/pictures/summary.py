@@ -22,4 +22,4 @@ def made_up_run(epochs: int = 40) -> list[dict]:
 
 
 if __name__ == "__main__":
-    draw_curves(made_up_run()).save(IMG / "summary.png")
+    draw_curves(made_up_run(), scale=2).save(IMG / "summary.png")

@@ -27,7 +27,13 @@ def schedules():
         rates = [warmup_cosine(s, warmup_steps=warmup, total_steps=total, floor=floor) for s in range(0, total, 5)]
         series[f"{name}: peak {recipe.lr:g}"] = [(5 * i / STEPS, rate) for i, rate in enumerate(rates)]
     return line_chart(
-        series, title="learning rate", x_label="epoch", y_label="share of the peak", size=(720, 300), y_range=(0, 1.1)
+        series,
+        title="learning rate",
+        x_label="epoch",
+        y_label="share of the peak",
+        size=(720, 300),
+        y_range=(0, 1.1),
+        scale=2,
     )
 
 
@@ -44,7 +50,7 @@ def counting():
         name = f"patience {patience}" + (f", min_epochs {min_epochs}" if min_epochs else "")
         series[name] = [(stopping.best_epoch, height), (epoch, height)]
     title = "each bar runs from the best epoch to the last one trained"
-    return line_chart(series, title=title, x_label="epoch", y_label="Dice", size=(720, 320))
+    return line_chart(series, title=title, x_label="epoch", y_label="Dice", size=(720, 320), scale=2)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ import sys
 from pathlib import Path
 
 import torch
-from u_diagram import draw_u, unet_rows
+from shapes import save
+from u_diagram import conv_rows, draw_u
 
 from lungseg.draw import contact_sheet, heatmap
 from lungseg.nn.unet import UNet
 
 IMG = Path(__file__).resolve().parents[1] / "img"
 NOTE = (
-    "Under each box: rows x columns x channels of what it returns. "
-    "Grey: skips. Max-pooling halves the sides on the way down."
+    "In each box, last line: rows x columns x channels of what it returns. Grey: skips.\n"
+    "Max-pooling halves the sides on the way down; where a side is odd, the decoder crops. head: conv 1 x 1."
 )
 
 
@@ -35,13 +36,15 @@ def crop_against_slice(norm: str) -> list:
 
 
 def main() -> int:
-    picture = draw_u(UNet, (1, 256, 256), unet_rows(), ("bottleneck", "bottleneck"), NOTE)
-    picture.save(IMG / "unet.png")
+    rows = conv_rows("conv 3 x 3, batch norm, ReLU,", "conv 3 x 3, batch norm, ReLU")
+    bottom = ("max-pool 2 x 2; bottleneck:\n2 x (conv 3 x 3, batch norm, ReLU)", "bottleneck")
+    save(draw_u(UNet, (1, 256, 256), rows, bottom, NOTE), IMG / "unet.png")
     sheet = contact_sheet(
         [crop_against_slice("batch"), crop_against_slice("instance")],
         row_labels=["batch norm", "instance norm"],
         column_labels=["from a crop", "from the whole image", "difference"],
-        scale=4,
+        scale=9,
+        font_size=28,
     )
     sheet.save(IMG / "unet_norms.png")
     return 0

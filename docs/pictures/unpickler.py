@@ -31,7 +31,7 @@ LISTED = [
     ["Name slice", "(1,)"],
     ["Record: slice, (1,)"],
 ]
-ROW, BOX, LEFT = 40, 168, 190
+ROW, BOX, LEFT = 80, 336, 380
 GREY, BLUE, RED, GREEN = (228, 230, 234), (190, 212, 240), (240, 170, 160), (178, 222, 180)
 
 
@@ -46,23 +46,23 @@ def colour(text: str) -> tuple[int, int, int]:
 steps = [op.name for op, _, _ in pickletools.genops(pickle.dumps(Asks(), 4)) if op.name in SHOWN]
 assert len(steps) == len(PYTHON) == len(OURS) == len(LISTED)
 
-image = Image.new("RGB", (LEFT + 3 * 2 * BOX + 60, 96 + ROW * len(steps)), "white")
+image = Image.new("RGB", (LEFT + 3 * 2 * BOX + 120, 192 + ROW * len(steps)), "white")
 draw = ImageDraw.Draw(image)
 heads = ["Python's machine", "our machine", "our machine, slice(1) instead of eval(...)"]
-draw.text((12, 30), "instruction", (0, 0, 0), font(17), anchor="lm")
+draw.text((24, 60), "instruction", (0, 0, 0), font(34), anchor="lm")
 for panel, (head, stacks) in enumerate(zip(heads, [PYTHON, OURS, LISTED], strict=True)):
-    x = LEFT + panel * (2 * BOX + 20)
-    draw.text((x, 30), head, (0, 0, 0), font(17), anchor="lm")
-    draw.text((x, 54), "stack after it (top at the right)", (110, 110, 110), font(13), anchor="lm")
+    x = LEFT + panel * (2 * BOX + 40)
+    draw.text((x, 60), head, (0, 0, 0), font(34), anchor="lm")
+    draw.text((x, 108), "stack after it (top at the right)", (110, 110, 110), font(26), anchor="lm")
     for row, stack in enumerate(stacks):
         for place, value in enumerate(stack):
-            width = BOX if len(stack) > 1 or len(value) < 20 else BOX + 60
-            box = (x + place * BOX, 76 + row * ROW, x + place * BOX + width - 8, 76 + row * ROW + ROW - 8)
-            draw.rounded_rectangle(box, 6, fill=colour(value))
+            width = BOX if len(stack) > 1 or len(value) < 20 else BOX + 120
+            box = (x + place * BOX, 152 + row * ROW, x + place * BOX + width - 16, 152 + row * ROW + ROW - 16)
+            draw.rounded_rectangle(box, 12, fill=colour(value))
             middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-            draw.text(middle, value, (0, 0, 0), font(15), anchor="mm")
+            draw.text(middle, value, (0, 0, 0), font(30), anchor="mm")
 for row, name in enumerate(steps):
-    y = 76 + row * ROW + ROW / 2 - 4
-    draw.text((12, y), name, (0, 0, 0), font(15), anchor="lm")
-    draw.line((12, y + ROW / 2, image.width - 12, y + ROW / 2), GREY)
+    y = 152 + row * ROW + ROW / 2 - 8
+    draw.text((24, y), name, (0, 0, 0), font(30), anchor="lm")
+    draw.line((24, y + ROW / 2, image.width - 24, y + ROW / 2), GREY, 2)
 image.quantize(64).save("docs/img/unpickler.png", optimize=True)

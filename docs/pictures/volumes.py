@@ -23,7 +23,7 @@ with tempfile.TemporaryDirectory() as scratch:
     write_phantom_volumes(folder, num_patients=3, seed=7)
     image, target, _ = VolumeDataset(folder, "train")[0]
     numbers = range(2, 32, 6)  # of the slices shown
-    whole = [overlay(image[0, z].numpy(), target[0, z].numpy(), scale=2) for z in numbers]
+    whole = [overlay(image[0, z].numpy(), target[0, z].numpy(), scale=1) for z in numbers]
     rows = []
     for foreground in (0.0, 1.0):
         data = CropDataset(folder, "train", crop_size=SIZE, crops_per_volume=CROPS, foreground=foreground, seed=2)
@@ -31,10 +31,16 @@ with tempfile.TemporaryDirectory() as scratch:
         for i in range(CROPS):
             crop, lesion, _ = data[i]
             z = fullest(lesion[0].numpy())
-            row.append(overlay(crop[0, z].numpy(), lesion[0, z].numpy(), scale=4))
+            row.append(overlay(crop[0, z].numpy(), lesion[0, z].numpy(), scale=2))
         rows.append(row)
 
-slices = contact_sheet([whole], captions=[[f"slice {z} of 32" for z in numbers]], row_labels=["one volume,\none lung"])
-crops = contact_sheet(rows, row_labels=["crops\nanywhere", "crops\non a lesion"])
+slices = contact_sheet(
+    [whole],
+    captions=[[f"slice {z} of 32" for z in numbers]],
+    row_labels=["one volume,\none lung"],
+    scale=3,
+    font_size=28,
+)
+crops = contact_sheet(rows, row_labels=["crops\nanywhere", "crops\non a lesion"], scale=3, font_size=28)
 sheet = contact_sheet([[slices], [crops]])
 sheet.quantize(160).save("docs/img/volumes.png", optimize=True)

@@ -98,8 +98,8 @@ def classes_line(test: Evaluation) -> str:
     return "Dice of each class: " + ", ".join(parts)
 
 
-def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
-    """Curves of the losses (above) and the validation scores (below) over the epochs in a log."""
+def draw_curves(lines: list[dict[str, Any]], *, scale: int = 1) -> Image.Image:
+    """Curves of the losses (above) and the validation scores (below) over the epochs in a log, enlarged by `scale`."""
     epochs = [line for line in lines if "epoch" in line]
 
     losses = {
@@ -111,10 +111,11 @@ def draw_curves(lines: list[dict[str, Any]]) -> Image.Image:
     scores = {name: [(e["epoch"], as_number(e["val"][name])) for e in epochs] for name in names}
     return contact_sheet(
         [
-            [line_chart(losses, title="loss per image", x_label="epoch", y_label="loss")],
-            [line_chart(scores, title="validation, mean per image", x_label="epoch", y_label="score", y_range=(0, 1))],
+            [line_chart(losses, title="loss per image", x_label="epoch", y_label="loss", scale=scale)],
+            [line_chart(scores, title="validation, mean per image", x_label="epoch", y_label="score", y_range=(0, 1),
+                        scale=scale)],
         ]
-    )
+    )  # fmt: skip
 
 
 def as_number(value: float | None) -> float:
