@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lungseg.checks.calling import call
-from lungseg.checks.judging import as_tensor, first_difference, judge, random, row
+from lungseg.checks.judging import as_tensor, first_difference, judge, random, row, versus
 from lungseg.checks.lessons import Lesson, Wrong
 
 PAGE = "docs/nn/attention.md"
@@ -44,6 +44,8 @@ ATTENTION = Lesson(
         "bias multiplied": "the logits are multiplied by the bias or mask.",
         "mask inverted": "the mask blocks where it is True; True means that a pair may attend.",
         "mask added as a number": "the bool mask is added as 0 and 1; blocked pairs need -inf before the softmax.",
+        "exp overflows": "exp of a large logit is infinite: subtract the maximum of each row first, as "
+        "torch.softmax does.",
         "weights returned": "the weights are returned instead of the values.",
     },
 )
@@ -55,16 +57,18 @@ class Tokens(NamedTuple):
     axes: tuple[int, ...]
     N: int
     d: int
-    bias: str = ""  # "", "blocked" (0 and -inf) or "numbers" (with some -inf)
+    bias: str = ""  # "", "blocked" (0 and -inf), "numbers" (with some -inf), or "large": no bias, large logits
 
     def __str__(self) -> str:
-        bias = {"": "", "blocked": ", a bias of 0 and -inf", "numbers": ", a bias"}[self.bias]
+        bias = {"": "", "blocked": ", a bias of 0 and -inf", "numbers": ", a bias", "large": ", large q"}[self.bias]
         return f"q, k, v of shape {(*self.axes, self.N, self.d)}{bias}"
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """q, k, v and the bias."""
         q, k, v = (random((*self.axes, self.N, self.d), seed) for seed in (1, 2, 3))
-        if not self.bias:
+        if self.bias == "large":  # so large that exp overflows for query 0, and not for the others
+            q[..., 0, :] *= 1000
+        if self.bias in ("", "large"):
             return q, k, v, None
         bias = random((*self.axes[1:], self.N, self.N), 4) if self.bias == "numbers" else torch.zeros(self.N, self.N)
         blocked = (random((self.N, self.N), 5) > 0.4) & ~torch.eye(self.N, dtype=torch.bool)
@@ -75,7 +79,7 @@ CASES = [
     Tokens((), 1, 1), Tokens((), 2, 1), Tokens((), 2, 2), Tokens((), 3, 2), Tokens((), 2, 3), Tokens((),
     3, 2, "blocked"),
     Tokens((), 3, 2, "numbers"), Tokens((), 4, 3, "numbers"), Tokens((2,), 3, 2), Tokens((2, 3), 3, 2, "numbers"),
-    Tokens((2, 2), 4, 4, "blocked"),
+    Tokens((2, 2), 4, 4, "blocked"), Tokens((), 3, 2, "large"),
 ]  # fmt: skip
 
 
@@ -115,6 +119,9 @@ def normalise(logits: Tensor, slip: str) -> Tensor | None:
         return softmax(logits.flatten(-2)).unflatten(-1, logits.shape[-2:])
     if slip == "softmax over queries":
         return softmax(logits.transpose(-1, -2)).transpose(-1, -2)
+    if slip == "exp overflows":
+        e = logits.float().exp()
+        return (e / e.sum(-1, keepdim=True)).double()
     weights = softmax(logits)
     return weights.transpose(-1, -2) if slip == "values of queries" else weights
 
@@ -142,7 +149,8 @@ def attention_by_loops(case: Tokens, slip: str = "") -> Tensor | None:
 def check_attention(attention: Callable) -> None:
     """Fail unless `attention(q, k, v, bias=bias)` is softmax(q k^T / sqrt(head_dim) + bias) v.
 
-    Vaswani et al. 2017, equation 1. A function with a bool `mask` (True = may attend) in place of `bias` is taken too.
+    Vaswani et al. 2017, equation 1. A function with a `mask` in place of `bias` is taken too: bool
+    (True = may attend), or added.
 
     Args:
         attention: q, k, v (..., N, head_dim), bias (..., N, N) with -inf where blocked -> values (..., N, head_dim), or
@@ -150,11 +158,23 @@ def check_attention(attention: Callable) -> None:
     """
     parameters = inspect.signature(attention).parameters
     keyword = next((n for n in ("bias", "attn_bias", "mask", "attn_mask") if n in parameters), "bias")
-    cases = [c for c in CASES if c.bias != "numbers"] if "mask" in keyword else CASES
+    if "mask" not in keyword:
+        return check_scores(attention, keyword, CASES, as_bool=False)
+    try:
+        check_scores(attention, keyword, [c for c in CASES if c.bias != "numbers"], as_bool=True)
+    except Wrong as wrong:
+        try:  # a mask of 0 and -inf that is added is right too
+            check_scores(attention, keyword, CASES, as_bool=False)
+        except Wrong:
+            raise wrong from None
+
+
+def check_scores(attention: Callable, keyword: str, cases: list[Tokens], *, as_bool: bool) -> None:
+    """`check_attention` with the bias under the name `keyword`, as numbers or as a mask (True = may attend)."""
 
     def student(case: Tokens) -> Tensor:
         q, k, v, bias = case.inputs()
-        extra = {} if bias is None else {keyword: bias == 0 if "mask" in keyword else bias}
+        extra = {} if bias is None else {keyword: bias == 0 if as_bool else bias}
         result = call(ATTENTION, attention, q, k, v, **extra)
         if isinstance(result, tuple):
             if len(result) != 2:
@@ -184,7 +204,7 @@ def check_weights(case: Tokens, weights: Tensor) -> None:
 def describe_token(case: Tokens, got: Tensor, want: Tensor) -> str:
     *axes, i, _ = first_difference(got, want)
     where = f", index {tuple(axes)} of the leading axes" if axes else ""
-    return f"{case}: the value of query {i}{where} is {row(got[(*axes, i)])}, expected {row(want[(*axes, i)])}."
+    return f"{case}: the value of query {i}{where} is {versus(got[(*axes, i)], want[(*axes, i)])}."
 
 
 def show_tokens(case: Tokens, got: Tensor, want: Tensor) -> str:

@@ -38,8 +38,8 @@ AUGMENT = Lesson(
         "a draw for each": "image and target are moved by two different draws: draw once, then apply it to both.",
         "target interpolated": "the target is interpolated: sample labels with the nearest neighbour (order=0).",
         "target scaled": "the grey values of the target were changed, as those of the image: it holds labels.",
-        "cubic overshoot": "the image leaves [0, 1]: splines of order 3 overshoot at edges, and so may brightness and "
-        "contrast. Use order=1, and clip.",
+        "not clipped": "the image leaves [0, 1]: brightness and contrast can do that, and "
+        "splines of order 3 at edges. Clip it.",
         "view": "the result is a view of the array that was given: whoever changes one changes the other. Return a "
         "copy.",
         **CHANCE,
@@ -111,7 +111,7 @@ def check_pair(augment: Augment, shape: tuple[int, int], lesion_share: float, se
         raise Wrong(AUGMENT, f"{about}the new image holds NaN or infinity.")
     if new_image.min() < -1e-3 or new_image.max() > 1 + 1e-3:
         raise Wrong(AUGMENT, f"{about}the image was in [0, 1] and is now from {new_image.min():.3g} to "
-                    f"{new_image.max():.3g}.", slip="cubic overshoot")  # fmt: skip
+                    f"{new_image.max():.3g}.", slip="not clipped")  # fmt: skip
     mine = image.copy(), target.copy()
     again = pair_of(guarded(AUGMENT, augment, *mine, np.random.default_rng(seed)))
     for name, result, given in zip(("image", "target"), again, mine, strict=True):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lungseg.checks.attention import SCORES
 from lungseg.checks.calling import build, call
-from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random, row
+from lungseg.checks.gradients import CUT_OFF, check_gradients
+from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random, versus
 from lungseg.checks.layers_of import (
     Linear,
     Projections,
@@ -37,6 +38,7 @@ RESIDUALS = {
     "branches in parallel": "the MLP reads the input of the block; it reads the result of the attention.",
     "MLP missing": "the MLP is not applied.",
     "attention missing": "the attention is not applied.",
+    **CUT_OFF,
 }
 PROJECTED = {k: v for k, v in HEADS.items() if k in ("heads interleaved", "heads not joined", "1/sqrt(dim)")}
 WEIGHED = {k: v for k, v in SCORES.items() if k in ("softmax over queries", "no scale", "1/d")}
@@ -179,6 +181,7 @@ def judge_block(lesson: Lesson, make: Callable, cases: list, inputs: Callable, o
     def describe(case: NamedTuple, got: Tensor, want: Tensor) -> str:
         *where, _ = first_difference(got, want)
         at = f"token {where[1]}" if len(where) == 2 else f"token (row {where[1]}, column {where[2]})"
-        return f"{case}: {at} of image {where[0]} is {row(got[tuple(where)])}, expected {row(want[tuple(where)])}."
+        return f"{case}: {at} of image {where[0]} is {versus(got[tuple(where)], want[tuple(where)])}."
 
     judge(lesson, student, cases, lambda case, slip: oracle(module(case), case, slip), describe)
+    check_gradients(lesson, module(cases[2]), inputs(cases[2]))

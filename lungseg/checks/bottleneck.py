@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.checks.calling import build, call
-from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random
+from lungseg.checks.gradients import CUT_OFF, check_gradients
+from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random, versus
 from lungseg.checks.lessons import Lesson, Wrong
 
 BOTTLENECK = Lesson(
@@ -33,6 +34,7 @@ BOTTLENECK = Lesson(
         "four "
         "pixels; published weights have it in the 3x3.",
         "norms not used": "the batch norms are defined but not applied.",
+        **CUT_OFF,
     },
 )
 
@@ -80,6 +82,9 @@ def find_layers(module: nn.Module, case: Maps) -> tuple[list[nn.Conv2d], list[nn
             f"{found} and {len(norms)} batch norms. (A projection that the shape does not need is not "
             f"allowed: the identity is the point of the block.)",
         )
+    grouped = [c for c in convs if c.groups != 1 or c.dilation != (1, 1)]
+    if grouped:
+        raise Wrong(BOTTLENECK, f"{case}: {grouped[0]} has groups or a dilation; expected a plain convolution.")
     return convs, norms
 
 
@@ -159,7 +164,8 @@ def check_bottleneck(build_: Callable[[int, int, int], nn.Module]) -> None:
         where = first_difference(got, want)
         return (
             f"{case}: channel {where[1]}, row {where[2]}, column {where[3]} of image {where[0]} is "
-            f"{got[where].item():.4g}, expected {want[where].item():.4g}."
+            f"{versus(got[where], want[where])}."
         )
 
     judge(BOTTLENECK, student, CASES, lambda case, slip: block_by_formula(module(case), case, slip), describe)
+    check_gradients(BOTTLENECK, module(CASES[3]), inputs(CASES[3]))

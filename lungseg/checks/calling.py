@@ -31,6 +31,8 @@ def call(lesson: Lesson, function: Callable, *args: Any, **kwargs: Any) -> Any:
         Wrong: it raises an error, does not take these arguments, changes one of them, or returns None.
     """
     body = type(function).forward if isinstance(function, nn.Module) else function
+    if lacks_forward(type(function)):
+        raise no_forward(lesson, type(function))
     if is_blank(body):
         raise NotWritten
     names = bind(lesson, function, args, kwargs)
@@ -52,7 +54,11 @@ def call(lesson: Lesson, function: Callable, *args: Any, **kwargs: Any) -> Any:
 
 def build(lesson: Lesson, cls: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Construct a student's class; the same errors as `call`."""
-    if is_blank(getattr(cls, "__init__", None)) or is_blank(getattr(cls, "forward", None)):
+    if is_blank(getattr(cls, "__init__", None)):
+        raise NotWritten
+    if lacks_forward(cls):
+        raise no_forward(lesson, cls)
+    if is_blank(getattr(cls, "forward", None)):
         raise NotWritten
     bind(lesson, cls, args, kwargs)
     made = guarded(lesson, cls, *args, **kwargs)
@@ -60,6 +66,19 @@ def build(lesson: Lesson, cls: Callable[..., Any], *args: Any, **kwargs: Any) ->
         if base.__module__.startswith("lungseg.") and base.__name__ in (lesson.ours or (lesson.name,)):
             raise NotJudged(f"it is our own {lesson.name} ({base.__module__}): write your own to have it checked.")
     return made
+
+
+def lacks_forward(cls: Any) -> bool:
+    """Whether a class was written (it has an `__init__`), but is a module that cannot be called."""
+    missing = isinstance(cls, type) and getattr(cls, "forward", None) is nn.Module.forward
+    return missing and ("__init__" in vars(cls) or cls.__module__.startswith("torch."))
+
+
+def no_forward(lesson: Lesson, cls: Any) -> Wrong:
+    """The answer to a module that cannot be called: a list of modules, or a misspelt `forward`."""
+    if issubclass(cls, (nn.ModuleList, nn.ModuleDict)):
+        return Wrong(lesson, f"the result is an nn.{cls.__name__}, which cannot be called: nn.Sequential can.")
+    return Wrong(lesson, f"{cls.__name__} has no method `forward`: is its name misspelt, or its indentation wrong?")
 
 
 def bind(lesson: Lesson, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:

@@ -56,13 +56,17 @@ def merge_by_loops(case: tuple[int, int, int, int], slip: str = "") -> Tensor:
     return merged
 
 
+def title(case: tuple[int, int, int, int]) -> str:
+    return f"(B, N, heads, d) = {case}"
+
+
 def check_split_heads(split_heads: Callable) -> None:
     """Fail unless each head gets its block of channels of every token."""
 
     def student(case: tuple[int, int, int, int]) -> Tensor:
         B, N, heads, d = case
         x = torch.arange(1.0, 1 + B * N * heads * d).reshape(B, N, heads * d)
-        return as_tensor(SPLIT, call(SPLIT, split_heads, x, heads))
+        return as_tensor(SPLIT, call(SPLIT, split_heads, x, heads), like=x)
 
     def describe(case: tuple[int, int, int, int], got: Tensor, want: Tensor) -> str:
         b, h, n, _ = first_difference(got, want)
@@ -71,7 +75,7 @@ def check_split_heads(split_heads: Callable) -> None:
             f"{row(got[b, h, n])}, expected {row(want[b, h, n])}."
         )
 
-    judge(SPLIT, student, HEADS, split_by_loops, describe)
+    judge(SPLIT, student, HEADS, split_by_loops, describe, title=title)
 
 
 def check_merge_heads(merge_heads: Callable) -> None:
@@ -82,6 +86,6 @@ def check_merge_heads(merge_heads: Callable) -> None:
         return f"(B, N, heads, d) = {case}: token {n} of image {b} is {row(got[b, n])}, expected {row(want[b, n])}."
 
     def student(case: tuple[int, int, int, int]) -> Tensor:
-        return as_tensor(MERGE, call(MERGE, merge_heads, split_by_loops(case)))
+        return as_tensor(MERGE, call(MERGE, merge_heads, split_by_loops(case)), like=split_by_loops(case))
 
-    judge(MERGE, student, HEADS, merge_by_loops, describe)
+    judge(MERGE, student, HEADS, merge_by_loops, describe, title=title)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lungseg.checks.calling import call
+from lungseg.checks.gradients import CUT_OFF
 from lungseg.checks.judging import as_tensor, first_difference, judge, row
 from lungseg.checks.lessons import Lesson, Wrong
 
@@ -34,6 +35,7 @@ SKIPS = Lesson(
         "blocks in parallel": "every block reads the first tokens instead of those of the block before it.",
         "only the last": "every entry is what the last block returned.",
         "order": "the entries are in another order than `layers`.",
+        **CUT_OFF,
     },
 )
 
@@ -45,6 +47,9 @@ class Grid(NamedTuple):
     H: int
     W: int
     K: int
+
+    def __str__(self) -> str:
+        return f"{self.B} image(s) of {self.H} x {self.W} tokens, {self.K} channel(s)"
 
     def tokens(self) -> Tensor:
         sides = (self.B, self.H * self.W, self.K)
@@ -75,7 +80,7 @@ def check_tokens_to_map(tokens_to_map: Callable) -> None:
         )
 
     def student(case: Grid) -> Tensor:
-        return as_tensor(TO_MAP, call(TO_MAP, tokens_to_map, case.tokens(), (case.H, case.W)))
+        return as_tensor(TO_MAP, call(TO_MAP, tokens_to_map, case.tokens(), (case.H, case.W)), like=case.tokens())
 
     judge(TO_MAP, student, GRIDS, map_by_loops, describe)
 
@@ -126,4 +131,14 @@ def check_hidden_states(hidden_states: Callable) -> None:
         [(1, (1,)), (2, (1,)), (2, (1, 2)), (4, (2, 4)), (6, (2, 4, 5)), (12, (3, 6, 9, 12))],
         states_by_loops,
         describe,
+        title=lambda case: f"{case[0]} block(s), layers {case[1]}",
     )
+    check_states_learn(hidden_states)
+
+
+def check_states_learn(hidden_states: Callable) -> None:
+    """The gradient of a skip reaches the blocks before it."""
+    z = torch.ones(1, 1, 1, requires_grad=True)
+    states = call(SKIPS, hidden_states, nn.ModuleList(Scale(2) for _ in range(2)), z, (1, 2))
+    if not all(isinstance(s, Tensor) and s.requires_grad for s in states):
+        raise Wrong(SKIPS, "the states have no gradient, so the blocks do not learn.", slip="gradient cut off")

@@ -4,6 +4,7 @@ Channels 0, 1 and 2 of the image hold the row, the column and the number of the 
 student's hands can see where each window was cut.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,6 +38,8 @@ SLIDING = Lesson(
         "divided by the number of images": "the sum is divided by the number of images too: the weights at a pixel are "
         "those of one image.",
         "probabilities": "the sigmoid is applied: expected the blended logits.",
+        "step of overlap": "windows move on by overlap * window_size; it is (1 - overlap) * window_size.",
+        "mode changed": "the network's mode was changed: predict with it as it is, or restore it.",
         "overlap ignored": "the windows do not overlap, although overlap is 0.5 by default.",
     },
 )
@@ -115,6 +118,7 @@ def check_sliding_window(sliding_window: Callable) -> None:
     for case in CASES:
         got, model = blended(sliding_window, case, "pixels")
         check_sizes(case, model)
+        check_overlap(case, model)
         want = answer(case.image())
         if got.shape != want.shape:
             first = got.shape == (1, *want.shape[1:])
@@ -154,6 +158,20 @@ def check_sizes(case: Case, model: Recorder) -> None:
                         slip="cut off at the border" if max(size) <= case.window else "")  # fmt: skip
 
 
+def check_overlap(case: Case, model: Recorder) -> None:
+    """Neighbouring windows are at most (1 - overlap) * window_size apart, and the network is left in its mode."""
+    if model.training:
+        raise Wrong(SLIDING, f"{case}: the network is in training mode afterwards.", slip="mode changed")
+    most = math.ceil(case.window * (1 - case.overlap))
+    for axis, word in ((1, "rows"), (2, "columns")):
+        starts = sorted({w[axis] for w in model.windows})
+        gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        if gaps and most < max(gaps) <= case.window and case.overlap > 0.5:
+            slips = {case.window: "overlap ignored", int(case.window * case.overlap): "step of overlap"}
+            slip = slips.get(max(gaps), "")
+            raise Wrong(SLIDING, f"{case}: windows begin at {word} {starts}; they may be {most} apart.", slip=slip)
+
+
 def coverage(case: Case, model: Recorder) -> Tensor:
     """(B, H, W): how many windows were cut at each pixel."""
     count = torch.zeros(case.images, case.height, case.width)
@@ -166,6 +184,8 @@ def blending_slip(got: Tensor, want: Tensor, count: Tensor, windows: int) -> str
     """The slip that gives the student's numbers, from where the windows were cut."""
     n = count[:, None].expand_as(want)
     seen = n > 0
+    if len(got) > 1 and close(got, want[:1].expand_as(want)):
+        return "only the first image"
     if not seen.all() and close(got[seen], want[seen]):
         return "last rows or columns not covered"
     if close(got[:1], want[:1]) and len(got) > 1 and not got[1:].any():

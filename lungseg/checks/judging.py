@@ -25,6 +25,7 @@ def judge(
     describe: Callable[[Any, Tensor, Tensor], str],
     *,
     numbers: Callable[[Any, Tensor, Tensor], str] | None = None,
+    title: Callable[[Any], str] = str,
     tolerance: float = TOLERANCE,
 ) -> None:
     """Fail at the first case in which the student's result is not the oracle's, and look for the slip.
@@ -36,6 +37,7 @@ def judge(
             a slip makes no sense for a case.
         describe: (case, got, want) -> what is wrong, in words; both have the right shape.
         numbers: the same -> the numbers around it.
+        title: case -> what it is, where the result has a wrong shape.
     """
     for case in cases:
         want = torch.as_tensor(oracle(case, ""))
@@ -44,7 +46,7 @@ def judge(
             continue
         slip = find_slip(lesson, student, [case, *cases], oracle, tolerance=tolerance)
         if got.shape != want.shape:
-            shapes = f"{case}: the result has shape {tuple(got.shape)}, expected {tuple(want.shape)}."
+            shapes = f"{title(case)}: the result has shape {tuple(got.shape)}, expected {tuple(want.shape)}."
             raise Wrong(lesson, shapes, slip=slip)
         raise Wrong(
             lesson,
@@ -86,8 +88,16 @@ def find_slip(
     return ""
 
 
-def as_tensor(lesson: Lesson, result: Any) -> Tensor:
-    """What a student returned as a tensor (numpy arrays, numbers and lists of numbers are taken), or Wrong."""
+def as_tensor(lesson: Lesson, result: Any, like: Tensor | None = None) -> Tensor:
+    """What a student returned as a tensor (numpy arrays, numbers and lists of numbers are taken), or Wrong.
+
+    With `like` it must have the dtype of that tensor.
+    """
+    if like is not None:
+        result = as_tensor(lesson, result)
+        if result.dtype != like.dtype:
+            raise Wrong(lesson, f"the result is {result.dtype}, and x is {like.dtype}: moving tokens must keep it.")
+        return result
     if isinstance(result, Tensor):
         return result.detach()
     try:
@@ -145,3 +155,9 @@ def row(values: Tensor | Iterable[float], digits: int = 3) -> str:
     values = values.detach().flatten().tolist() if isinstance(values, Tensor) else list(values)
     shown = [f"{v:.{digits}g}" if not isinstance(v, bool) else str(v) for v in values[:16]]
     return "[" + ", ".join(shown) + (", ..." if len(values) > 16 else "") + "]"
+
+
+def versus(got: Tensor, want: Tensor) -> str:
+    """ "[1, 2], expected [1, 3]", with as many digits as it takes to see the difference."""
+    digits = next((n for n in range(3, 8) if row(got, n) != row(want, n)), 3)
+    return f"{row(got, digits)}, expected {row(want, digits)}"

@@ -41,6 +41,9 @@ def linears(module: nn.Module) -> list[tuple[str, nn.Linear]]:
 
 def find_projections(lesson: Lesson, module: nn.Module, dim: int) -> Projections:
     """q, k, v and the output projection among the linear layers of a module, or Wrong with what was expected."""
+    multi = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention) and m.embed_dim == dim]
+    if len(multi) == 1 and multi[0].in_proj_weight is not None:
+        return projections_of_torch(multi[0])
     found = linears(module)
     fused = [m for _, m in found if (m.in_features, m.out_features) == (dim, 3 * dim)]
     square = [(name, m) for name, m in found if (m.in_features, m.out_features) == (dim, dim)]
@@ -52,12 +55,32 @@ def find_projections(lesson: Lesson, module: nn.Module, dim: int) -> Projections
         order = sorted(range(4), key=lambda i: "qkv".find(letter_of(square[i][0])) % 4)  # others (-1) come last
         named = [square[i] for i in order] if {letter_of(n) for n, _ in square} > set("qkv") else square
         return Projections(*(weights(m) for _, m in named))
+    heads = join_heads(found, dim)
+    if len(square) == 1 and heads:
+        q, k, v = heads
+        return Projections(q, k, v, weights(square[0][1]))
     shapes = ", ".join(f"{name}: Linear({m.in_features}, {m.out_features})" for name, m in found) or "no linear layer"
     raise Wrong(
         lesson,
         f"{type(module).__name__} holds {shapes}. Expected qkv = Linear(dim, 3 * dim), or three layers "
         f"q, k, v = Linear(dim, dim), and proj = Linear(dim, dim), here with dim = {dim}.",
     )
+
+
+def projections_of_torch(module: nn.MultiheadAttention) -> Projections:
+    """Those of PyTorch's own multi-head attention."""
+    weight, dim = module.in_proj_weight.detach().double(), module.embed_dim
+    bias = torch.zeros(3 * dim).double() if module.in_proj_bias is None else module.in_proj_bias.detach().double()
+    q, k, v = ((weight[i * dim : (i + 1) * dim], bias[i * dim : (i + 1) * dim]) for i in range(3))
+    return Projections(q, k, v, weights(module.out_proj))
+
+
+def join_heads(found: list[tuple[str, nn.Linear]], dim: int) -> list[Linear]:
+    """q, k and v from layers of each head, Linear(dim, dim / heads), side by side; [] if there are none."""
+    parts = [(letter_of(name), weights(m)) for name, m in found if m.in_features == dim and m.out_features < dim]
+    groups = [[layer for letter, layer in parts if letter == wanted] for wanted in "qkv"]
+    joined = [(torch.cat([w for w, _ in group]), torch.cat([b for _, b in group])) for group in groups if group]
+    return joined if len(joined) == 3 and all(len(w) == dim for w, _ in joined) else []
 
 
 def letter_of(name: str) -> str:

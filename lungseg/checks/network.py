@@ -50,6 +50,7 @@ def check_network(build_: Callable[..., nn.Module], *, overfit: bool = True) -> 
     torch.manual_seed(0)
     network = build_small(build_, 1, 1)
     check_image_sizes(network, build_small(build_, 2, 3))
+    check_odd_size(network)
     check_logits(network)
     check_reached(network)
     fresh = build_small(build_, 1, 1).eval()  # that has seen no small image yet
@@ -91,6 +92,17 @@ def check_image_sizes(one: nn.Module, three: nn.Module) -> None:
                 raise Wrong(NETWORK, f"an image {(B, channels, H, W)} gives logits {got}, expected {want}.", slip=slip)
 
 
+def check_odd_size(network: nn.Module) -> None:
+    """An image whose sides are no multiples of 32 may be refused, but not answered in another size."""
+    try:
+        got = tuple(logits_of(network.eval(), torch.randn(1, 1, 44, 35)).shape)
+    except Wrong:
+        return
+    if got != (1, 1, 44, 35):
+        raise Wrong(NETWORK, f"an image (1, 1, 44, 35) gives logits {got}: crop what was padded, or refuse the image.",
+                    slip="size")  # fmt: skip
+
+
 def check_logits(network: nn.Module) -> None:
     """Logits of random weights are of both signs; probabilities and the output of a ReLU are not."""
     generator = torch.Generator().manual_seed(0)
@@ -103,7 +115,9 @@ def check_logits(network: nn.Module) -> None:
         logits = logits_of(network.eval(), 3 * torch.randn(2, 1, 64, 64, generator=generator))
         lowest, highest = min(lowest, logits.min().item()), max(highest, logits.max().item())
         if logits.std() == 0:
-            raise Wrong(NETWORK, "with random weights and images all logits are equal.", slip="ignores the image")
+            value = logits.flatten()[0].item()
+            slip = {0.0: "never negative", 1.0: "probabilities"}.get(value, "ignores the image")
+            raise Wrong(NETWORK, f"with random weights and images all logits are {value:.3g}.", slip=slip)
     network.load_state_dict(before, strict=False)
     if lowest >= 0:
         slip = "probabilities" if highest <= 1 else "never negative"

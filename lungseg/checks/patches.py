@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lungseg.checks.calling import build, call
-from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random, row
+from lungseg.checks.gradients import CUT_OFF, check_gradients
+from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random, versus
 from lungseg.checks.layers_of import apply, find_norms, layer_norm, linears, weights
 from lungseg.checks.lessons import Lesson, Wrong
 
@@ -27,6 +28,7 @@ EMBED = Lesson(
         "padded at the top and left": "incomplete patches are filled at the top and left.",
         "norm not used": "the LayerNorm is defined but not applied.",
         "no bias": "the convolution's bias is not added.",
+        **CUT_OFF,
     },
 )
 MERGING = Lesson(
@@ -51,6 +53,7 @@ MERGING = Lesson(
         "square.",
         "an odd side cropped": "the last row or column of an odd side is dropped; pad it with zeros.",
         "averaged": "the four neighbours are averaged; they must be joined, each with channels of its own.",
+        **CUT_OFF,
     },
 )
 EXPANDING = Lesson(
@@ -70,6 +73,7 @@ EXPANDING = Lesson(
         "norm not used": "the LayerNorm is defined but not applied.",
         "repeated": "every fine token of a square is the same: each needs channels of its own.",
         "rows and columns swapped": "rows and columns of the fine map are exchanged.",
+        **CUT_OFF,
     },
 )
 
@@ -293,8 +297,10 @@ def judge_module(lesson: Lesson, make: Callable, cases: list, forward: Callable,
             return None  # the layers of this slip are not there
 
     judge(lesson, student, cases, oracle_or_none, describe_token)
+    B, H, W, C = cases[4][:4]
+    check_gradients(lesson, module(cases[4]), random((B, C, H, W) if lesson is EMBED else (B, H, W, C)))
 
 
 def describe_token(case: Image, got: Tensor, want: Tensor) -> str:
     b, r, c, _ = first_difference(got, want)
-    return f"{case}: token ({r}, {c}) of image {b} is {row(got[b, r, c])}, expected {row(want[b, r, c])}."
+    return f"{case}: token ({r}, {c}) of image {b} is {versus(got[b, r, c], want[b, r, c])}."

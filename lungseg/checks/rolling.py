@@ -20,6 +20,8 @@ SHIFT = Lesson(
         "roll the other way": "rolled by +shift_size; the first rows must leave: torch.roll takes -shift_size.",
         "rows only": "only the rows are rolled, not the columns.",
         "columns only": "only the columns are rolled, not the rows.",
+        "negative shift ignored": "a negative shift_size changes nothing; it must undo the shift.",
+        "sign lost": "a negative shift_size rolls the same way as a positive one; it must undo the shift.",
         "wrong axes": "rolled along the axes of columns and channels (or batch and rows) instead of rows and columns.",
         "zeros instead of wrapping": "what leaves on one side must enter on the other; yours is replaced by zeros.",
     },
@@ -35,7 +37,8 @@ def shift_by_loops(case: Batch, slip: str = "") -> Tensor:
     x, s = case.numbers(), case.size
     if slip == "wrong axes":
         return torch.roll(x, (-s, -s), (2, 3))
-    s = -s if slip == "roll the other way" else s
+    s = -s if slip == "roll the other way" else abs(s) if slip == "sign lost" else s
+    s = max(s, 0) if slip == "negative shift ignored" else s
     H, W, result = case.height, case.width, torch.zeros_like(x)
     for r in range(H):
         for c in range(W):
@@ -64,7 +67,7 @@ def check_cyclic_shift(cyclic_shift: Callable) -> None:
         return f"expected {rows_of(want[0, ..., 0])}\nyours    {rows_of(got[0, ..., 0])}"
 
     def student(case: Batch) -> Tensor:
-        return as_tensor(SHIFT, call(SHIFT, cyclic_shift, case.numbers(), case.size))
+        return as_tensor(SHIFT, call(SHIFT, cyclic_shift, case.numbers(), case.size), like=case.numbers())
 
     judge(SHIFT, student, SHIFTS, shift_by_loops, describe, numbers=numbers)
 
@@ -77,6 +80,7 @@ PAD = Lesson(
     {
         "a whole multiple too many": "a side that already fits gets `multiple` more: use -H % multiple, which is then "
         "0.",
+        "the remainder": "a side gets the remainder H % multiple more; what is missing is -H % multiple.",
         "top and left": "the zeros are at the top and left: F.pad takes (left, right, top, bottom) per axis, from the "
         "last.",
         "both ends": "the zeros are spread over both ends: the crop x[:, :H, :W] would lose tokens.",
@@ -97,6 +101,7 @@ PADS = [Batch(b, h, w, c, m) for b, h, w, c, m in [
 def pad_by_loops(case: Batch, slip: str = "") -> Tensor | None:
     x, m = case.numbers(), case.size
     more = [m - n % m if slip == "a whole multiple too many" else -n % m for n in (case.height, case.width)]
+    more = [case.height % m, case.width % m] if slip == "the remainder" else more
     if slip == "height and width swapped":
         more.reverse()
     more[1] *= slip != "rows only"
@@ -123,7 +128,7 @@ def check_pad_to_multiple(pad_to_multiple: Callable) -> None:
         return f"expected {rows_of(want[0, ..., 0])}\nyours    {rows_of(got[0, ..., 0])}"
 
     def student(case: Batch) -> Tensor:
-        return as_tensor(PAD, call(PAD, pad_to_multiple, case.numbers(), case.size))
+        return as_tensor(PAD, call(PAD, pad_to_multiple, case.numbers(), case.size), like=case.numbers())
 
     judge(PAD, student, PADS, pad_by_loops, describe, numbers=numbers)
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lungseg.checks.attention import PAGE, SCORES, weigh
 from lungseg.checks.calling import build, call
-from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random, row
+from lungseg.checks.gradients import CUT_OFF, check_gradients
+from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random, versus
 from lungseg.checks.layers_of import Projections, apply, find_bias_table, find_projections
 from lungseg.checks.lessons import Lesson, Wrong
 
@@ -30,9 +31,12 @@ SELF = Lesson(
     "each head attends with its own head_dim channels of q, k, v; the heads are put side by side and projected.",
     PAGE,
     {
-        **{k: v for k, v in SCORES.items() if k != "softmax over axis 1"},
+        **SCORES,
         **HEADS,
         "images mixed": "tokens attend to tokens of other images: the batch axis must stay apart.",
+        "batch and tokens exchanged": "a token attends to the tokens at its place in the other images, as in"
+        " nn.MultiheadAttention without batch_first=True.",
+        **CUT_OFF,
     },
 )
 WINDOW = Lesson(
@@ -43,7 +47,7 @@ WINDOW = Lesson(
     "key, and blocked pairs have weight 0 (Swin Transformer, equation 4).",
     PAGE,
     {
-        **{k: v for k, v in SCORES.items() if k not in ("softmax over axis 1", "softmax over everything")},
+        **{k: v for k, v in SCORES.items() if k != "softmax over everything"},
         **HEADS,
         "bias forgotten": "the relative position bias is not added.",
         "bias after the softmax": "the relative position bias is added to the weights, after the softmax.",
@@ -55,7 +59,12 @@ WINDOW = Lesson(
         "mask of the wrong window": "windows got masks of others: image by image come all nW windows, so window w has "
         "mask "
         "w % nW.",
-        "mask added as a number": "the bool mask is added as 0 and 1; blocked pairs need -inf before the softmax.",
+        "mask of the first window": "every window got the mask of window 0; window w has mask w % nW.",
+        "rows and columns of the offset exchanged": "the column offset is multiplied by 2 ws - 1 instead of that of "
+        "rows.",
+        **CUT_OFF,
+        "mask added as a number": "the mask moves the logits by 1 only, as a bool mask that is added does; "
+        "blocked pairs need -inf before the softmax.",
         "mask after the softmax": "blocked weights are set to 0 after the softmax: the others no longer sum to 1.",
         "mask multiplied": "the logits are multiplied by the mask: a logit of 0 still has weight; it must be -inf.",
     },
@@ -121,6 +130,8 @@ def heads_by_loops(x: Tensor, p: Projections, heads: int, bias: Tensor, slip: st
         q, k, v = (joined[:, :, i].flatten(1) for i in range(3))
     if slip == "1/sqrt(dim)":
         q = q * (d / C) ** 0.5
+    if slip == "softmax over axis 1":
+        return softmax_over_heads(q, k, v, bias, p)
     results = []
     for h in range(heads):
         mine = slice(h, None, heads) if slip == "heads interleaved" else slice(h * d, (h + 1) * d)
@@ -132,6 +143,13 @@ def heads_by_loops(x: Tensor, p: Projections, heads: int, bias: Tensor, slip: st
     joined = joined.transpose(1, 2) if slip == "heads interleaved" else joined
     x = torch.stack(results).reshape(N, C) if slip == "heads not joined" else joined.flatten(1)
     return x if slip == "no projection" else apply(p.out, x)
+
+
+def softmax_over_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, p: Projections) -> Tensor:
+    """The slip softmax(dim=1) of logits (B, heads, N, N): the weights of the heads sum to 1, not those of the keys."""
+    q, k, v = (t.unflatten(-1, (len(bias), -1)).transpose(0, 1) for t in (q, k, v))  # (heads, N, d)
+    weights = (q @ k.transpose(1, 2) * q.shape[-1] ** -0.5 + bias).softmax(0)
+    return apply(p.out, (weights @ v).transpose(0, 1).flatten(1))
 
 
 def check_self_attention(build_: Callable[[int, int], nn.Module]) -> None:
@@ -156,9 +174,13 @@ def check_self_attention(build_: Callable[[int, int], nn.Module]) -> None:
             bias = torch.zeros(case.heads, case.B * case.N, case.B * case.N, dtype=torch.double)
             mixed = heads_by_loops(x.flatten(0, 1), p, case.heads, bias)
             return None if mixed is None else mixed.unflatten(0, (case.B, case.N))
-        bias = torch.zeros(case.heads, case.N, case.N, dtype=torch.double)
+        if slip == "batch and tokens exchanged":
+            x = x.transpose(0, 1)
+        bias = torch.zeros(case.heads, x.shape[1], x.shape[1], dtype=torch.double)
         each = [heads_by_loops(image, p, case.heads, bias, slip) for image in x]
-        return None if any(e is None for e in each) else torch.stack([e for e in each if e is not None])
+        if any(e is None for e in each):
+            return None
+        return torch.stack([e for e in each if e is not None], 1 if slip == "batch and tokens exchanged" else 0)
 
     def student(case: Heads) -> Tensor:
         x = random((case.B, case.N, case.heads * case.d))
@@ -166,6 +188,7 @@ def check_self_attention(build_: Callable[[int, int], nn.Module]) -> None:
             return first_of(SELF, call(SELF, module(case), x))
 
     judge(SELF, student, SELF_CASES, oracle, describe)
+    check_gradients(SELF, module(SELF_CASES[5]), random((2, 3, 4)))
 
 
 def check_window_attention(build_: Callable[[int, int, int], nn.Module]) -> None:
@@ -194,6 +217,8 @@ def check_window_attention(build_: Callable[[int, int, int], nn.Module]) -> None
             return first_of(WINDOW, call(WINDOW, module(case), x, case.mask() if case.masked else None))
 
     judge(WINDOW, student, WINDOW_CASES, oracle, describe)
+    case = WINDOW_CASES[6]
+    check_gradients(WINDOW, module(case), random((2, 4, 4)), case.mask())
 
 
 def build_window_attention(build_: Callable, case: Windows) -> nn.Module:
@@ -216,10 +241,13 @@ def window_by_loops(module: nn.Module, x: Tensor, case: Windows, w: int, slip: s
             dr, dc = i // ws - j // ws, i % ws - j % ws
             if slip == "bias of key - query":
                 dr, dc = -dr, -dc
+            if slip == "rows and columns of the offset exchanged":
+                dr, dc = dc, dr
             bias[:, i, j] = table[(dr + ws - 1) * (2 * ws - 1) + dc + ws - 1]
     if slip == "bias of another head":
         bias = bias.permute(1, 2, 0).reshape(heads, ws * ws, ws * ws)
-    allowed = case.mask()[w // case.B if slip == "mask of the wrong window" else w % case.nW]
+    mine = {"mask of the wrong window": w // case.B, "mask of the first window": 0}.get(slip, w % case.nW)
+    allowed = case.mask()[mine]
     if not case.masked or slip == "mask ignored":
         return heads_by_loops(x, p, heads, bias, slip)
     if slip in ("mask after the softmax", "mask multiplied", "mask added as a number"):
@@ -251,4 +279,4 @@ def first_of(lesson: Lesson, result: object) -> Tensor:
 def describe(case: Heads | Windows, got: Tensor, want: Tensor) -> str:
     w, i, _ = first_difference(got, want)
     where = f"image {w}" if isinstance(case, Heads) else f"window {w} (window {w % case.nW} of image {w // case.nW})"
-    return f"{case}: token {i} of {where} is {row(got[w, i])}, expected {row(want[w, i])}."
+    return f"{case}: token {i} of {where} is {versus(got[w, i], want[w, i])}."

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lungseg.checks.calling import build, call
-from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random, row
+from lungseg.checks.gradients import CUT_OFF, check_gradients
+from lungseg.checks.judging import as_tensor, fill, first_difference, judge, random, row, versus
 from lungseg.checks.layers_of import Linear, apply, find_mlp
 from lungseg.checks.lessons import Lesson, Wrong
 
@@ -28,6 +29,7 @@ MLP = Lesson(
         "activation at the end": "the activation comes after the second layer; it belongs between the two.",
         "activation twice": "there is an activation after the second layer too.",
         "residual inside": "x is added inside the MLP; the block adds it.",
+        **CUT_OFF,
     },
 )
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -77,12 +79,13 @@ def check_mlp(build_: Callable[[int, int], nn.Module]) -> None:
     def describe(case: tuple, got: Tensor, want: Tensor) -> str:
         where = first_difference(got, want)[:-1]
         x = random((*case[0], case[1]))[where]
-        return (
-            f"dim {case[1]}, hidden_dim {case[2]}: the token {row(x)} becomes {row(got[where])}, "
-            f"expected {row(want[where])}."
-        )
+        return f"{title(case)}: the token {row(x)} becomes {versus(got[where], want[where])}."
 
-    judge(MLP, student, SIZES, oracle, describe)
+    def title(case: tuple) -> str:
+        return f"x {(*case[0], case[1])}, dim {case[1]}, hidden_dim {case[2]}"
+
+    judge(MLP, student, SIZES, oracle, describe, title=title)
+    check_gradients(MLP, module(SIZES[2]), random((2, 3, 2)))
 
 
 # ---- stochastic depth -------------------------------------------------------------------------------------------
@@ -128,12 +131,13 @@ def check_drop_path(build_: Callable[[float], nn.Module]) -> None:
                         slip="drops in evaluation" if rate and not training else "",
                     )
     for rate in (0.25, 0.75):
-        check_dropped_images(build(DROP, build_, rate).train(), rate)
+        for shape in ((400, 3, 2), (400, 2, 3, 2)):
+            check_dropped_images(build(DROP, build_, rate).train(), rate, shape)
 
 
-def check_dropped_images(module: nn.Module, rate: float) -> None:
+def check_dropped_images(module: nn.Module, rate: float, shape: tuple[int, ...]) -> None:
     """In training: each image of a batch is 0 or x / (1 - rate), and `rate` of them are 0."""
-    x = random((400, 3, 2), 2) + 4
+    x = random(shape, 2) + 4
     y = as_tensor(DROP, call(DROP, module, x))
     if y.shape != x.shape:
         raise Wrong(DROP, f"the result has shape {tuple(y.shape)}, expected {tuple(x.shape)}.")

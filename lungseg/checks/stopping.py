@@ -31,6 +31,7 @@ STOPPING = Lesson(
         "far.",
         "NaN becomes the best": "NaN becomes the best value: every comparison with NaN is False, so `not worse` is "
         "True.",
+        "a best of 0 is none": "a best of 0 is taken for none, as in `if not self.best`: test `is None`.",
         "first NaN stays the best": "a NaN in the first epoch is kept as the best: nothing compares as better than "
         "NaN.",
         "min_delta ignored": "any improvement counts: it must be larger than min_delta.",
@@ -77,6 +78,7 @@ RUNS = [
     Run([0.3, 0.2, 0.5, 0.4, 0.6, 0.5], 3),
     Run([0.5, 0.4], 1), Run([0.5, 0.2, 0.6, 0.4, 0.5], 2), Run([-0.5, -0.75, -1.0], 2), Run([NAN, 0.5, NAN, 0.6], 3),
     Run([0.5, NAN, NAN], 2), Run([NAN, NAN], 2), Run([0.5, 0.4, NAN, 0.3], 2, "min"),
+    Run([0.0, 0.0, 0.0], 2), Run([0.0, 0.25, 0.125], 3), Run([0.5, 0.0, 0.25, 0.125], 3, "min"),
     Run([0.5, 0.5625, 0.625, 0.75], 2, "max", 0.125),
     Run([0.5, 0.625, 0.75], 2, "max", 0.125), Run([0.5, 0.4375, 0.25, 0.1875, 0.125], 2, "min", 0.125),
     Run([4.0, 4.25, 4.5, 5.0], 3, "max", 0.125), Run([0.5, 0.45, 0.55, 0.65, 0.6], 3, "max", 0.0625),
@@ -103,7 +105,8 @@ def epochs_by_loops(case: Run, slip: str) -> list[list[float]]:
     rows: list[list[float]] = []
     for epoch, value in enumerate(case.values, 1):
         before = slip == "compared with the epoch before"
-        is_best = improves(case, value, reference, sign, slip, first=epoch == 1 if before else best_epoch == 0)
+        nothing = best_epoch == 0 or (slip == "a best of 0 is none" and best == 0)
+        is_best = improves(case, value, reference, sign, slip, first=epoch == 1 if before else nothing)
         if slip == "best forgotten during min_epochs" and epoch <= case.min_epochs:
             is_best = False
         waited = 0 if is_best else waited + (slip != "waiting starts after min_epochs" or epoch > case.min_epochs)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lungseg.checks.blocks import PROJECTED, RESIDUALS, WEIGHED, block_by_formula, find_layers, judge_block
 from lungseg.checks.calling import build, call
-from lungseg.checks.judging import fill, random
+from lungseg.checks.judging import as_tensor, close, fill, random
 from lungseg.checks.layers_of import Projections, find_bias_table, layer_norm
 from lungseg.checks.lessons import Lesson, Wrong
 from lungseg.checks.self_attention import heads_by_loops
@@ -33,6 +33,8 @@ SWIN = Lesson(
         "shifted twice": "the map is rolled the same way again instead of back.",
         "shift ignored": "the windows are not shifted.",
         "roll the other way": "the map is rolled by +shift_size; the first rows and columns must leave.",
+        "always half a window": "the shift is half a window, whatever shift_size says.",
+        "mask of the first map": "the mask of the first map is kept for maps of other sides: it belongs to one size.",
         "padding attended": "tokens attend to padding: the mask must keep it apart.",
         "padding attended in regular windows": "tokens attend to padding where there is no shift: a padded map needs "
         "a mask "
@@ -58,6 +60,7 @@ STAGE = Lesson(
         "shifted first": "the first block is shifted; blocks 0, 2, ... have regular windows.",
         "weights shared": "the blocks are one and the same module: each needs weights of its own.",
         "number of blocks": "the stage must have `depth` blocks.",
+        "half rounded up": "half of an odd window is rounded up; it is window_size // 2.",
     },
 )
 
@@ -83,7 +86,8 @@ class Map(NamedTuple):
 
 MAPS = [Map(*c) for c in [
     (1, 4, 4, 1, 3, 2, 0), (1, 4, 4, 1, 3, 2, 1), (1, 4, 6, 2, 2, 2, 1), (2, 6, 4, 2, 2, 2, 1), (1, 6, 6, 1, 3, 3, 1),
-    (1, 3, 4, 1, 3, 2, 0), (1, 3, 5, 1, 3, 2, 1), (1, 5, 8, 2, 2, 3, 1), (1, 8, 8, 1, 3, 4, 2)]]  # fmt: skip
+    (1, 3, 4, 1, 3, 2, 0), (1, 3, 5, 1, 3, 2, 1), (1, 5, 8, 2, 2, 3, 1), (1, 8, 8, 1, 3, 4, 2),
+    (1, 6, 6, 1, 3, 3, 2)]]  # fmt: skip
 
 
 def check_swin_block(build_: Callable[..., nn.Module]) -> None:
@@ -94,6 +98,8 @@ def check_swin_block(build_: Callable[..., nn.Module]) -> None:
     """
 
     def forward(module: nn.Module, case: Map, slip: str) -> Tensor | None:
+        if slip == "always half a window" and case.shift:
+            case = case._replace(shift=case.ws // 2)
         dim = case.heads * case.d
         layers, x = find_layers(SWIN, module, dim), random((case.B, case.H, case.W, dim)).double()
         table = find_bias_table(SWIN, module, case.ws, case.heads)
@@ -111,6 +117,13 @@ def check_swin_block(build_: Callable[..., nn.Module]) -> None:
         return build(SWIN, build_, case.heads * case.d, case.heads, case.ws, case.shift)
 
     judge_block(SWIN, make, MAPS, lambda c: random((c.B, c.H, c.W, c.heads * c.d)), forward)
+    first, second = Map(1, 4, 6, 1, 3, 2, 1), Map(1, 6, 4, 1, 3, 2, 1)
+    block, x = fill(make(first)).eval(), random((1, 6, 4, 3))
+    with torch.no_grad():
+        want = as_tensor(SWIN, call(SWIN, fill(make(second)).eval(), x))
+        call(SWIN, block, random((1, 4, 6, 3)))
+        if not close(as_tensor(SWIN, call(SWIN, block, x)), want):
+            raise Wrong(SWIN, f"{second}: another result after a map of 4 x 6.", slip="mask of the first map")
 
 
 def attend_in_cells(x: Tensor, p: Projections, table: Tensor, case: Map, slip: str, padding: Tensor | None) -> Tensor:
@@ -187,8 +200,9 @@ def check_swin_stage(swin_stage: Callable[[int, int, int, int], nn.Module]) -> N
     Args:
         swin_stage: (dim, depth, num_heads, window_size) -> a module (B, H, W, dim) -> (B, H, W, dim).
     """
-    dim, side, ws = 4, 8, 4
-    for depth in (1, 2, 3):
+    dim = 4
+    for depth, ws in ((1, 4), (2, 4), (3, 4), (2, 3)):
+        side = 2 * ws
         stage = call(STAGE, swin_stage, dim, depth, 1, ws)
         if not isinstance(stage, nn.Module):
             raise Wrong(STAGE, f"the result is a {type(stage).__name__}, expected a module, such as nn.Sequential.")
@@ -249,5 +263,6 @@ def slip_of_stage(swin_stage: Callable, dim: int, side: int, ws: int) -> str:
     """Which order of shifts explains what the tokens of two blocks see."""
     seen = what_each_token_sees(fill(call(STAGE, swin_stage, dim, 3, 1, ws)).double().eval(), side, dim)
     half = ws // 2
-    orders = {"never shifted": [0, 0, 0], "always shifted": [half] * 3, "shifted first": [half, 0, half]}
+    orders = {"half rounded up": [0, ws - half, 0]} if ws % 2 else {}
+    orders |= {"never shifted": [0, 0, 0], "always shifted": [half] * 3, "shifted first": [half, 0, half]}
     return next((slip for slip, shifts in orders.items() if reach(shifts, side, ws) == seen), "")

@@ -60,7 +60,12 @@ STEP = Lesson(
     "train_step(model, image, target, loss_fn(logits, target), optimizer) -> loss of this batch",
     "gradients to zero, forward, loss, backward, step, in this order.",
     PAGE,
-    {**ORDER, "no gradient flows": "the loss was cut off from the parameters, by .item(), .detach() or no_grad."},
+    {
+        **ORDER,
+        "evaluation mode": "the network was set to evaluation mode: dropout and batch norm do not work then as in "
+        "training.",
+        "no gradient flows": "the loss was cut off from the parameters, by .item(), .detach() or no_grad.",
+    },
 )
 VALIDATE = Lesson(
     "validate",
@@ -72,6 +77,8 @@ VALIDATE = Lesson(
         "set.",
         "mode not restored": "the network stays in evaluation mode: the next epoch would be trained without dropout.",
         "gradients recorded": "gradients are recorded, which costs memory: use torch.no_grad().",
+        "gradients stay off": "gradients are still switched off afterwards, so nothing can be trained any more: use "
+        "`with torch.no_grad():`.",
         "trains": "the parameters change: validation must not train.",
         "arguments exchanged": ORDER["arguments exchanged"],
         "sigmoid before the loss": ORDER["sigmoid before the loss"],
@@ -191,6 +198,8 @@ def check_train_step(train_step: Callable) -> None:
     r = Recorder()
     for i, (image, target) in enumerate(batches()):
         result = call(STEP, train_step, r.model, image, target, r.loss_fn, r.optimizer)
+        if not all(r.modes):
+            raise Wrong(STEP, "the network was called in evaluation mode.", slip="evaluation mode")
         want, losses = descend(BATCHES[: i + 1])
         check_parameters(STEP, r, want, i + 1)
         if abs(number(STEP, result) - losses[i]) > 1e-5:
@@ -203,6 +212,9 @@ def check_validate(validate: Callable) -> None:
         r = Recorder()
         r.model.train(training)
         result = call(VALIDATE, validate, r.model, tuple(batches()), r.loss_fn)
+        if not torch.is_grad_enabled():
+            torch.set_grad_enabled(True)
+            raise Wrong(VALIDATE, "gradients are switched off after the call.", slip="gradients stay off")
         if any(r.modes):
             raise Wrong(VALIDATE, "the network was called in training mode.", slip="training mode")
         if any(r.grads):

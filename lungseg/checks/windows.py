@@ -36,9 +36,8 @@ class Batch(NamedTuple):
     size: int  # of a window, a shift or a multiple
 
     def __str__(self) -> str:
-        return (
-            f"{self.images} map(s) of {self.height} x {self.width} tokens with {self.channels} channel(s), {self.size}"
-        )
+        sides = f"{self.images} map(s) of {self.height} x {self.width} tokens"
+        return f"{sides} with {self.channels} channel(s), size {self.size}"
 
     def numbers(self) -> Tensor:
         """(B, H, W, C) float32: 1, 2, 3, ... (no zero, which is what padding holds)."""
@@ -56,6 +55,7 @@ PARTITION = Lesson(
         "a window then holds a strip of the map.",
         "windows column by column": "windows are numbered column by column instead of row by row.",
         "rows and columns swapped": "each window is transposed: its rows became columns.",
+        "height and width swapped": "the sides are taken as (B, W, H, C) from the shape; they are (B, H, W, C).",
         "images mixed": "the windows of different images alternate: the batch axis must stay first.",
     },
 )
@@ -83,6 +83,9 @@ def partition_by_loops(case: Batch, slip: str = "") -> Tensor | None:
     if slip == "no transpose":
         return x.reshape(-1, ws, ws, case.channels)
     rows, cols = case.height // ws, case.width // ws
+    if slip == "height and width swapped":
+        turned = x.reshape(case.images, cols, ws, rows, ws, case.channels)
+        return turned.transpose(2, 3).reshape(-1, ws, ws, case.channels)
     cells = [(r, c) for r in range(rows) for c in range(cols)]
     if slip == "windows column by column":
         cells.sort(key=lambda cell: cell[1])
@@ -135,7 +138,8 @@ def check_window_partition(partition: Callable) -> None:
     """The first half of `check_window_round_trip`. (B*nW, N, C), flattened windows, are taken too."""
 
     def student(case: Batch) -> Tensor:
-        windows = as_tensor(PARTITION, call(PARTITION, partition, case.numbers(), case.size))
+        x = case.numbers()
+        windows = as_tensor(PARTITION, call(PARTITION, partition, x, case.size), like=x)
         flat = windows.ndim == 3 and windows.shape[1] == case.size**2
         return windows.unflatten(1, (case.size, case.size)) if flat else windows
 
@@ -164,8 +168,9 @@ def check_window_reverse(reverse: Callable) -> None:
 
     def student(case: Batch) -> Tensor:
         windows = partition_by_loops(case)
+        assert windows is not None
         sizes = (case.size, case.height, case.width) if takes_size else (case.height, case.width)
-        return as_tensor(REVERSE, call(REVERSE, reverse, windows, *sizes))
+        return as_tensor(REVERSE, call(REVERSE, reverse, windows, *sizes), like=windows)
 
     def describe(case: Batch, got: Tensor, want: Tensor) -> str:
         b, r, c, _ = first_difference(got, want)

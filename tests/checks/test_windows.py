@@ -33,6 +33,6 @@ def test_the_answer_names_window_image_and_numbers():
     with pytest.raises(Wrong) as wrong:
         check_window_partition(lambda x, ws: x.reshape(-1, ws, ws, x.shape[3]))
     text = str(wrong.value)
-    assert "window 0 must be rows 0:2, columns 0:2 of image 0" in text
+    assert "window 0 must be rows 0:2, columns 0:2 of image 0" in " ".join(text.split())
     assert "expected [1, 2, 5, 6]" in text and "yours    [1, 2, 3, 4]" in text
     assert "Read: docs/nn/windows.md" in text

@@ -225,7 +225,7 @@ AUGMENTATIONS = [
            "np.random.default_rng().uniform(0.8, 1.2)"),
     mutant("a fixed seed", "augment", "rng not used", "    if rng.random() < 0.5:\n        image, target = np.fliplr",
            "    rng = np.random.default_rng(0)\n    if rng.random() < 0.5:\n        image, target = np.fliplr"),
-    mutant("does not clip", "augment", "cubic overshoot", "np.clip(image * gain, 0, 1)", "(image * gain)"),
+    mutant("does not clip", "augment", "not clipped", "np.clip(image * gain, 0, 1)", "(image * gain)"),
     mutant("float64 image", "augment", "", ".astype(np.float32)", ".astype(np.float64)"),
     mutant("in place", "augment", "", "    angle =", "    target[0, 0] = 1 - target[0, 0]\n    angle ="),
     Mutant("returns views", "augment", "view", """

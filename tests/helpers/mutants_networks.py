@@ -150,7 +150,12 @@ MUTANTS = [
         old="return F.pad(x, (0, 0, 0, -W % multiple, 0, -H % multiple))",
         new="return x[:, : H - H % multiple, : W - W % multiple]",
     ),
-    pad(mistake="remainder", slip="", old="-W % multiple, 0, -H % multiple", new="W % multiple, 0, H % multiple"),
+    pad(
+        mistake="remainder",
+        slip="the remainder",
+        old="-W % multiple, 0, -H % multiple",
+        new="W % multiple, 0, H % multiple",
+    ),
     pad(
         mistake="channels",
         slip="",
