@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from lungseg.checks.cross_entropy import check_bce_loss
 from lungseg.checks.lessons import Wrong
 from lungseg.checks.losses import check_dice_loss, check_loss_in_half_precision
-from lungseg.losses import bce_loss, dice_loss
+from lungseg.losses import dice_loss
 
 
 def soft_dice(probs, target, *, smooth=1.0, dims=2):
@@ -34,28 +32,6 @@ def tiny_smoothing(logits, target):
 @pytest.mark.parametrize("sound", [squared_denominator, everything_pooled, tiny_smoothing])
 def test_the_check_accepts_other_sound_definitions(sound):
     check_dice_loss(sound)
-
-
-def logsigmoid_written_out(logits, target):
-    return -(target * F.logsigmoid(logits) + (1 - target) * F.logsigmoid(-logits)).mean()
-
-
-@pytest.mark.parametrize("sound", [bce_loss, F.binary_cross_entropy_with_logits, logsigmoid_written_out])
-def test_the_check_accepts_cross_entropies_that_are_stable(sound):
-    check_bce_loss(sound)
-
-
-def clips_the_gradient(logits, target):
-    """The value is right; the gradient is that of logits up to 20."""
-    return (
-        bce_loss(logits.clamp(-20, 20), target)
-        + (bce_loss(logits, target) - bce_loss(logits.clamp(-20, 20), target)).detach()
-    )
-
-
-def test_the_check_of_the_cross_entropy_looks_at_the_gradient():
-    with pytest.raises(Wrong, match="the gradient is not"):
-        check_bce_loss(clips_the_gradient)
 
 
 def divides_by_what_vanishes(logits, target):
