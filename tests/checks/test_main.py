@@ -94,7 +94,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def judged(folder):
     """file name -> what the JSON says of it."""
-    done = check(folder, "--json", "--time-limit", 8)
+    done = check(folder, "--json", "--time-limit", 5)
     assert (done.returncode, done.stderr) == (1, "")
     report = json.loads(done.stdout)
     assert report["exit_code"] == 1
@@ -114,7 +114,7 @@ def test_no_abuse_passes_silently(judged):
         "window_partition": "ended the program (SystemExit)",
         "window_reverse": "ended the program (KeyboardInterrupt)",
         "cyclic_shift": "crashed the program (SIGSEGV)",
-        "pad_to_multiple": "no answer after 8 seconds",
+        "pad_to_multiple": "no answer after 5 seconds",
         "shifted_window_mask": "",  # where the system has a limit of memory, it says so; else the shape is wrong
         "relative_position_index": "has shape ()",
         "split_heads": "ended the program (exit code 0)",
@@ -165,12 +165,6 @@ def test_a_teacher_sees_a_table(folder, tmp_path):
     done = check(tmp_path)
     assert done.returncode == 1
     assert "ann.py" in done.stdout and "cannot be imported" in done.stdout and "attention: other" in done.stdout
-
-
-def test_a_single_file_that_cannot_be_judged_is_told_so_in_a_line(folder):
-    done = check(folder / "no_import.py")
-    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
-    assert "cannot be imported: ModuleNotFoundError" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("nowhere.py",), ("x.py", "--course", "y"), ("x.py", "--time-limit", "0"),

@@ -39,3 +39,12 @@ def test_the_table_of_a_class_has_a_row_per_file_and_a_column_per_check():
 def test_the_list_names_every_check():
     words = report.list_exercises()
     assert "shifted_window_mask(height, width, window_size, shift_size)" in words and "docs/nn/windows.md" in words
+
+
+def test_a_file_that_cannot_be_judged_is_told_so_in_a_line(capsys):
+    lines = report.Lines()
+    lines.event({"file": "a.py", "error": "SyntaxError: invalid syntax"})
+    lines.event({"file": "b.py", "names": []})
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 2
+    assert "a.py: cannot be imported: SyntaxError" in err and "b.py: defines nothing that has a check" in err
