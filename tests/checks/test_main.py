@@ -4,8 +4,11 @@ All under python -O, which removes assert statements: the checks must not consis
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -146,3 +149,33 @@ def test_a_file_may_import_its_neighbours(student):
         student(text + "def cyclic_shift(x, shift_size):\n    return helper.cyclic_shift(x, S(shift_size).s)\n")
     )
     assert done.stdout == "cyclic_shift ... passed\n"
+
+
+def test_files_named_like_modules_are_harmless_where_they_lie(student, tmp_path):
+    student(RIGHT, "random.py")
+    student(RIGHT, "torch.py")
+    command = [sys.executable, "-m", "lungseg.checks", "torch.py"]
+    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cyclic_shift ... passed\n", "")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_runs_on_when_the_command_is_stopped(student, tmp_path, how):
+    file = student("import os, time\ndef cyclic_shift(x, shift_size):\n    open('pid', 'w').write(str(os.getpid()))\n"
+                   "    time.sleep(60)\n")  # fmt: skip
+    command = [sys.executable, "-m", "lungseg.checks", file]
+    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text())
+        running.send_signal(how)
+        wait_for(lambda: not Path("/proc", (tmp_path / "pid").read_text()).exists())
+        assert running.stderr is not None and b"Traceback" not in running.stderr.read()
+
+
+def wait_for(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
