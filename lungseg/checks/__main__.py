@@ -13,10 +13,15 @@ mistake was found; 2: something could not be judged (not yet written, not import
 The file is imported, so its code runs: check only files that you would run yourself.
 """
 
-import argparse
-import json
+# ruff: noqa: E402
 import os
 import sys
+
+if sys.path and sys.path[0] in ("", os.getcwd()):  # where a student's random.py would hide Python's: look there last
+    sys.path.append(sys.path.pop(0))
+
+import argparse
+import json
 from pathlib import Path
 
 from lungseg.checks import course, report

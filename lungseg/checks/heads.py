@@ -86,6 +86,7 @@ def check_merge_heads(merge_heads: Callable) -> None:
         return f"(B, N, heads, d) = {case}: token {n} of image {b} is {row(got[b, n])}, expected {row(want[b, n])}."
 
     def student(case: tuple[int, int, int, int]) -> Tensor:
-        return as_tensor(MERGE, call(MERGE, merge_heads, split_by_loops(case)), like=split_by_loops(case))
+        x = split_by_loops(case)
+        return as_tensor(MERGE, call(MERGE, merge_heads, x), like=x)
 
     judge(MERGE, student, HEADS, merge_by_loops, describe, title=title)

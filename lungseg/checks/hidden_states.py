@@ -80,7 +80,8 @@ def check_tokens_to_map(tokens_to_map: Callable) -> None:
         )
 
     def student(case: Grid) -> Tensor:
-        return as_tensor(TO_MAP, call(TO_MAP, tokens_to_map, case.tokens(), (case.H, case.W)), like=case.tokens())
+        z = case.tokens()
+        return as_tensor(TO_MAP, call(TO_MAP, tokens_to_map, z, (case.H, case.W)), like=z)
 
     judge(TO_MAP, student, GRIDS, map_by_loops, describe)
 

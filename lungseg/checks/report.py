@@ -49,7 +49,8 @@ def collect(paths: Sequence[Path], names: Sequence[str], time_limit: float, show
     """Run the checks of these files in a worker and return the answers of each."""
     results: Results = [{"file": str(path), "error": "the checks were stopped.", "checks": []} for path in paths]
     by_file = {result["file"]: result for result in results}
-    order = json.dumps({"files": [str(p) for p in paths], "names": list(names), "time_limit": time_limit})
+    order = json.dumps({"files": [str(p) for p in paths], "names": list(names), "time_limit": time_limit,
+                        "folder": os.getcwd()})  # fmt: skip
     with start_worker() as worker:
         assert worker.stdin is not None and worker.stdout is not None  # both are pipes
         worker.stdin.write(order)
@@ -65,15 +66,20 @@ def collect(paths: Sequence[Path], names: Sequence[str], time_limit: float, show
 
 
 def start_worker() -> subprocess.Popen[str]:
-    """A Python of its own with one thread, so that it may fork after torch is loaded."""
+    """A Python of its own with one thread, so that it may fork after torch is loaded.
+
+    It starts in the package's folder: Python looks for modules in the current one, where a student's random.py may be.
+    """
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    path = os.pathsep.join(p for p in (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")) if p)
+    package = str(Path(__file__).parents[2])
+    given = [os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     return subprocess.Popen(
         [sys.executable, "-m", "lungseg.checks.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | one_thread | {"PYTHONPATH": path},
+        env=os.environ | one_thread | {"PYTHONPATH": os.pathsep.join([package, *given])},
+        cwd=package,
     )
 
 

@@ -67,7 +67,8 @@ def check_cyclic_shift(cyclic_shift: Callable) -> None:
         return f"expected {rows_of(want[0, ..., 0])}\nyours    {rows_of(got[0, ..., 0])}"
 
     def student(case: Batch) -> Tensor:
-        return as_tensor(SHIFT, call(SHIFT, cyclic_shift, case.numbers(), case.size), like=case.numbers())
+        x = case.numbers()
+        return as_tensor(SHIFT, call(SHIFT, cyclic_shift, x, case.size), like=x)
 
     judge(SHIFT, student, SHIFTS, shift_by_loops, describe, numbers=numbers)
 
@@ -128,7 +129,8 @@ def check_pad_to_multiple(pad_to_multiple: Callable) -> None:
         return f"expected {rows_of(want[0, ..., 0])}\nyours    {rows_of(got[0, ..., 0])}"
 
     def student(case: Batch) -> Tensor:
-        return as_tensor(PAD, call(PAD, pad_to_multiple, case.numbers(), case.size), like=case.numbers())
+        x = case.numbers()
+        return as_tensor(PAD, call(PAD, pad_to_multiple, x, case.size), like=x)
 
     judge(PAD, student, PADS, pad_by_loops, describe, numbers=numbers)
 

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +27,7 @@ from lungseg.python_file import import_file
 
 MEMORY = 6 * 2**30  # bytes that a check may allocate beyond what torch already has
 KEPT_OUTPUT = 500  # characters of what a student's code prints
+OUTPUTS: list[int] = []  # the descriptor that verdicts are written to
 Answer = dict[str, Any]
 
 
@@ -77,7 +79,7 @@ def isolated(job: Callable[..., Answer], *arguments: Any, time_limit: float) -> 
     process.start()
     theirs.close()
     try:
-        if not ours.poll(time_limit):
+        if not answers(ours, time_limit):
             return failed(f"no answer after {time_limit:g} seconds: an endless loop, or far too slow?")
         return json.loads(ours.recv_bytes())
     except (EOFError, OSError, ValueError):
@@ -87,13 +89,26 @@ def isolated(job: Callable[..., Answer], *arguments: Any, time_limit: float) -> 
         stop(process)
 
 
+def answers(connection: Connection, time_limit: float) -> bool:
+    """Wait for an answer; if whoever asked has gone (Ctrl-C, a closed terminal), end this program with its child."""
+    asker, end = os.getppid(), time.monotonic() + time_limit
+    while not connection.poll(max(0.0, min(0.5, end - time.monotonic()))):
+        if os.getppid() != asker:
+            raise SystemExit
+        if time.monotonic() >= end:
+            return False
+    return True
+
+
 def failed(what: str) -> Answer:
     return {"verdict": "failed", "message": what, "what": what, "slip": "", "page": ""}
 
 
 def how_it_ended(exitcode: int | None) -> str:
     """A sentence for a process that ended without an answer."""
-    if exitcode is not None and exitcode < 0:
+    if exitcode is None:
+        return "the code broke the program that checks it: does it replace a builtin of Python or torch?"
+    if exitcode < 0:
         return f"the code crashed the program ({signal.Signals(-exitcode).name})."
     return f"the code ended the program (exit code {exitcode}) before the check was finished."
 
@@ -113,6 +128,8 @@ def in_child(answer_to: Connection, job: Callable[..., Answer], *arguments: Any)
     os.setsid()
     faulthandler.disable()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for inherited in OUTPUTS:  # a process that outlives the check must not hold the way to whoever waits for verdicts
+        os.close(inherited)
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(silence, descriptor)
@@ -162,7 +179,9 @@ def run(paths: Sequence[Path], names: Sequence[str], time_limit: float, tell: Ca
 def main() -> None:
     """Read the order from standard input (JSON) and write one JSON object per line."""
     order = json.loads(sys.stdin.read())
-    output = os.fdopen(os.dup(1), "w")
+    os.chdir(order["folder"])
+    OUTPUTS.append(os.dup(1))
+    output = os.fdopen(OUTPUTS[0], "w")
 
     def tell(event: Answer) -> None:
         print(json.dumps(event), file=output, flush=True)
@@ -171,4 +190,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (KeyboardInterrupt, BrokenPipeError):  # the one who asked has stopped or gone
+        os._exit(130)

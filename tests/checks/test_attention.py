@@ -42,3 +42,12 @@ def test_weights_that_do_not_sum_to_1_are_found():
         check_attention(
             lambda q, k, v, bias=None: (attention(q, k, v, bias=bias)[0], torch.ones(*q.shape[:-1], q.shape[-2]))
         )
+
+
+def test_a_mask_of_zero_and_minus_infinity_is_taken():
+    def additive(q, k, v, mask=None):
+        logits = q @ k.mT / q.shape[-1] ** 0.5
+        weights = (logits if mask is None else logits + mask).softmax(-1)
+        return weights @ v, weights
+
+    check_attention(additive)

@@ -5,8 +5,11 @@ many files are judged in one.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,3 +175,40 @@ def test_a_teacher_sees_a_table(folder, tmp_path):
 def test_a_wrong_command_line_is_refused_in_a_sentence(arguments):
     done = check(*arguments)
     assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr
+
+
+def test_files_named_like_modules_are_harmless_where_they_lie(tmp_path):
+    for name in ("random.py", "torch.py"):
+        (tmp_path / name).write_text(RIGHT)
+    command = [sys.executable, "-m", "lungseg.checks", "torch.py"]
+    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cyclic_shift ... passed\n", "")
+
+
+SLEEPS = """
+import os, time
+def cyclic_shift(x, shift_size):
+    open("pid", "w").write(str(os.getpid()))
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_runs_on_when_the_command_is_stopped(tmp_path, how):
+    (tmp_path / "student.py").write_text(SLEEPS)
+    command = [sys.executable, "-m", "lungseg.checks", "student.py"]
+    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text())
+        running.send_signal(how)
+        wait_for(lambda: not Path("/proc", (tmp_path / "pid").read_text()).exists())
+        assert running.stderr is not None and b"Traceback" not in running.stderr.read()
+
+
+def wait_for(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

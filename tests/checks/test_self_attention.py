@@ -47,6 +47,44 @@ def test_separate_layers_and_a_window_as_a_pair_are_taken(layers):
     check_window_attention(layers)
 
 
+class OfTorch(nn.Module):
+    """PyTorch's own layer."""
+
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x)
+
+
+class Head(nn.Module):
+    """One head with layers of its own."""
+
+    def __init__(self, dim, d):
+        super().__init__()
+        self.key, self.query, self.value = (nn.Linear(dim, d, bias=False) for _ in range(3))
+
+    def forward(self, x):
+        logits = self.query(x) @ self.key(x).mT / self.key.out_features**0.5
+        return logits.softmax(-1) @ self.value(x)
+
+
+class ListOfHeads(nn.Module):
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.heads = nn.ModuleList(Head(dim, dim // num_heads) for _ in range(num_heads))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        return self.proj(torch.cat([head(x) for head in self.heads], -1))
+
+
+@pytest.mark.parametrize("cls", [OfTorch, ListOfHeads])
+def test_torchs_attention_and_a_layer_for_each_head_are_taken(cls):
+    check_self_attention(cls)
+
+
 def test_missing_layers_are_named():
     with pytest.raises(Wrong, match=r"qkv = Linear\(dim, 3 \* dim\)"):
         check_self_attention(lambda dim, num_heads: nn.Sequential(nn.Linear(dim, dim)))

@@ -337,6 +337,7 @@ STOPPING = [
     for mistake, slip, old, new in [
         ("more than patience", "one epoch late", "self.waited >=", "self.waited >"),
         ("the best counts as waiting", "one epoch early", ", self.epoch, 0\n", ", self.epoch, 1\n"),
+        ("not self.best", "a best of 0 is none", "self.best is None", "not self.best"),
         ("swaps the modes", "mode exchanged", '== "max"', '== "min"'),
         ("ignores the mode", "mode ignored", 'self.mode == "max"', "True"),
         ("keeps the counter", "counter not reset", "self.best_epoch, self.waited = value, self.epoch, 0",
@@ -391,6 +392,9 @@ WINDOWS = [
          "= logits * (torch.arange(B) == 0)[:, None, None, None]\n"),
         ("sigmoid", "probabilities", "model(window)", "model(window).sigmoid()"),
         ("steps of a window", "overlap ignored", "window_size * (1 - overlap)", "window_size"),
+        ("moves on by the overlap", "step of overlap", "(1 - overlap)", "overlap"),
+        ("trains", "mode changed", "    B, C, H, W =", "    model.train()\n    B, C, H, W ="),
+        ("predicts one image", "only the first image", "model(window)", "model(window[:1])"),
         ("works in place", "", "logits = model(window)", "logits = model(window.mul_(2).div_(2).add_(1))"),
     ]
 ]  # fmt: skip
@@ -431,6 +435,10 @@ STEPS = [
          "    optimizer.step()\n    loss.backward()"),
         ("sigmoid", "train_step", "sigmoid before the loss", "model(image)", "model(image).sigmoid()"),
         ("returns nothing", "train_step", "", "    return loss.item()\n", ""),
+        ("eval mode", "train_step", "evaluation mode", "    loss =", "    model.eval()\n    loss ="),
+        ("switches gradients off", "validate", "gradients stay off",
+         "@torch.no_grad()\ndef validate(model, batches, loss_fn):",
+         "def validate(model, batches, loss_fn):\n    torch.set_grad_enabled(False)"),
         ("forgets eval()", "validate", "training mode", "    model.eval()\n", ""),
         ("stays in eval", "validate", "mode not restored", "    model.train(was_training)\n", ""),
         ("forgets no_grad", "validate", "gradients recorded", "@torch.no_grad()\n", ""),

@@ -38,6 +38,120 @@ SECOND = "return x + self.drop_path(self.mlp(self.norm2(x)))"
 MASKED = "bias = bias + blocked[:, None]"
 
 MUTANTS = [
+    partition(mistake="(B, W, H, C)", slip="height and width swapped", old="B, H, W, C = x", new="B, W, H, C = x"),
+    partition(mistake="half precision", slip="", old=CUT, new=CUT + ".half()"),
+    shift(mistake="only forwards", slip="negative shift ignored", old="return", new="return x if shift_size < 0 else"),
+    shift(
+        mistake="sign lost",
+        slip="sign lost",
+        old="(-shift_size, -shift_size)",
+        new="(-abs(shift_size), -abs(shift_size))",
+    ),
+    index(
+        mistake="uint8",
+        slip="",
+        old="return dr * (2 * window_size - 1) + dc",
+        new="return (dr * (2 * window_size - 1) + dc).byte()",
+    ),
+    attention(
+        mistake="exp of large logits",
+        slip="exp overflows",
+        old="return logits.softmax(dim=-1) @ v",
+        new="e = logits.exp()\n    return e / e.sum(-1, keepdim=True) @ v",
+    ),
+    attention(
+        mistake="one maximum for all rows",
+        slip="",
+        old="return logits.softmax(dim=-1) @ v",
+        new="e = (logits - logits.max()).exp()\n    return e / e.sum(-1, keepdim=True) @ v",
+    ),
+    window(
+        mistake="first mask for all",
+        slip="mask of the first window",
+        old="blocked.repeat(len(x) // len(attn_mask), 1, 1)",
+        new="blocked[:1]",
+    ),
+    window(
+        mistake="columns first",
+        slip="rows and columns of the offset exchanged",
+        old="bias = self.relative_position_bias_table[index]",
+        new="index = index.unflatten(0, (self.window_size, -1)).transpose(0, 1).flatten(0, 1)\n"
+        "        index = index.unflatten(1, (self.window_size, -1)).transpose(1, 2).flatten(1)\n"
+        "        bias = self.relative_position_bias_table[index]",
+    ),
+    window(
+        mistake="bias not learnt",
+        slip="gradient cut off",
+        old="self.relative_position_bias_table[index]",
+        new="self.relative_position_bias_table.data[index]",
+    ),
+    self_attention(
+        mistake="softmax over heads",
+        slip="softmax over axis 1",
+        old="self.proj(merge_heads(attention(q, k, v)))",
+        new="self.proj(merge_heads((q @ k.mT / q.shape[-1] ** 0.5).softmax(1) @ v))",
+    ),
+    self_attention(
+        mistake="weights detached",
+        slip="gradient cut off",
+        old="attention(q, k, v)",
+        new="attention(q.detach(), k, v)",
+    ),
+    self_attention(
+        mistake="no_grad",
+        slip="gradient cut off",
+        old=("from torch import Tensor, nn", "    def forward(self, x"),
+        new=("import torch\nfrom torch import Tensor, nn", "    @torch.no_grad()\n    def forward(self, x"),
+    ),
+    self_attention(
+        mistake="batch second",
+        slip="batch and tokens exchanged",
+        old="(x).chunk(3, dim=-1))\n        return self.proj(merge_heads(attention(q, k, v)))",
+        new="(x.transpose(0, 1)).chunk(3, dim=-1))\n"
+        "        return self.proj(merge_heads(attention(q, k, v))).transpose(0, 1)",
+    ),
+    mlp(mistake="detached", slip="gradient cut off", old="F.gelu(self.fc1(x))", new="F.gelu(self.fc1(x)).detach()"),
+    mlp(
+        mistake="foward",
+        slip="",
+        old='    def forward(self, x: Tensor) -> Tensor:\n        """(..., dim)',
+        new='    def foward(self, x: Tensor) -> Tensor:\n        """(..., dim)',
+    ),
+    drop(mistake="only for (B, N, C)", slip="", old="len(x), *[1] * (x.ndim - 1),", new="len(x), 1, 1,"),
+    swin(
+        mistake="half a window",
+        slip="always half a window",
+        old="ws, shift = self.window_size, self.shift_size",
+        new="ws, shift = self.window_size, self.shift_size and self.window_size // 2",
+    ),
+    swin(
+        mistake="mask kept",
+        slip="mask of the first map",
+        old="mask = shifted_window_mask(H, W, ws, shift).to(x.device)",
+        new="mask = self.__dict__.setdefault('mask', shifted_window_mask(H, W, ws, shift))",
+    ),
+    swin(
+        mistake="attention not learnt",
+        slip="gradient cut off",
+        old="windows = self.attn(windows, mask)",
+        new="windows = self.attn(windows, mask).detach()",
+    ),
+    stage(mistake="half rounded up", slip="half rounded up", old="window_size // 2", new="(window_size + 1) // 2"),
+    stage(mistake="a list", slip="", old="return nn.Sequential(*[", new="return nn.ModuleList(["),
+    states(mistake="detached", slip="gradient cut off", old="states.append(z)", new="states.append(z.detach())"),
+    bottleneck(mistake="groups", slip="", old="3, stride, 1, bias=False", new="3, stride, 1, groups=width, bias=False"),
+    network(
+        mistake="not cropped",
+        slip="size",
+        old="permute(0, 3, 1, 2)[..., :H, :W]",
+        new="permute(0, 3, 1, 2)",
+    ),
+    network(
+        mistake="softmax of one class",
+        slip="probabilities",
+        old="permute(0, 3, 1, 2)[..., :H, :W]",
+        new="permute(0, 3, 1, 2)[..., :H, :W].softmax(1)",
+    ),
     # windows
     partition(
         mistake="view only", slip="no transpose", old=CUT, new="return x.reshape(-1, window_size, window_size, C)"
