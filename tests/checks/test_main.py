@@ -133,10 +133,26 @@ def test_a_folder_gives_a_table(student, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [(), ("nowhere.py",), ("x.py", "--course", "y"), ("x.py", "--time-limit", "0"),
-                                       ("x.py", "--draw", "picture.jpg")])  # fmt: skip
+                                       ("x.py", "--draw", "picture.jpg"), ("--course", "y", "--json")])  # fmt: skip
 def test_a_wrong_command_line_is_refused_in_a_sentence(arguments):
     done = check(*arguments)
     assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_for_each_student_gives_a_table_too(student, tmp_path):
+    for folder in ("ann", "bob", ".ipynb_checkpoints"):
+        (tmp_path / folder).mkdir()
+        student(RIGHT, f"{folder}/hw.py")
+    done = check(tmp_path)
+    assert done.returncode == 0 and "ann/hw.py" in done.stdout and "checkpoints" not in done.stdout
+
+
+def test_a_name_that_is_misspelt_or_missing_is_told(student, tmp_path):
+    file = student(RIGHT, "step03_cyclic_shift.py")
+    done = check(file, "cyclic_shift", "cyclic_shft")
+    assert done.returncode == 2 and "has no check for cyclic_shft" in done.stderr and "passed" in done.stdout
+    for near in ("step03.py", "step03_cyclic_shif.py"):
+        assert f"no such file. Is it {file}?" in check(tmp_path / near).stderr
 
 
 def test_a_file_may_import_its_neighbours(student):
