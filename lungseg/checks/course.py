@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib.resources import files
@@ -135,6 +136,6 @@ def progress(folder: Path, steps: list[Step], verdicts: dict[int, Verdict]) -> s
         if failed and failed[0] != step:
             lines += [f"And {failed[0].file} failed:", indent(verdicts[failed[0].number][1])]
         if failed and NAMES[failed[0].number]:
-            lines += [f"Only this step, and a picture: "
-                      f"python -m lungseg.checks {folder / failed[0].file} --draw wrong.png"]  # fmt: skip
+            path = shlex.quote(str(folder / failed[0].file))
+            lines += [f"Only this step, and a picture: python -m lungseg.checks {path} --draw wrong.png"]
     return "\n".join(lines)
