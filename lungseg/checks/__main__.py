@@ -3,7 +3,7 @@
     python -m lungseg.checks student.py                    everything in the file that has a check (--list)
     python -m lungseg.checks student.py SwinBlock MLP      only these
     python -m lungseg.checks student.py --draw wrong.png   and a picture of the first mistake
-    python -m lungseg.checks homework/                     a table of all files of a folder
+    python -m lungseg.checks homework/                     a table of all files of a folder, or of its subfolders
     python -m lungseg.checks --course my_course            write the exercises of the course, or show how far you are
 
 A function or class is checked if the file defines it under the name it has in lungseg; what the file only imports is
@@ -21,7 +21,7 @@ if sys.path and sys.path[0] in ("", os.getcwd()):  # where a student's random.py
     sys.path.append(sys.path.pop(0))
 
 import argparse
-import json
+import difflib
 from pathlib import Path
 
 from lungseg.checks import course, report
@@ -37,19 +37,17 @@ def main(argv: list[str] | None = None) -> int:
         return course.main(args.course, time_limit=args.time_limit)
     paths = find_files(args.path)
     if not paths:
-        print(
-            f"{args.path}: is not a Python file, nor a folder with some. Give the path of a .py file.", file=sys.stderr
-        )
+        print(not_found(args.path), file=sys.stderr)
         return 2
-    show = report.Lines() if not args.json and args.path.is_file() else report.Silent()
+    show = report.Lines(args.names) if not args.json and args.path.is_file() else report.Counter(len(paths))
     results = report.collect(paths, args.names, args.time_limit, show)
     if args.json:
-        print(json.dumps({"exit_code": report.exit_code(results), "files": results}, indent=1))
+        print(report.as_json(results, args.names))
     elif args.path.is_dir():
-        print(report.table(results))
+        print(report.table(results, args.names))
     if args.draw:
         print(report.draw_first_mistake(results, args.draw), file=sys.stderr if args.json else sys.stdout)
-    return report.exit_code(results)
+    return report.exit_code(results, args.names)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -74,6 +72,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.list and (args.path is None) == (args.course is None):
         parser.error("expected the path of a file or folder, or --course DIR")
+    if args.course and (args.draw or args.json):
+        parser.error(f"--draw and --json go with a file or a folder, e.g. {args.course}/step05_mask.py")
     if not args.time_limit > 0:
         parser.error(f"--time-limit must be positive, got {args.time_limit:g}")
     if args.draw and args.draw.suffix.lower() != ".png":
@@ -82,10 +82,25 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def find_files(path: Path) -> list[Path]:
-    """The file itself, or the .py files of a folder in the order of their names."""
-    if path.is_dir():
-        return sorted(p for p in path.glob("*.py") if not p.name.startswith((".", "_")))
+    """The file itself, or the .py files of a folder in the order of their names; if it has none, of its subfolders."""
+    for pattern in ("*.py", "*/*.py") if path.is_dir() else ():
+        if files := sorted(p for p in path.glob(pattern) if not hidden(p.relative_to(path))):
+            return files
     return [path] if path.suffix == ".py" and path.is_file() else []
+
+
+def hidden(path: Path) -> bool:
+    """Leftovers of editors and systems: .ipynb_checkpoints, __pycache__, __init__.py."""
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def not_found(path: Path) -> str:
+    """What is wrong with a path at which there is nothing to check, and which file may be meant."""
+    if path.exists():
+        return f"{path}: is not a Python file, nor a folder with some. Give the path of a .py file."
+    near = sorted(p.name for p in path.parent.glob("*.py") if p.stem.startswith(path.stem))
+    near = near or difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+    return f"{path}: there is no such file." + (f" Is it {path.parent / near[0]}?" if near else "")
 
 
 if __name__ == "__main__":

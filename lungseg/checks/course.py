@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib.resources import files
@@ -92,10 +93,10 @@ def verdict_of(step: Step, result: dict[str, Any]) -> Verdict:
     answers = {check["name"]: check for check in result["checks"]}
     for name in NAMES[step.number]:
         if name not in answers:
-            return "failed", f"{step.file} no longer defines {name}."
+            return "failed", f"{step.file} no longer defines {name}: keep the name of the exercise."
         if answers[name]["verdict"] != "passed":
             message = answers[name]["message"]
-            return answers[name]["verdict"], f"{name}: {message}" if message else ""
+            return answers[name]["verdict"], f"{name}:\n{message}" if message else ""
     return "passed", ""
 
 
@@ -124,8 +125,17 @@ def progress(folder: Path, steps: list[Step], verdicts: dict[int, Verdict]) -> s
         if not still_open:
             lines += ["", f"{so_far}: steps {ladder[0]} to {ladder[-1]} are done."]
             continue
+        if ladder != LADDERS[0] and all(verdicts[step.number][0] == "not yet written" for step in rungs):
+            lines += ["", f"{so_far}: steps {ladder[0]} to {ladder[-1]}, in any order; 19 needs 7, 8 and 10."]
+            continue
         step, answer = still_open[0], verdicts[still_open[0].number][1]
         lines += ["", f"{so_far}; next: {folder / step.file}: {step.title}",
                   f"About {step.minutes} minutes; read {step.page}."]  # fmt: skip
         lines += [indent(answer)] if answer else []
+        failed = [step for step in still_open if verdicts[step.number][0] == "failed"]
+        if failed and failed[0] != step:
+            lines += [f"And {failed[0].file} failed:", indent(verdicts[failed[0].number][1])]
+        if failed and NAMES[failed[0].number]:
+            path = shlex.quote(str(folder / failed[0].file))
+            lines += [f"Only this step, and a picture: python -m lungseg.checks {path} --draw wrong.png"]
     return "\n".join(lines)

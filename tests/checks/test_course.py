@@ -43,7 +43,7 @@ def test_the_course_from_blanks_to_the_end(tmp_path, capsys):
     assert "25 exercises" in capsys.readouterr().out
     assert course.main(folder) == 2
     out = capsys.readouterr().out
-    assert out.count("not yet written") == 25 and "0 of 18; next:" in out and "0 of 7; next:" in out
+    assert out.count("not yet written") == 25 and "0 of 18; next:" in out and "0 of 7: steps 19 to 25, in any" in out
     for step in STEPS:
         if step.number != 18:
             (folder / step.file).write_text(solution(step))
@@ -60,6 +60,7 @@ def test_the_course_from_blanks_to_the_end(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "step06_relative_index.py was missing and is written again" in out
     assert "next: " + str(folder / "step04_pad_to_multiple.py") in out and "shape" in out
+    assert f"python -m lungseg.checks {folder / 'step04_pad_to_multiple.py'} --draw wrong.png" in out
     assert "7 of 7: steps 19 to 25 are done." in out
     assert re.search(r"step18_train_the_demo.py +passed", out)
     assert (folder / "step04_pad_to_multiple.py").read_text().endswith("return x\n")  # never overwritten
@@ -73,6 +74,17 @@ def test_a_training_of_another_network_or_too_short_does_not_count(tmp_path, net
     (tmp_path / "run" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     verdict, answer = course.verdict_of_training(tmp_path)
     assert verdict == "failed" and message in answer
+
+
+def test_a_mistake_after_a_blank_is_shown_as_well():
+    verdicts = dict.fromkeys(range(1, 26), ("not yet written", "")) | {22: ("failed", "too smooth"), 1: ("passed", "")}
+    out = course.progress(Path("c"), STEPS, verdicts)
+    assert "1 of 18; next: c/step02" in out and "0 of 7; next: c/step19" in out
+    assert "And step22_elastic.py failed:\n    too smooth\n" in out
+
+
+def test_no_line_of_a_starter_is_too_long():
+    assert all(len(line) <= 120 for step in STEPS for line in step.text.splitlines())
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path, capsys):

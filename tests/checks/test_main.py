@@ -171,7 +171,7 @@ def test_a_teacher_sees_a_table(folder, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [(), ("nowhere.py",), ("x.py", "--course", "y"), ("x.py", "--time-limit", "0"),
-                                       ("x.py", "--draw", "picture.jpg")])  # fmt: skip
+                                       ("x.py", "--draw", "picture.jpg"), ("--course", "y", "--json")])  # fmt: skip
 def test_a_wrong_command_line_is_refused_in_a_sentence(arguments):
     done = check(*arguments)
     assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr
@@ -212,3 +212,20 @@ def wait_for(condition, seconds=30.0):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+def test_a_folder_for_each_student_gives_a_table_too(tmp_path):
+    for folder in ("ann", "bob", ".ipynb_checkpoints"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "hw.py").write_text(RIGHT)
+    done = check(tmp_path)
+    assert done.returncode == 0 and "ann/hw.py" in done.stdout and "checkpoints" not in done.stdout
+
+
+def test_a_name_that_is_misspelt_or_missing_is_told(tmp_path):
+    file = tmp_path / "step03_cyclic_shift.py"
+    file.write_text(RIGHT)
+    done = check(file, "cyclic_shift", "cyclic_shft")
+    assert done.returncode == 2 and "has no check for cyclic_shft" in done.stderr and "passed" in done.stdout
+    for near in ("step03.py", "step03_cyclic_shif.py"):
+        assert f"no such file. Is it {file}?" in check(tmp_path / near).stderr
