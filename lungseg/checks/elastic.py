@@ -18,6 +18,8 @@ ELASTIC = Lesson(
     "square of each axis is alpha pixels: neighbours move alike, so the image does not tear or fold.",
     PAGE,
     {
+        "noise not centred on 0": "the noise is not centred on 0 (rng.random is from 0 to 1): nearly everything moves "
+        "one way. Take rng.standard_normal, or rng.uniform(-1, 1).",
         "not smoothed": "the noise is not smoothed: neighbouring pixels move independently.",
         "sigma as variance": "sigma is taken as the variance of the Gaussian; it is its standard deviation, in pixels.",
         "one field for both axes": "rows and columns move by the same amounts: draw a field for each axis, and smooth "
@@ -150,6 +152,8 @@ def unsmooth(m: Measures, measures: Sequence[Measures]) -> Wrong:
     sigma = np.array([k.case.sigma for k in measures])
     slip = "sigma as variance" if np.allclose(ratio, np.sqrt(sigma), rtol=0.25) else ""
     slip = "not smoothed" if np.allclose(ratio, 2 * sigma, rtol=0.1) else slip  # white noise: steps of sqrt(2) alpha
+    if all(np.abs(k.field.mean((1, 2))).min() > 0.8 * k.case.alpha for k in measures):
+        slip = "noise not centred on 0"
     alike = all(abs(k.correlation) > 0.95 for k in measures)
     return Wrong(ELASTIC, f"{m.case}: neighbours differ by {step * m.roughness:.4f} pixels (root mean square), "
                  f"expected about {step:.4f} = alpha / (sigma sqrt 2): the smoothing is not a Gaussian of sigma "

@@ -30,6 +30,8 @@ MASK = Lesson(
         "everything allowed": "every pair may attend.",
         "inverted": "True and False are exchanged; True means that a pair may attend.",
         "roll the other way": "rolled by +shift_size; cyclic_shift rolls by -shift_size.",
+        "regions rolled the other way": "the regions of the map are right, but rolled by +shift_size; the map is rolled "
+        "by -shift_size.",
         "borders at the front": "the regions are cut at the first `shift_size` rows and columns of the rolled map; the "
         "rows that wrapped are its last ones.",
         "shift ignored": "the mask of regular windows: the shift changes nothing in yours.",
@@ -98,6 +100,9 @@ def region(case: Map, slip: str, w: int, i: int, token: tuple[int, int]) -> tupl
     if slip == "roll the other way":
         row, col = (rolled_row - s) % rows, (rolled_col - s) % cols
         return row < s, col < s, row >= case.height or col >= case.width
+    if slip == "regions rolled the other way":
+        there = (rolled_row - s) % rows, (rolled_col - s) % cols
+        return *cell(case, there), is_padding(case, there)
     if slip == "borders at the front":
         return rolled_row < s, rolled_col < s, padding
     if slip == "shift ignored":

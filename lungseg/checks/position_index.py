@@ -17,6 +17,8 @@ INDEX = Lesson(
     "position of i - position of j: equal offsets, and only those, share a row.",
     PAGE,
     {
+        "sign of the rows": "the offset of rows is that of key - query: both are those of query - key.",
+        "sign of the columns": "the offset of columns is that of key - query: both are those of query - key.",
         "key minus query": "the offsets are those of key - query: the matrix is transposed.",
         "offsets not shifted": "the offsets start at -(ws - 1): add ws - 1 to both, so that the index starts at 0.",
         "only one offset shifted": "only one of the two offsets was shifted by ws - 1.",
@@ -41,6 +43,8 @@ def index_by_loops(ws: int, slip: str = "") -> Tensor:
         for j in range(ws * ws):
             dr, dc = i // ws - j // ws, i % ws - j % ws
             dr, dc = {
+                "sign of the rows": (-dr, dc),
+                "sign of the columns": (dr, -dc),
                 "key minus query": (-dr, -dc),
                 "columns first": (dc, dr),
                 "absolute offsets": (abs(dr), abs(dc)),

@@ -242,6 +242,8 @@ import numpy as np
 def augment(image, target, rng):
     return (image * rng.uniform(0.9, 1)).astype(np.float32), np.roll(target, 5, 0)
 """),
+    mutant("noise from 0 to 1", "elastic_displacement", "noise not centred on 0",
+           "uniform(-1, 1, shape)", "random(shape)"),
     mutant("does not smooth", "elastic_displacement", "not smoothed", "gaussian_filter(noise, sigma)", "noise"),
     mutant("sigma as variance", "elastic_displacement", "sigma as variance", "(noise, sigma)", "(noise, sigma**0.5)"),
     mutant("smooths twice", "elastic_displacement", "", "(noise, sigma)", "(gaussian_filter(noise, sigma), sigma)"),

@@ -891,4 +891,25 @@ MUTANTS = [
         new="nn.Conv2d(in_channels, 4 * width, 1, stride, bias=False)",
     ),
     bottleneck(mistake="padding forgotten", slip="", old="3, stride, 1, bias=False", new="3, stride, 0, bias=False"),
+    index(
+        mistake="rows of key - query",
+        slip="sign of the rows",
+        old="dr = row[:, None] - row[None, :]",
+        new="dr = row[None, :] - row[:, None]",
+    ),
+    index(
+        mistake="columns of key - query",
+        slip="sign of the columns",
+        old="dc = col[:, None] - col[None, :]",
+        new="dc = col[None, :] - col[:, None]",
+    ),
+    mask(
+        mistake="regions drawn on the map and rolled back",
+        slip="regions rolled the other way",
+        old=(REGION, "region = region.roll((-shift_size, -shift_size), (0, 1))"),
+        new=(
+            "region = 1000 * ((row - shift_size) // window_size) + (col - shift_size) // window_size + 10**6 * padding",
+            "region = region.roll((shift_size, shift_size), (0, 1))",
+        ),
+    ),
 ]
