@@ -113,7 +113,7 @@ TABLE = {
     "doctor/examine.py": {"torch", "doctor"},
     "doctor/picture.py": {"torch", "numpy", "PIL", "draw"},
     "python_file.py": {"torch"},
-    "checks/*.py": {"_lazy", "PIL", "numpy", "torch", "checks", "draw", "python_file"},
+    "checks/*.py": {"_lazy", "PIL", "numpy", "torch", "checks", "draw", "files", "python_file"},
     "flags.py": {"_typeshed", "typed"},
     "typed.py": {"torch", "files"},
     "exits.py": {"torch"},

@@ -78,6 +78,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--time-limit must be positive, got {args.time_limit:g}")
     if args.draw and args.draw.suffix.lower() != ".png":
         parser.error(f"--draw must end in .png, got {args.draw}")
+    if args.draw and not args.draw.parent.is_dir():
+        parser.error(f"--draw {args.draw}: there is no folder {args.draw.parent}")
     return args
 
 
@@ -112,4 +114,7 @@ if __name__ == "__main__":
     except BrokenPipeError:  # the reader of the output has gone: python -m lungseg.checks ... | head
         code = 141
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed at exit
+    except OSError as error:  # a folder that does not exist or may not be written
+        print(f"{error.filename}: {error.strerror}. Give another path.", file=sys.stderr)
+        code = 2
     sys.exit(code)

@@ -31,8 +31,7 @@ ATTENTION = Lesson(
     "attention(q (..., N, d), k (..., N, d), v (..., N, d), *, bias (..., N, N) = None) -> values (..., N, d), or the "
     "pair (values, weights)",
     "attention is softmax(q k^T / sqrt(d) + bias) v: each query mixes the values by how well its key fits, with "
-    "weights "
-    "that sum to 1.",
+    "weights that sum to 1.",
     PAGE,
     {
         **SCORES,
@@ -44,8 +43,8 @@ ATTENTION = Lesson(
         "bias multiplied": "the logits are multiplied by the bias or mask.",
         "mask inverted": "the mask blocks where it is True; True means that a pair may attend.",
         "mask added as a number": "the bool mask is added as 0 and 1; blocked pairs need -inf before the softmax.",
-        "exp overflows": "exp of a large logit is infinite: subtract the maximum of each row first, as "
-        "torch.softmax does.",
+        "exp overflows": "exp of a large logit is infinite: subtract the maximum of each row first, as torch.softmax "
+        "does.",
         "weights returned": "the weights are returned instead of the values.",
     },
 )

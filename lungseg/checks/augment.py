@@ -15,8 +15,8 @@ PAGE = "docs/data/augment.md"
 Augment = Callable[[NDArray, NDArray, np.random.Generator], tuple[NDArray, NDArray]]
 
 CHANCE = {
-    "global generator": "random numbers are drawn from a global generator (np.random, random or torch): draw them from "
-    "the argument `rng`, and from nothing else, so that a seed repeats the result.",
+    "global generator": "random numbers are drawn from a global generator (np.random, random or torch): draw them "
+    "from the argument `rng`, and from nothing else, so that a seed repeats the result.",
     "generator of its own": "a generator lives on between calls, or is made without a seed: draw from the argument "
     "`rng`.",
     "rng not used": "the argument `rng` decides nothing: every seed gives the same result.",
@@ -38,8 +38,8 @@ AUGMENT = Lesson(
         "a draw for each": "image and target are moved by two different draws: draw once, then apply it to both.",
         "target interpolated": "the target is interpolated: sample labels with the nearest neighbour (order=0).",
         "target scaled": "the grey values of the target were changed, as those of the image: it holds labels.",
-        "not clipped": "the image leaves [0, 1]: brightness and contrast can do that, and "
-        "splines of order 3 at edges. Clip it.",
+        "not clipped": "the image leaves [0, 1]: brightness and contrast can do that, and splines of order 3 at "
+        "edges. Clip it.",
         "view": "the result is a view of the array that was given: whoever changes one changes the other. Return a "
         "copy.",
         **CHANCE,

@@ -26,8 +26,7 @@ from lungseg.checks.small_layers import mlp_by_formula
 RESIDUALS = {
     "norm after": "LayerNorm comes after each branch; it comes before (pre-norm).",
     "norm after the sum": "LayerNorm is applied to the sum x + branch (post-norm, as in the first transformer); here "
-    "it "
-    "comes before each branch.",
+    "it comes before each branch.",
     "no norm": "the branches read x itself; each reads its LayerNorm.",
     "first residual missing": "x is not added to the result of the attention.",
     "second residual missing": "x is not added to the result of the MLP.",
@@ -45,8 +44,7 @@ WEIGHED = {k: v for k, v in SCORES.items() if k in ("softmax over queries", "no 
 TRANSFORMER = Lesson(
     "TransformerBlock",
     "TransformerBlock(dim, num_heads): module(z (B, N, dim)) -> (B, N, dim), with two LayerNorm, the attention's "
-    "layers "
-    "(qkv, proj) and an MLP dim -> 4 dim -> dim",
+    "layers (qkv, proj) and an MLP dim -> 4 dim -> dim",
     "z' = attention(norm1(z)) + z, and then mlp(norm2(z')) + z' (UNETR, equations 2 and 3).",
     "docs/nn/unetr.md",
     {**RESIDUALS, **PROJECTED, **WEIGHED},

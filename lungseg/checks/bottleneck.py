@@ -18,8 +18,7 @@ BOTTLENECK = Lesson(
     "ceil(W/stride)), with convolutions 1x1, 3x3, 1x1, each followed by nn.BatchNorm2d, and a projection (1x1 "
     "convolution, batch norm) as shortcut where the shape changes",
     "relu(f(x) + shortcut(x)): f is conv 1x1, norm, relu, conv 3x3 with the stride, norm, relu, conv 1x1, norm; the "
-    "last "
-    "relu comes after the sum.",
+    "last relu comes after the sum.",
     "docs/nn/resnet_unet.md",
     {
         "no shortcut": "x is not added: the block is no residual block.",
@@ -31,8 +30,7 @@ BOTTLENECK = Lesson(
         "relu before norm": "the relu comes before the batch norm; it comes after.",
         "shortcut not normalised": "the projection of the shortcut has no batch norm, or does not use it.",
         "stride in the first convolution": "the stride is in the first 1x1 convolution, which then ignores three of "
-        "four "
-        "pixels; published weights have it in the 3x3.",
+        "four pixels; published weights have it in the 3x3.",
         "norms not used": "the batch norms are defined but not applied.",
         **CUT_OFF,
     },
@@ -58,8 +56,7 @@ class Maps(NamedTuple):
 
 CASES = [Maps(*c) for c in [
     (1, 8, 2, 1, 1, 1), (1, 8, 2, 1, 3, 3), (1, 3, 2, 1, 3, 4), (1, 3, 2, 2, 4, 4), (2, 8, 2, 2, 4, 6),
-    (2, 5, 3, 2, 5, 3),
-    (2, 12, 3, 1, 4, 3)]]  # fmt: skip
+    (2, 5, 3, 2, 5, 3), (2, 12, 3, 1, 4, 3)]]  # fmt: skip
 
 
 def find_layers(module: nn.Module, case: Maps) -> tuple[list[nn.Conv2d], list[nn.BatchNorm2d]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lungseg.checks.report import Silent, collect, indent
+from lungseg.files import whole_file
 
 STARTERS = files("lungseg.checks") / "starters"
 LADDERS = (range(1, 19), range(19, 26))  # a Swin-UNet of one's own; then parts of the other networks, data and training
@@ -18,9 +19,8 @@ NAMES = {  # what each step has one write; step 18 trains the network of step 16
     1: ("window_partition",), 2: ("window_reverse",), 3: ("cyclic_shift",), 4: ("pad_to_multiple",),
     5: ("shifted_window_mask",), 6: ("relative_position_index",), 7: ("attention",), 8: ("split_heads", "merge_heads"),
     9: ("WindowAttention",), 10: ("MLP", "DropPath"), 11: ("PatchEmbed",), 12: ("PatchMerging",),
-    13: ("PatchExpanding",),
-    14: ("SwinBlock",), 15: ("swin_stage",), 16: ("SwinUNet",), 17: ("train_step", "overfit"), 18: (),
-    19: ("SelfAttention", "TransformerBlock"), 20: ("hidden_states", "tokens_to_map"), 21: ("Bottleneck",),
+    13: ("PatchExpanding",), 14: ("SwinBlock",), 15: ("swin_stage",), 16: ("SwinUNet",), 17: ("train_step", "overfit"),
+    18: (), 19: ("SelfAttention", "TransformerBlock"), 20: ("hidden_states", "tokens_to_map"), 21: ("Bottleneck",),
     22: ("elastic_displacement",), 23: ("dice", "dice_loss"), 24: ("split_by_group",), 25: ("EarlyStopping",),
 }  # fmt: skip
 
@@ -59,7 +59,8 @@ def main(folder: Path, *, time_limit: float = 60.0) -> int:
     missing = [step for step in steps if not (folder / step.file).exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for step in missing:
-        (folder / step.file).write_text(step.text, encoding="utf-8")
+        with whole_file(folder / step.file) as file:
+            file.write_text(step.text, encoding="utf-8")
     if len(missing) == len(steps):
         print(
             f"{folder}: {len(steps)} exercises, about {sum(s.minutes for s in steps) / 60:.0f} hours. Write what "

@@ -18,8 +18,8 @@ SPLIT = Lesson(
     {
         "heads interleaved": "the channels are dealt out in turn: head h got channels h, h + heads, ... instead of a "
         "block.",
-        "only reshaped": "reshaped without moving an axis: a head then gets pieces of other tokens. First split C into "
-        "(heads, d), then move the axis of heads before that of tokens.",
+        "only reshaped": "reshaped without moving an axis: a head then gets pieces of other tokens. First split C "
+        "into (heads, d), then move the axis of heads before that of tokens.",
         "tokens and heads not exchanged": "the axis of heads comes after that of tokens; the formula needs (..., N, "
         "d).",
     },

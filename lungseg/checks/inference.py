@@ -35,8 +35,8 @@ SLIDING = Lesson(
         "Average them.",
         "rows and columns exchanged": "what was cut at (row, column) is put back at (column, row).",
         "only the first image": "only the first image of the batch is predicted.",
-        "divided by the number of images": "the sum is divided by the number of images too: the weights at a pixel are "
-        "those of one image.",
+        "divided by the number of images": "the sum is divided by the number of images too: the weights at a pixel "
+        "are those of one image.",
         "probabilities": "the sigmoid is applied: expected the blended logits.",
         "step of overlap": "windows move on by overlap * window_size; it is (1 - overlap) * window_size.",
         "mode changed": "the network's mode was changed: predict with it as it is, or restore it.",

@@ -28,8 +28,8 @@ DICE = Lesson(
         "factor 2 missing": "the factor 2 of the overlap is missing: a perfect map would have loss 0.5.",
         "IoU": "this is one minus the IoU (Jaccard), overlap / union, not one minus the Dice.",
         "score instead of loss": "the Dice itself is returned: training would make it small. Return 1 - Dice.",
-        "negative score": "minus the Dice is returned: it has the right gradient, but a loss of 0 should mean perfect. "
-        "Return 1 - Dice.",
+        "negative score": "minus the Dice is returned: it has the right gradient, but a loss of 0 should mean "
+        "perfect. Return 1 - Dice.",
         "smoothing missing": "nothing is added to numerator and denominator: an empty map is 0/0.",
         "smoothing only in the denominator": "`smooth` stands in the denominator only: an empty map, rightly "
         "predicted, then has loss 1.",
@@ -41,8 +41,8 @@ DICE = Lesson(
         "arguments exchanged": "the sigmoid is applied to the target: logits and target are exchanged.",
         "summed over the images": "the losses of the images are summed: take the mean.",
         "one loss per image": "one number per image is left: take the mean.",
-        "empty target counts as solved": "an image without a lesion has loss 0 whatever was predicted, so false alarms "
-        "cost nothing.",
+        "empty target counts as solved": "an image without a lesion has loss 0 whatever was predicted, so false "
+        "alarms cost nothing.",
         "no gradient": "the result does not depend on the logits as far as autograd can see: no .item(), .detach() or "
         "numpy, and no comparison, on the way from logits to loss.",
     },

@@ -17,8 +17,8 @@ from lungseg.checks.windows import PAGE, Map
 MASK = Lesson(
     "shifted_window_mask",
     "shifted_window_mask(height, width, window_size, shift_size) -> bool (nW, N, N), True = may attend",
-    "two tokens may attend to each other only if one cell of the shifted grid holds both, and padding only to padding: "
-    "the roll brings tokens from opposite borders into one window, and they are no neighbours.",
+    "two tokens may attend to each other only if one cell of the shifted grid holds both, and padding only to "
+    "padding: the roll brings tokens from opposite borders into one window, and they are no neighbours.",
     PAGE,
     {
         "roll before padding": "rolled first and padded afterwards: real rows are then carried past the padding. Pad "
@@ -30,10 +30,10 @@ MASK = Lesson(
         "everything allowed": "every pair may attend.",
         "inverted": "True and False are exchanged; True means that a pair may attend.",
         "roll the other way": "rolled by +shift_size; cyclic_shift rolls by -shift_size.",
-        "regions rolled the other way": "the regions of the map are right, but rolled by +shift_size; the map is rolled "
-        "by -shift_size.",
-        "borders at the front": "the regions are cut at the first `shift_size` rows and columns of the rolled map; the "
-        "rows that wrapped are its last ones.",
+        "regions rolled the other way": "the regions of the map are right, but rolled by +shift_size; it is rolled by "
+        "-shift_size.",
+        "borders at the front": "the regions are cut at the first `shift_size` rows and columns of the rolled map; "
+        "the rows that wrapped are its last ones.",
         "shift ignored": "the mask of regular windows: the shift changes nothing in yours.",
         "windows column by column": "the windows are numbered column by column; window_partition counts row by row.",
         "additive": "a mask to be added to the logits (0 and a large negative number); here it is bool, True = may "
@@ -45,8 +45,7 @@ WHOLE = [(2, 4), (4, 2), (4, 4), (4, 6)]
 MAPS = [
     *(Map(h, w, 2, 1) for h, w in WHOLE), Map(3, 6, 3, 1), Map(6, 6, 3, 1), Map(6, 6, 3, 2), Map(8, 8, 4, 2),
     Map(2, 4, 2, 0), Map(2, 3, 2, 0), Map(3, 2, 2, 0), Map(3, 4, 2, 1), Map(4, 3, 2, 1), Map(3, 3, 2, 1),
-    Map(5, 8, 4, 2),
-    Map(5, 7, 3, 1), Map(5, 5, 4, 3), Map(1, 5, 2, 1), Map(1, 1, 1, 0), Map(7, 4, 3, 2),
+    Map(5, 8, 4, 2), Map(5, 7, 3, 1), Map(5, 5, 4, 3), Map(1, 5, 2, 1), Map(1, 1, 1, 0), Map(7, 4, 3, 2),
 ]  # fmt: skip
 
 

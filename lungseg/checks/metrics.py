@@ -62,9 +62,8 @@ class Batch(NamedTuple):
 MIXED, LESION = [3.0, 0.3, -0.5, -2.0, 1.0, -50.0], [1, 0, 1, 0, 1, 0]
 BATCHES = [
     Batch([[0.3]], [[1]], (1, 1), 0.5), Batch([[2.0, -2.0]], [[0, 1]], (1, 2), 0.5),
-    Batch([MIXED], [LESION], (2, 3), 0.5),
-    Batch([MIXED], [LESION], (2, 3), 0.3), Batch([MIXED], [LESION], (3, 2), 0.9),
-    Batch([MIXED, MIXED[::-1]], [LESION, [0] * 6], (2, 3), 0.5),
+    Batch([MIXED], [LESION], (2, 3), 0.5), Batch([MIXED], [LESION], (2, 3), 0.3),
+    Batch([MIXED], [LESION], (3, 2), 0.9), Batch([MIXED, MIXED[::-1]], [LESION, [0] * 6], (2, 3), 0.5),
     Batch([MIXED] * 3, [[0] * 6, [1] * 6, LESION], (2, 3), 0.3),
     Batch([MIXED * 2], [LESION + [0] * 6], (3, 2, 2), 0.5), Batch([[0.0, 1.0]], [[1, 1]], (1, 2), 0.5),
     Batch([[50.0] * 600], [[1] * 300 + [0] * 300], (20, 30), 0.5),

@@ -19,15 +19,13 @@ NETWORK = Lesson(
     "docs/nn/swin_unet.md",
     {
         "probabilities": "the network ends with a sigmoid or softmax. Return logits: the losses take them, and a "
-        "second "
-        "sigmoid would hide errors.",
+        "second sigmoid would hide errors.",
         "never negative": "the network ends with a ReLU: a logit below 0 is how it says `background`.",
         "size": "the logits are smaller or larger than the image.",
         "rows and columns": "height and width are exchanged: try an image that is not square.",
         "channels": "the number of output channels must be num_classes.",
         "images mixed": "the logits of an image depend on the other images of its batch: a norm in training mode, or "
-        "an "
-        "axis that was reshaped away.",
+        "an axis that was reshaped away.",
         "remembers": "the network remembers an earlier call.",
         "random in eval": "two calls in eval mode differ: dropout or DropPath is still active.",
         "unused parameters": "some parameters have no influence on the logits and so never learn.",

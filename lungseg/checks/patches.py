@@ -15,11 +15,10 @@ from lungseg.checks.lessons import Lesson, Wrong
 PAGE = "docs/nn/patches.md"
 EMBED = Lesson(
     "PatchEmbed",
-    "PatchEmbed(in_channels, embed_dim, patch_size): module(image (B, in_channels, H, W)) -> tokens "
-    "(B, H/patch_size, W/patch_size, embed_dim), with a convolution, and a LayerNorm if you like",
+    "PatchEmbed(in_channels, embed_dim, patch_size): module(image (B, in_channels, H, W)) -> tokens (B, H/patch_size, "
+    "W/patch_size, embed_dim), with a convolution, and a LayerNorm if you like",
     "each patch_size x patch_size patch becomes one token by the same linear map; incomplete patches are filled with "
-    "zeros "
-    "at the bottom and right.",
+    "zeros at the bottom and right.",
     PAGE,
     {
         "only reshaped": "the convolution's (B, embed_dim, H', W') was reshaped to channels last; its axes must be "
@@ -36,13 +35,11 @@ MERGING = Lesson(
     "PatchMerging(dim): module(x (B, H, W, dim)) -> (B, ceil(H/2), ceil(W/2), 2 * dim), with LayerNorm(4 * dim) and "
     "Linear(4 * dim, 2 * dim)",
     "each 2 x 2 neighbourhood is joined to 4 * dim channels in the order (0,0) (1,0) (0,1) (1,1), normalised, and "
-    "mapped "
-    "to 2 * dim; an odd side is padded with zeros.",
+    "mapped to 2 * dim; an odd side is padded with zeros.",
     PAGE,
     {
         "joined row by row": "the four are joined in the order (0,0) (0,1) (1,0) (1,1); published weights want the "
-        "first "
-        "column first.",
+        "first column first.",
         "joined in another order": "the four neighbours are joined in another order than (0,0) (1,0) (0,1) (1,1).",
         "a neighbour read twice": "one neighbour is read twice, and another never.",
         "quarters instead of neighbours": "the map is cut into quarters; neighbours are every second row and column.",
@@ -61,8 +58,7 @@ EXPANDING = Lesson(
     "PatchExpanding(dim, out_dim, scale): module(x (B, H, W, dim)) -> (B, scale * H, scale * W, out_dim), with "
     "Linear(dim, scale * scale * out_dim) and LayerNorm(out_dim)",
     "one linear map makes scale x scale groups of out_dim channels, laid out row by row in the square of the token; "
-    "then "
-    "each fine token is normalised.",
+    "then each fine token is normalised.",
     PAGE,
     {
         "column by column": "the groups are laid out column by column in the square; published weights want row by "
@@ -97,8 +93,7 @@ class Image(NamedTuple):
 
 EMBEDDINGS = [Image(*c) for c in [
     (1, 2, 2, 1, 2, 2), (1, 2, 4, 1, 2, 2), (1, 4, 2, 1, 2, 2), (1, 4, 4, 2, 3, 2), (2, 4, 8, 1, 4, 4),
-    (1, 3, 4, 1, 2, 2),
-    (1, 2, 3, 1, 2, 2), (2, 7, 5, 3, 2, 4)]]  # fmt: skip
+    (1, 3, 4, 1, 2, 2), (1, 2, 3, 1, 2, 2), (2, 7, 5, 3, 2, 4)]]  # fmt: skip
 
 
 def find_patch_map(module: nn.Module, case: Image) -> tuple[Tensor, Tensor]:
@@ -161,8 +156,7 @@ def check_patch_embed(build_: Callable[[int, int, int], nn.Module]) -> None:
 
 MERGINGS = [Image(*c) for c in [
     (1, 2, 2, 1, 2, 0), (1, 2, 4, 1, 2, 0), (1, 4, 2, 2, 4, 0), (1, 4, 4, 1, 2, 0), (2, 4, 6, 2, 4, 0),
-    (1, 3, 2, 1, 2, 0),
-    (1, 2, 3, 2, 4, 0), (2, 5, 3, 1, 2, 0)]]  # fmt: skip
+    (1, 3, 2, 1, 2, 0), (1, 2, 3, 2, 4, 0), (2, 5, 3, 1, 2, 0)]]  # fmt: skip
 ORDER = ((0, 0), (1, 0), (0, 1), (1, 1))
 ORDERS = {
     "joined row by row": ((0, 0), (0, 1), (1, 0), (1, 1)),
@@ -218,8 +212,7 @@ def check_patch_merging(build_: Callable[[int], nn.Module]) -> None:
 
 EXPANDINGS = [Image(*c) for c in [
     (1, 1, 1, 1, 2, 2), (1, 1, 2, 2, 3, 2), (1, 2, 1, 2, 2, 2), (1, 2, 2, 2, 3, 2), (2, 2, 3, 3, 2, 3),
-    (1, 2, 1, 2, 2, 4),
-    (1, 2, 2, 2, 2, 1)]]  # fmt: skip
+    (1, 2, 1, 2, 2, 4), (1, 2, 2, 2, 2, 1)]]  # fmt: skip
 
 
 def expand_by_loops(module: nn.Module, case: Image, slip: str = "") -> Tensor | None:

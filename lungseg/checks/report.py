@@ -213,10 +213,12 @@ def list_exercises() -> str:
 def draw_first_mistake(results: Results, path: Path) -> str:
     """Write a picture of the first mistake that can be drawn; say what was written."""
     from lungseg.checks.drawing import draw  # imports Pillow
+    from lungseg.files import whole_file
 
     for result in results:
         for check in result["checks"]:
             if check.get("picture"):
-                draw(check["name"], check["picture"]).save(path)
+                with whole_file(path) as file:
+                    draw(check["name"], check["picture"]).save(file, format="png")
                 return f"{path}: {check['name']} of {result['file']}, expected, yours and the difference."
     return f"{path} was not written: there is no mistake that can be drawn."

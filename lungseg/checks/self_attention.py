@@ -34,8 +34,8 @@ SELF = Lesson(
         **SCORES,
         **HEADS,
         "images mixed": "tokens attend to tokens of other images: the batch axis must stay apart.",
-        "batch and tokens exchanged": "a token attends to the tokens at its place in the other images, as in"
-        " nn.MultiheadAttention without batch_first=True.",
+        "batch and tokens exchanged": "a token attends to the tokens at its place in the other images, as in "
+        "nn.MultiheadAttention without batch_first=True.",
         **CUT_OFF,
     },
 )
@@ -57,14 +57,13 @@ WINDOW = Lesson(
         "mask ignored": "attn_mask changes nothing.",
         "mask inverted": "pairs are blocked where attn_mask is True; True means that a pair may attend.",
         "mask of the wrong window": "windows got masks of others: image by image come all nW windows, so window w has "
-        "mask "
-        "w % nW.",
+        "mask w % nW.",
         "mask of the first window": "every window got the mask of window 0; window w has mask w % nW.",
         "rows and columns of the offset exchanged": "the column offset is multiplied by 2 ws - 1 instead of that of "
         "rows.",
         **CUT_OFF,
-        "mask added as a number": "the mask moves the logits by 1 only, as a bool mask that is added does; "
-        "blocked pairs need -inf before the softmax.",
+        "mask added as a number": "the mask moves the logits by 1 only, as a bool mask that is added does; blocked "
+        "pairs need -inf before the softmax.",
         "mask after the softmax": "blocked weights are set to 0 after the softmax: the others no longer sum to 1.",
         "mask multiplied": "the logits are multiplied by the mask: a logit of 0 still has weight; it must be -inf.",
     },
@@ -111,8 +110,7 @@ SELF_CASES = [Heads(*c) for c in [
     (3, 2, 2, 3)]]  # fmt: skip
 WINDOW_CASES = [Windows(*c) for c in [
     (1, 1, 1, 1, 1, False), (2, 1, 1, 1, 1, False), (2, 1, 2, 1, 1, False), (2, 2, 1, 1, 1, False),
-    (2, 2, 2, 1, 2, False),
-    (2, 1, 2, 1, 1, True), (2, 2, 2, 1, 2, True), (2, 2, 2, 2, 3, True), (3, 2, 2, 2, 2, True),
+    (2, 2, 2, 1, 2, False), (2, 1, 2, 1, 1, True), (2, 2, 2, 1, 2, True), (2, 2, 2, 2, 3, True), (3, 2, 2, 2, 2, True),
     (2, 3, 1, 2, 1, False)]]  # fmt: skip
 
 

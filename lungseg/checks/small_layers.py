@@ -93,8 +93,8 @@ def check_mlp(build_: Callable[[int, int], nn.Module]) -> None:
 DROP = Lesson(
     "DropPath",
     "DropPath(rate): module(x (B, ...)) -> (B, ...)",
-    "in training each image's branch is dropped with probability `rate`, as a whole, and what is kept is divided by "
-    "1 - rate, so that its mean is that of evaluation, where nothing is dropped.",
+    "in training each image's branch is dropped with probability `rate`, as a whole, and what is kept is divided by 1 "
+    "- rate, so that its mean is that of evaluation, where nothing is dropped.",
     PAGE,
     {
         "each number by itself": "single numbers are dropped, which is Dropout; a whole image of the batch is dropped "

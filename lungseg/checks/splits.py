@@ -19,8 +19,8 @@ SPLIT = Lesson(
     "docs/data/splits.md",
     {
         "by row": "the rows are split one by one, so a patient is in training and in test: split the groups.",
-        "not shuffled": "the groups are taken in their order (of appearance, or of the alphabet), and the seed decides "
-        "nothing: names often encode date, hospital or diagnosis. Shuffle the groups first.",
+        "not shuffled": "the groups are taken in their order (of appearance, or of the alphabet), and the seed "
+        "decides nothing: names often encode date, hospital or diagnosis. Shuffle the groups first.",
         "seed ignored": "the seed decides nothing: every seed gives the same split.",
         "fractions of groups": "the fractions are those of the groups, not of the rows, though groups differ in size.",
         "an empty split": "a split has no group: give every split at least one.",

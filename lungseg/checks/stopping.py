@@ -14,8 +14,7 @@ from lungseg.checks.lessons import Lesson, Wrong
 STOPPING = Lesson(
     "EarlyStopping",
     'EarlyStopping(patience, mode, min_delta=0.0, min_epochs=0), mode "max" or "min"; update(value) -> whether it is '
-    "the "
-    "best so far; attributes best, best_epoch (from 1), stop",
+    "the best so far; attributes best, best_epoch (from 1), stop",
     "an epoch is the best if it improves on the best before by more than min_delta; stop is True at the end of the "
     "`patience`-th epoch in a row without a new best, but never before min_epochs. NaN is never the best.",
     "docs/training.md",

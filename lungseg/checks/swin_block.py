@@ -20,11 +20,9 @@ from lungseg.checks.self_attention import heads_by_loops
 SWIN = Lesson(
     "SwinBlock",
     "SwinBlock(dim, num_heads, window_size, shift_size): module(x (B, H, W, dim)) -> (B, H, W, dim), with two "
-    "LayerNorm, "
-    "a window attention (qkv, proj, relative_position_bias_table) and an MLP dim -> 4 dim -> dim",
+    "LayerNorm, a window attention (qkv, proj, relative_position_bias_table) and an MLP dim -> 4 dim -> dim",
     "x' = window_attention(norm1(x)) + x, then mlp(norm2(x')) + x'; a token attends to the image tokens of its own "
-    "cell "
-    "of the grid shifted by shift_size, and stays where it is (Swin Transformer, equation 3).",
+    "cell of the grid shifted by shift_size, and stays where it is (Swin Transformer, equation 3).",
     "docs/nn/swin_unet.md",
     {
         **RESIDUALS,
@@ -37,8 +35,7 @@ SWIN = Lesson(
         "mask of the first map": "the mask of the first map is kept for maps of other sides: it belongs to one size.",
         "padding attended": "tokens attend to padding: the mask must keep it apart.",
         "padding attended in regular windows": "tokens attend to padding where there is no shift: a padded map needs "
-        "a mask "
-        "there too.",
+        "a mask there too.",
         "padding normalised": "the map is padded before norm1; padding then attends as LayerNorm's bias. Pad after it.",
         "roll before padding": "rolled first and padded afterwards. Pad first, roll after.",
         "bias of key - query": "the relative position bias is that of key - query: the index is transposed.",
@@ -51,8 +48,7 @@ STAGE = Lesson(
     "swin_stage",
     "swin_stage(dim, depth, num_heads, window_size) -> module(x (B, H, W, dim)) -> (B, H, W, dim)",
     "blocks alternate: the first has regular windows, the second is shifted by half a window, and so on, each with "
-    "weights "
-    "of its own; so information crosses the borders of windows.",
+    "weights of its own; so information crosses the borders of windows.",
     "docs/nn/swin_unet.md",
     {
         "never shifted": "no block is shifted: tokens never see beyond their own window.",

@@ -51,8 +51,8 @@ PARTITION = Lesson(
     "windows are cut in reading order, row by row, image by image, and keep the order of their tokens.",
     PAGE,
     {
-        "no transpose": "only reshaped, without moving the axis of window columns before that of rows in a window: "
-        "a window then holds a strip of the map.",
+        "no transpose": "only reshaped, without moving the axis of window columns before that of rows in a window: a "
+        "window then holds a strip of the map.",
         "windows column by column": "windows are numbered column by column instead of row by row.",
         "rows and columns swapped": "each window is transposed: its rows became columns.",
         "height and width swapped": "the sides are taken as (B, W, H, C) from the shape; they are (B, H, W, C).",

@@ -170,6 +170,12 @@ def test_a_teacher_sees_a_table(folder, tmp_path):
     assert "ann.py" in done.stdout and "cannot be imported" in done.stdout and "attention: other" in done.stdout
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = check("--course", tmp_path / "file" / "course")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "Give another path" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [(), ("nowhere.py",), ("x.py", "--course", "y"), ("x.py", "--time-limit", "0"),
                                        ("x.py", "--draw", "picture.jpg"), ("--course", "y", "--json")])  # fmt: skip
 def test_a_wrong_command_line_is_refused_in_a_sentence(arguments):
