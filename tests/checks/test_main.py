@@ -176,8 +176,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "Give another path" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("nowhere.py",), ("x.py", "--course", "y"), ("x.py", "--time-limit", "0"),
-                                       ("x.py", "--draw", "picture.jpg"), ("--course", "y", "--json")])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("nowhere.py",), ("x.py", "--course", "y"), ("x.py", "--time-limit", "0"), ("x.py", "--draw", "picture.jpg"),
+     ("x.py", "--draw", "nowhere/x.png"), ("--course", "y", "--json")],
+)  # fmt: skip
 def test_a_wrong_command_line_is_refused_in_a_sentence(arguments):
     done = check(*arguments)
     assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr
