@@ -26,13 +26,10 @@ def test_the_rms_of_a_stage_is_that_of_its_gradient():
     assert float(found.details[-1].split()[1]) == pytest.approx(expected.item(), rel=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("network", "words"), [(Detached, "none in stem, middle"), (Hard, "no gradient at all"), (Blind, "RMS from")]
-)
+@pytest.mark.parametrize(("network", "words"), [(Detached, "none in stem, middle"), (Hard, "no gradient at all")])
 def test_a_stage_without_gradient_is_named(network, words):
     found = gradient_finding(network(), IMAGE, TARGET, bce_loss)
-    assert words in found.measured
-    assert found.verdict == FAULT or network is Blind  # whose gradient is fine
+    assert words in found.measured and found.verdict == FAULT
 
 
 def test_frozen_exploding_vanishing_and_broken_gradients_are_named():
