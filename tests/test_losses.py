@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from lungseg.checks.cross_entropy import check_bce_loss
-from lungseg.checks.losses import check_dice_loss, check_loss_in_half_precision
+from lungseg.checks.scores.cross_entropy import check_bce_loss
+from lungseg.checks.scores.losses import check_dice_loss, check_loss_in_half_precision
 from lungseg.losses import bce_loss, dice_bce_loss, dice_loss
 
 FIXTURE = Path(__file__).parent / "fixtures/metrics/losses.pt"

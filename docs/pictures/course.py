@@ -7,7 +7,7 @@ import torch
 
 from lungseg.checks.drawing import draw
 from lungseg.checks.lessons import Wrong
-from lungseg.checks.masks import check_shifted_window_mask
+from lungseg.checks.networks.masks import check_shifted_window_mask
 
 IMG = Path(__file__).resolve().parents[1] / "img"
 

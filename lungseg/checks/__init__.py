@@ -9,154 +9,163 @@ from typing import TYPE_CHECKING
 from lungseg._lazy import lazy_exports
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imported when it is first used
-    from lungseg.checks.attention import check_attention as check_attention
-    from lungseg.checks.augment import check_augmentation as check_augmentation
-    from lungseg.checks.blocks import check_transformer_block as check_transformer_block
-    from lungseg.checks.bottleneck import check_bottleneck as check_bottleneck
-    from lungseg.checks.cross_entropy import check_bce_loss as check_bce_loss
-    from lungseg.checks.distances import check_hausdorff95 as check_hausdorff95
-    from lungseg.checks.elastic import check_elastic_displacement as check_elastic_displacement
+    from lungseg.checks.data.augment import check_augmentation as check_augmentation
+    from lungseg.checks.data.elastic import check_elastic_displacement as check_elastic_displacement
+    from lungseg.checks.data.intensities import (
+        check_hu_to_grey as check_hu_to_grey,
+        check_hu_to_unit as check_hu_to_unit,
+    )
+    from lungseg.checks.data.splits import check_split_by_group as check_split_by_group
     from lungseg.checks.exercises import EXERCISES as EXERCISES
-    from lungseg.checks.heads import check_merge_heads as check_merge_heads, check_split_heads as check_split_heads
-    from lungseg.checks.hidden_states import (
+    from lungseg.checks.lessons import Wrong as Wrong
+    from lungseg.checks.networks.attention import check_attention as check_attention
+    from lungseg.checks.networks.blocks import check_transformer_block as check_transformer_block
+    from lungseg.checks.networks.bottleneck import check_bottleneck as check_bottleneck
+    from lungseg.checks.networks.heads import (
+        check_merge_heads as check_merge_heads,
+        check_split_heads as check_split_heads,
+    )
+    from lungseg.checks.networks.hidden_states import (
         check_hidden_states as check_hidden_states,
         check_tokens_to_map as check_tokens_to_map,
     )
-    from lungseg.checks.inference import check_sliding_window as check_sliding_window
-    from lungseg.checks.intensities import check_hu_to_grey as check_hu_to_grey, check_hu_to_unit as check_hu_to_unit
-    from lungseg.checks.lessons import Wrong as Wrong
-    from lungseg.checks.losses import (
-        check_dice_loss as check_dice_loss,
-        check_loss_in_half_precision as check_loss_in_half_precision,
-    )
-    from lungseg.checks.masks import check_shifted_window_mask as check_shifted_window_mask
-    from lungseg.checks.metrics import (
-        check_confusion_counts as check_confusion_counts,
-        check_per_image as check_per_image,
-        check_summarise as check_summarise,
-    )
-    from lungseg.checks.network import (
+    from lungseg.checks.networks.masks import check_shifted_window_mask as check_shifted_window_mask
+    from lungseg.checks.networks.network import (
         check_network as check_network,
         check_segmentation_network as check_segmentation_network,
     )
-    from lungseg.checks.overfitting import (
+    from lungseg.checks.networks.overfitting import (
         check_overfit as check_overfit,
         check_overfits_one_batch as check_overfits_one_batch,
     )
-    from lungseg.checks.patches import (
+    from lungseg.checks.networks.patches import (
         check_patch_embed as check_patch_embed,
         check_patch_expanding as check_patch_expanding,
         check_patch_merging as check_patch_merging,
     )
-    from lungseg.checks.position_index import check_relative_position_index as check_relative_position_index
-    from lungseg.checks.rolling import (
+    from lungseg.checks.networks.position_index import check_relative_position_index as check_relative_position_index
+    from lungseg.checks.networks.rolling import (
         check_cyclic_shift as check_cyclic_shift,
         check_pad_to_multiple as check_pad_to_multiple,
     )
-    from lungseg.checks.scores import (
+    from lungseg.checks.networks.self_attention import (
+        check_self_attention as check_self_attention,
+        check_window_attention as check_window_attention,
+    )
+    from lungseg.checks.networks.small_layers import check_drop_path as check_drop_path, check_mlp as check_mlp
+    from lungseg.checks.networks.swin_block import (
+        check_swin_block as check_swin_block,
+        check_swin_stage as check_swin_stage,
+    )
+    from lungseg.checks.networks.windows import (
+        check_window_partition as check_window_partition,
+        check_window_reverse as check_window_reverse,
+        check_window_round_trip as check_window_round_trip,
+    )
+    from lungseg.checks.scores.cross_entropy import check_bce_loss as check_bce_loss
+    from lungseg.checks.scores.distances import check_hausdorff95 as check_hausdorff95
+    from lungseg.checks.scores.losses import (
+        check_dice_loss as check_dice_loss,
+        check_loss_in_half_precision as check_loss_in_half_precision,
+    )
+    from lungseg.checks.scores.metrics import (
+        check_confusion_counts as check_confusion_counts,
+        check_per_image as check_per_image,
+        check_summarise as check_summarise,
+    )
+    from lungseg.checks.scores.scores import (
         check_dice as check_dice,
         check_iou as check_iou,
         check_precision as check_precision,
         check_recall as check_recall,
         check_rmse as check_rmse,
     )
-    from lungseg.checks.self_attention import (
-        check_self_attention as check_self_attention,
-        check_window_attention as check_window_attention,
-    )
-    from lungseg.checks.small_layers import check_drop_path as check_drop_path, check_mlp as check_mlp
-    from lungseg.checks.splits import check_split_by_group as check_split_by_group
-    from lungseg.checks.stopping import check_early_stopping as check_early_stopping
-    from lungseg.checks.swin_block import check_swin_block as check_swin_block, check_swin_stage as check_swin_stage
-    from lungseg.checks.training_step import (
+    from lungseg.checks.training.inference import check_sliding_window as check_sliding_window
+    from lungseg.checks.training.stopping import check_early_stopping as check_early_stopping
+    from lungseg.checks.training.training_step import (
         check_train_one_epoch as check_train_one_epoch,
         check_train_step as check_train_step,
         check_validate as check_validate,
     )
-    from lungseg.checks.windows import (
-        check_window_partition as check_window_partition,
-        check_window_reverse as check_window_reverse,
-        check_window_round_trip as check_window_round_trip,
-    )
 
 _EXPORTS = {
-    "attention": ("check_attention",),
-    "augment": ("check_augmentation",),
-    "blocks": ("check_transformer_block",),
-    "bottleneck": ("check_bottleneck",),
-    "cross_entropy": ("check_bce_loss",),
-    "distances": ("check_hausdorff95",),
-    "elastic": ("check_elastic_displacement",),
+    "networks.attention": ("check_attention",),
+    "data.augment": ("check_augmentation",),
+    "networks.blocks": ("check_transformer_block",),
+    "networks.bottleneck": ("check_bottleneck",),
+    "scores.cross_entropy": ("check_bce_loss",),
+    "scores.distances": ("check_hausdorff95",),
+    "data.elastic": ("check_elastic_displacement",),
     "exercises": ("EXERCISES",),
-    "heads": (
+    "networks.heads": (
         "check_merge_heads",
         "check_split_heads",
     ),
-    "hidden_states": (
+    "networks.hidden_states": (
         "check_hidden_states",
         "check_tokens_to_map",
     ),
-    "inference": ("check_sliding_window",),
-    "intensities": (
+    "training.inference": ("check_sliding_window",),
+    "data.intensities": (
         "check_hu_to_grey",
         "check_hu_to_unit",
     ),
     "lessons": ("Wrong",),
-    "losses": (
+    "scores.losses": (
         "check_dice_loss",
         "check_loss_in_half_precision",
     ),
-    "masks": ("check_shifted_window_mask",),
-    "metrics": (
+    "networks.masks": ("check_shifted_window_mask",),
+    "scores.metrics": (
         "check_confusion_counts",
         "check_per_image",
         "check_summarise",
     ),
-    "network": (
+    "networks.network": (
         "check_network",
         "check_segmentation_network",
     ),
-    "overfitting": (
+    "networks.overfitting": (
         "check_overfit",
         "check_overfits_one_batch",
     ),
-    "patches": (
+    "networks.patches": (
         "check_patch_embed",
         "check_patch_expanding",
         "check_patch_merging",
     ),
-    "position_index": ("check_relative_position_index",),
-    "rolling": (
+    "networks.position_index": ("check_relative_position_index",),
+    "networks.rolling": (
         "check_cyclic_shift",
         "check_pad_to_multiple",
     ),
-    "scores": (
+    "scores.scores": (
         "check_dice",
         "check_iou",
         "check_precision",
         "check_recall",
         "check_rmse",
     ),
-    "self_attention": (
+    "networks.self_attention": (
         "check_self_attention",
         "check_window_attention",
     ),
-    "small_layers": (
+    "networks.small_layers": (
         "check_drop_path",
         "check_mlp",
     ),
-    "splits": ("check_split_by_group",),
-    "stopping": ("check_early_stopping",),
-    "swin_block": (
+    "data.splits": ("check_split_by_group",),
+    "training.stopping": ("check_early_stopping",),
+    "networks.swin_block": (
         "check_swin_block",
         "check_swin_stage",
     ),
-    "training_step": (
+    "training.training_step": (
         "check_train_one_epoch",
         "check_train_step",
         "check_validate",
     ),
-    "windows": (
+    "networks.windows": (
         "check_window_partition",
         "check_window_reverse",
         "check_window_round_trip",

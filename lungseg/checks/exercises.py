@@ -3,36 +3,27 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lungseg.checks import (
+from lungseg.checks.data import augment, elastic, intensities, splits
+from lungseg.checks.lessons import Lesson
+from lungseg.checks.networks import (
     attention,
-    augment,
     blocks,
     bottleneck,
-    cross_entropy,
-    distances,
-    elastic,
     heads,
     hidden_states,
-    inference,
-    intensities,
-    losses,
     masks,
-    metrics,
     network,
     overfitting,
     patches,
     position_index,
     rolling,
-    scores,
     self_attention,
     small_layers,
-    splits,
-    stopping,
     swin_block,
-    training_step,
     windows,
 )
-from lungseg.checks.lessons import Lesson
+from lungseg.checks.scores import cross_entropy, distances, losses, metrics, scores
+from lungseg.checks.training import inference, stopping, training_step
 
 
 class Exercise(NamedTuple):

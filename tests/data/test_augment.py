@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from scipy.ndimage import map_coordinates
 
-from lungseg.checks.augment import check_augmentation, check_pair
+from lungseg.checks.data.augment import check_augmentation, check_pair
 from lungseg.data.augment import Augmentation, input_from_output, sampling_coordinates
 from lungseg.data.elastic import sample_at
 

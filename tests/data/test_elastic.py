@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 
-from lungseg.checks.elastic import Field, check_elastic_displacement, field_of, measure
+from lungseg.checks.data.elastic import Field, check_elastic_displacement, field_of, measure
 from lungseg.data.augment import Augmentation
 from lungseg.data.elastic import (
     MAX_STRETCH,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from lungseg.checks.distances import Pair, check_hausdorff95, distance_by_pairs
-from lungseg.checks.metrics import (
+from lungseg.checks.scores.distances import Pair, check_hausdorff95, distance_by_pairs
+from lungseg.checks.scores.metrics import (
     COUNTED,
     SCORES,
     SUMMARY,
@@ -22,7 +22,7 @@ from lungseg.checks.metrics import (
     scores_by_formula,
     summary_by_loops,
 )
-from lungseg.checks.scores import Counts
+from lungseg.checks.scores.scores import Counts
 from lungseg.evaluation.metrics import (
     class_counts,
     confusion_counts,

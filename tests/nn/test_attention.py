@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lungseg.checks.attention import check_attention
-from lungseg.checks.self_attention import check_window_attention
+from lungseg.checks.networks.attention import check_attention
+from lungseg.checks.networks.self_attention import check_window_attention
 from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fused_attention
 from lungseg.nn.windows import shifted_window_mask
 

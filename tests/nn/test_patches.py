@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import nn
 
-from lungseg.checks.patches import check_patch_expanding, check_patch_merging
+from lungseg.checks.networks.patches import check_patch_expanding, check_patch_merging
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from lungseg.checks.network import check_segmentation_network
-from lungseg.checks.overfitting import check_overfits_one_batch
+from lungseg.checks.networks.network import check_segmentation_network
+from lungseg.checks.networks.overfitting import check_overfits_one_batch
 from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/resnet_unet"

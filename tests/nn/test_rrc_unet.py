@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lungseg.checks.network import check_segmentation_network
+from lungseg.checks.networks.network import check_segmentation_network
 from lungseg.nn.rrc_unet import RecurrentConv, RecurrentResidualBlock, RRCUNet
 
 

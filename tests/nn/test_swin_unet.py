@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-from lungseg.checks.network import check_segmentation_network
-from lungseg.checks.overfitting import check_overfits_one_batch
+from lungseg.checks.networks.network import check_segmentation_network
+from lungseg.checks.networks.overfitting import check_overfits_one_batch
 from lungseg.nn.swin_unet import SwinBlock, SwinUNet
 from lungseg.nn.windows import shifted_window_mask, window_partition, window_reverse
 from lungseg.weights.load import load_published

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from lungseg.checks.network import check_segmentation_network
-from lungseg.checks.overfitting import check_overfits_one_batch
+from lungseg.checks.networks.network import check_segmentation_network
+from lungseg.checks.networks.overfitting import check_overfits_one_batch
 from lungseg.nn.unet import UNet, crop
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from lungseg.checks.network import check_segmentation_network
-from lungseg.checks.overfitting import check_overfits_one_batch
+from lungseg.checks.networks.network import check_segmentation_network
+from lungseg.checks.networks.overfitting import check_overfits_one_batch
 from lungseg.nn.unetr import PRESETS, UNETR, ResidualBlock, TransformerBlock, UpBlock, resize_positions, tokens_to_map
 from lungseg.weights.load import load_published
 

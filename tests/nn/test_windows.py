@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from lungseg.checks.masks import check_shifted_window_mask
-from lungseg.checks.position_index import check_relative_position_index
-from lungseg.checks.windows import check_window_round_trip
+from lungseg.checks.networks.masks import check_shifted_window_mask
+from lungseg.checks.networks.position_index import check_relative_position_index
+from lungseg.checks.networks.windows import check_window_round_trip
 from lungseg.nn.windows import (
     cyclic_shift,
     pad_to_multiple,

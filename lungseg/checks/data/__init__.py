@@ -1,0 +1,1 @@
+"""Checks of intensities, augmentation and splits."""

@@ -1,0 +1,1 @@
+"""Checks of windows, attention, blocks and whole networks."""
