@@ -232,8 +232,8 @@ def make_report(name: str, rows: list[Row], together: dict[str, Outcome], seeds:
     parts = [
         f"# Three ways to split {name}, seeds {', '.join(map(str, seeds))}",
         markdown_table(rows, COLUMNS, names=("procedure",)),
-        f"Mean Dice over {len(seeds)} trainings of each procedure, on its own test samples and on {slices} slices of "
-        f"{patients} never-seen patients. In parentheses 95 % intervals from 2,000 bootstrap draws of whole patients. "
+        f"Mean Dice of {len(seeds)} training runs per procedure, on its own test samples and on {slices} slices of "
+        f"{patients} never-seen patients; in parentheses, 95 % intervals from 2,000 bootstrap draws of patients. "
         "They show how much patients differ, not whether a split leaks.",
         difference_remark(unseen) and f"On the never-seen patients: {difference_remark(unseen)}",
     ]

@@ -1,4 +1,4 @@
-"""Draw docs/img/attention_maps.png: attention of two trained networks; takes as long as two demo trainings.
+"""Draw docs/img/attention_maps.png: the attention of two networks, for which it trains both demos.
 
 python docs/pictures/attention_maps.py [RUN_OF_SWIN RUN_OF_UNETR]      with two runs, nothing is trained
 """

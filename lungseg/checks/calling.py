@@ -82,7 +82,7 @@ def no_forward(lesson: Lesson, cls: Any) -> Wrong:
 
 
 def bind(lesson: Lesson, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
-    """The names of the parameters that take these arguments, or Wrong with the signature that is wanted."""
+    """The names of the parameters that these arguments are bound to; raises Wrong if they do not fit the signature."""
     target = function.forward if isinstance(function, nn.Module) else function
     try:
         signature = inspect.signature(target)

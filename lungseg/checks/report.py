@@ -21,7 +21,7 @@ class Silent:
     """Shows nothing while the checks run."""
 
     def event(self, event: dict[str, Any]) -> None:
-        pass
+        """Take what the worker tells: a file's names or its error, a check that begins, or its answer."""
 
 
 class Counter(Silent):

@@ -128,6 +128,7 @@ def check_chance(elastic_displacement: Callable, first: NDArray) -> None:
 
 
 def measure(case: Field, field: NDArray) -> Measures:
+    """Strength, smoothness, correlation and folding of one field (2, H, W)."""
     down, along = np.diff(field, axis=1), np.diff(field, axis=2)  # (2, H-1, W), (2, H, W-1)
     roughness = np.sqrt(((down**2).mean() + (along**2).mean()) / 2)
     rms = np.sqrt((field**2).mean((1, 2)))

@@ -111,6 +111,7 @@ def unit_of(x: float, case: Values, slip: str = "") -> float | None:
 
 
 def units_by_loops(case: Values, slip: str = "") -> Tensor | None:
+    """Each HU value on the scale from 0 to 1, one after the other."""
     values = []
     for x in (v for r in case.hu for v in r):
         u = unit_of(x, case, slip)
@@ -124,6 +125,7 @@ def units_by_loops(case: Values, slip: str = "") -> Tensor | None:
 
 
 def greys_by_loops(case: Values, slip: str = "") -> Tensor | None:
+    """Each HU value as a grey level, one after the other."""
     levels = 255 if slip == "bits ignored" else 2**case.bits - 1
     values = []
     for x in (v for r in case.hu for v in r):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from lungseg.checks.networks.layers_of import (
     find_projections,
     layer_norm,
 )
-from lungseg.checks.networks.self_attention import HEADS, heads_by_loops
+from lungseg.checks.networks.self_attention import HEADS, Heads, heads_by_loops
 from lungseg.checks.networks.small_layers import mlp_by_formula
 
 RESIDUALS = {
@@ -121,19 +122,7 @@ def block_by_formula(x: Tensor, layers: Layers, attend: Callable[[Tensor], Tenso
 # ---- UNETR's block ----------------------------------------------------------------------------------------------
 
 
-class Sequence(NamedTuple):
-    """B images of N tokens, with heads of d channels."""
-
-    B: int
-    N: int
-    heads: int
-    d: int
-
-    def __str__(self) -> str:
-        return f"{self.B} image(s) of {self.N} tokens, {self.heads} head(s) of {self.d} channels"
-
-
-SEQUENCES = [Sequence(*c) for c in [(1, 1, 1, 3), (1, 2, 1, 3), (1, 3, 2, 2), (2, 3, 2, 2), (2, 4, 3, 2), (3, 2, 2, 3)]]
+SEQUENCES = [Heads(*c) for c in [(1, 1, 1, 3), (1, 2, 1, 3), (1, 3, 2, 2), (2, 3, 2, 2), (2, 4, 3, 2), (3, 2, 2, 3)]]
 
 
 def check_transformer_block(build_: Callable[[int, int], nn.Module]) -> None:
@@ -143,7 +132,7 @@ def check_transformer_block(build_: Callable[[int, int], nn.Module]) -> None:
         build_: (dim, num_heads) -> a module (B, N, dim) -> (B, N, dim).
     """
 
-    def forward(module: nn.Module, case: Sequence, slip: str) -> Tensor | None:
+    def forward(module: nn.Module, case: Heads, slip: str) -> Tensor | None:
         dim = case.heads * case.d
         layers, x = find_layers(TRANSFORMER, module, dim), random((case.B, case.N, dim)).double()
         free = torch.zeros(case.heads, case.N, case.N, dtype=torch.double)
@@ -154,7 +143,7 @@ def check_transformer_block(build_: Callable[[int, int], nn.Module]) -> None:
 
         return block_by_formula(x, layers, attend, slip)
 
-    def make(case: Sequence) -> nn.Module:
+    def make(case: Heads) -> nn.Module:
         return build(TRANSFORMER, build_, case.heads * case.d, case.heads)
 
     judge_block(TRANSFORMER, make, SEQUENCES, lambda c: random((c.B, c.N, c.heads * c.d)), forward)
@@ -165,12 +154,10 @@ def check_transformer_block(build_: Callable[[int, int], nn.Module]) -> None:
 
 def judge_block(lesson: Lesson, make: Callable, cases: list, inputs: Callable, oracle: Callable) -> None:
     """`judge` a block in eval mode, with random weights and norms that are not the identity."""
-    made: dict = {}
 
+    @cache
     def module(case: NamedTuple) -> nn.Module:
-        if case not in made:
-            made[case] = fill(make(case)).eval()
-        return made[case]
+        return fill(make(case)).eval()
 
     def student(case: NamedTuple) -> Tensor:
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """Checks of ResNet's bottleneck block, with the student's own weights and running statistics."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -142,16 +143,15 @@ def check_bottleneck(build_: Callable[[int, int, int], nn.Module]) -> None:
     Args:
         build_: (in_channels, width, stride) -> a module (B, in_channels, H, W) -> (B, 4 * width, ...).
     """
-    made: dict = {}
 
+    @cache
     def module(case: Maps) -> nn.Module:
-        if case not in made:
-            made[case] = fill(build(BOTTLENECK, build_, case.in_channels, case.width, case.stride)).eval()
-            for i, norm in enumerate(m for m in made[case].modules() if isinstance(m, nn.BatchNorm2d)):
-                if norm.running_mean is not None and norm.running_var is not None:
-                    norm.running_mean.copy_(random(norm.running_mean.shape, 10 + i))
-                    norm.running_var.copy_(0.5 + random(norm.running_var.shape, 20 + i).abs())
-        return made[case]
+        made = fill(build(BOTTLENECK, build_, case.in_channels, case.width, case.stride)).eval()
+        for i, norm in enumerate(m for m in made.modules() if isinstance(m, nn.BatchNorm2d)):
+            if norm.running_mean is not None and norm.running_var is not None:
+                norm.running_mean.copy_(random(norm.running_mean.shape, 10 + i))
+                norm.running_var.copy_(0.5 + random(norm.running_var.shape, 20 + i).abs())
+        return made
 
     def student(case: Maps) -> Tensor:
         with torch.no_grad():

@@ -38,6 +38,7 @@ HEADS = [(1, 2, 1, 2), (1, 1, 2, 2), (1, 2, 2, 1), (1, 2, 2, 2), (1, 3, 2, 2), (
 
 
 def split_by_loops(case: tuple[int, int, int, int], slip: str = "") -> Tensor:
+    """The channels 1, 2, 3, ... of all tokens, cut into heads: (B, heads, N, d)."""
     B, N, heads, d = case
     x = torch.arange(1.0, 1 + B * N * heads * d).reshape(B, N, heads * d)
     if slip == "only reshaped":
@@ -47,6 +48,7 @@ def split_by_loops(case: tuple[int, int, int, int], slip: str = "") -> Tensor:
 
 
 def merge_by_loops(case: tuple[int, int, int, int], slip: str = "") -> Tensor:
+    """The heads of `split_by_loops`, put side by side: (B, N, heads * d)."""
     split, (B, N, heads, d) = split_by_loops(case), case
     if slip == "only reshaped":
         return split.reshape(B, N, heads * d)

@@ -60,6 +60,7 @@ GRIDS = [Grid(*c) for c in [(1, 1, 2, 2), (1, 2, 1, 2), (1, 2, 2, 1), (1, 2, 3, 
 
 
 def map_by_loops(case: Grid, slip: str = "") -> Tensor:
+    """The map (B, K, H, W), one token after the other."""
     z, (B, H, W, K) = case.tokens(), case
     if slip == "only reshaped":
         return z.reshape(B, K, H, W)
@@ -98,6 +99,7 @@ class Scale(nn.Module):
 
 
 def states_by_loops(case: tuple[int, Sequence[int]], slip: str = "") -> Tensor:
+    """The states after the named blocks, in one row of numbers."""
     depth, layers = case
     states = [torch.ones(1, 1, 1)]
     for i in range(depth):

@@ -1,6 +1,7 @@
 """Checks of patch embedding, merging and expanding, token by token, with the student's own weights."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -269,13 +270,11 @@ def map_forward(lesson: Lesson) -> Callable[[nn.Module, Image], Tensor]:
 
 
 def judge_module(lesson: Lesson, make: Callable, cases: list, forward: Callable, oracle: Callable) -> None:
-    """`judge` a module that is built anew for each case, with random weights, in eval mode."""
-    made: dict = {}
+    """`judge` a module that is built once for each case, with random weights, in eval mode."""
 
+    @cache
     def module(case: Image) -> nn.Module:
-        if case not in made:
-            made[case] = fill(make(case)).eval()
-        return made[case]
+        return fill(make(case)).eval()
 
     def student(case: Image) -> Tensor:
         with torch.no_grad():

@@ -33,6 +33,7 @@ SHIFTS = [Batch(b, h, w, c, s) for b, h, w, c, s in [
 
 
 def shift_by_loops(case: Batch, slip: str = "") -> Tensor:
+    """The rolled map, one token after the other."""
     x, s = case.numbers(), case.size
     if slip == "wrong axes":
         return torch.roll(x, (-s, -s), (2, 3))
@@ -98,6 +99,7 @@ PADS = [Batch(b, h, w, c, m) for b, h, w, c, m in [
 
 
 def pad_by_loops(case: Batch, slip: str = "") -> Tensor | None:
+    """The map, written into one of zeros that is large enough."""
     x, m = case.numbers(), case.size
     more = [m - n % m if slip == "a whole multiple too many" else -n % m for n in (case.height, case.width)]
     more = [case.height % m, case.width % m] if slip == "the remainder" else more

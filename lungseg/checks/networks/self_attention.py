@@ -1,6 +1,7 @@
 """Checks of multi-head attention: among all tokens (ViT, UNETR) and in windows (Swin), with the student's weights."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -71,7 +72,7 @@ WINDOW = Lesson(
 
 
 class Heads(NamedTuple):
-    """One case of self-attention: B images of N tokens."""
+    """One case of attention among all tokens: B images of N tokens, heads of d channels."""
 
     B: int
     N: int
@@ -158,12 +159,10 @@ def check_self_attention(build_: Callable[[int, int], nn.Module]) -> None:
     Args:
         build_: (dim, num_heads) -> a module (B, N, dim) -> (B, N, dim) with linear layers qkv (or q, k, v) and proj.
     """
-    made: dict[Heads, nn.Module] = {}
 
+    @cache
     def module(case: Heads) -> nn.Module:
-        if case not in made:
-            made[case] = fill(build(SELF, build_, case.heads * case.d, case.heads)).eval()
-        return made[case]
+        return fill(build(SELF, build_, case.heads * case.d, case.heads)).eval()
 
     def oracle(case: Heads, slip: str = "") -> Tensor | None:
         dim = case.heads * case.d
@@ -197,12 +196,10 @@ def check_window_attention(build_: Callable[[int, int, int], nn.Module]) -> None
             `relative_position_bias_table` ((2 ws - 1)^2, num_heads), called as
             module(x (B*nW, N, C), attn_mask (nW, N, N) bool or None) -> (B*nW, N, C).
     """
-    made: dict[Windows, nn.Module] = {}
 
+    @cache
     def module(case: Windows) -> nn.Module:
-        if case not in made:
-            made[case] = fill(build_window_attention(build_, case)).eval()
-        return made[case]
+        return fill(build_window_attention(build_, case)).eval()
 
     def oracle(case: Windows, slip: str = "") -> Tensor | None:
         x = random((case.B * case.nW, case.ws**2, case.heads * case.d)).double()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +63,10 @@ def check_mlp(build_: Callable[[int, int], nn.Module]) -> None:
     Args:
         build_: (dim, hidden_dim) -> a module (..., dim) -> (..., dim).
     """
-    made: dict = {}
 
+    @cache
     def module(case: tuple) -> nn.Module:
-        if case not in made:
-            made[case] = fill(build(MLP, build_, *case[1:]), scale=1.0).eval()
-        return made[case]
+        return fill(build(MLP, build_, *case[1:]), scale=1.0).eval()
 
     def oracle(case: tuple, slip: str) -> Tensor:
         return mlp_by_formula(find_mlp(MLP, module(case), *case[1:]), random((*case[0], case[1])).double(), slip)
