@@ -61,7 +61,7 @@ class Lines(Silent):
         elif "begin" in event:
             print(f"{event['begin']} ... ", end="", flush=True)
         elif "verdict" in event:
-            print(MARKS.get(event["verdict"], "") if event["verdict"] == "failed" else event["verdict"])
+            print("FAILED" if event["verdict"] == "failed" else event["verdict"])
             if event["message"]:
                 print(indent(event["message"]) + "\n")
             if event.get("printed") and event["verdict"] != "passed":
