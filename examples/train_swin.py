@@ -11,7 +11,7 @@ DIR is a folder of slices (docs/data/folder.md). Without one, phantoms are drawn
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (later lungseg.exits does this)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
@@ -48,6 +48,17 @@ class Recipe(TrainingRecipe):
     window_size: int = option(8, "side of an attention window in tokens; best if it divides every stage's map")
     drop_path_rate: float = option(
         0.0, "stochastic depth of the deepest block; regularises large networks, slows small ones"
+    )
+    stem: Literal["patch", "conv"] = option(
+        "patch",
+        "patch is published; conv turns pixels into tokens, and tokens into pixels, by convolutions with skips at full "
+        "and half resolution: better outlines, above all of small lesions",
+        before="patch",
+    )
+    conv_channels: tuple[int, ...] = option(
+        (16, 32),
+        "stem conv: channels at full resolution, at half, ...; each number doubles patch_size",
+        before=(16, 32),
     )
 
 
@@ -123,7 +134,8 @@ def choose_network(recipe: Recipe) -> type[nn.Module]:
 
 def network_arguments(recipe: Recipe) -> dict[str, Any]:
     """The arguments of `SwinUNet`; each checkpoint keeps them, so that it needs no script to be rebuilt."""
-    names = ("patch_size", "embed_dim", "depths", "num_heads", "window_size", "drop_path_rate")
+    names = ["patch_size", "embed_dim", "depths", "num_heads", "window_size", "drop_path_rate"]
+    names += ["stem", "conv_channels"] if recipe.stem == "conv" else []  # a network of your own need not know them
     return {name: getattr(recipe, name) for name in names} | {"head_bias": recipe.prior_bias}
 
 

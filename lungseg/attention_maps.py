@@ -46,7 +46,7 @@ def token_side(network: nn.Module, block: str) -> int:
     module = find_block(network, block)
     if isinstance(network, SwinUNet) and isinstance(module, SwinBlock):
         channels, finest = module.norm1.normalized_shape[0], network.norm_up.normalized_shape[0]
-        return network.patch_embed.patch_size * channels // finest  # each merging doubles side and channels
+        return network.patch_size * channels // finest  # each merging doubles side and channels
     assert isinstance(network, UNETR)
     return network.patch_size
 

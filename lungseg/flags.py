@@ -26,7 +26,7 @@ Check = Callable[[Any], str | None]  # a number -> what it must be, if it is not
 # ---- fields -----------------------------------------------------------------------------------------------------
 
 
-def option(default: Any, help: str, *, check: Check | None = None) -> Any:
+def option(default: Any, help: str, *, check: Check | None = None, before: Any = ...) -> Any:
     """A dataclass field with its default, its reason and its limits.
 
         lr: float = option(5e-4, "why this number", check=positive)
@@ -34,8 +34,10 @@ def option(default: Any, help: str, *, check: Check | None = None) -> Any:
     Args:
         check: what each number of the field must satisfy, tested by `check_fields`. By default a whole number must be
             at least 1, and a floating-point number finite.
+        before: for a field that was added later: the value that runs without it had, so that they can be resumed.
     """
-    return field(default=default, metadata={"help": help, "check": check})
+    earlier = {} if before is ... else {"before": before}
+    return field(default=default, metadata={"help": help, "check": check} | earlier)
 
 
 def positive(number: float) -> str | None:

@@ -13,12 +13,13 @@ from lungseg.nn.arguments import (
     is_count,
 )
 from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fused_attention
-from lungseg.nn.layers import MLP, DropPath, InstanceNorm, conv_norm_relu, double_conv, trunc_normal_init
+from lungseg.nn.conv_stem import ConvDecoder, ConvStem
+from lungseg.nn.layers import MLP, DropPath, InstanceNorm, conv_norm_relu, crop, double_conv, trunc_normal_init
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
 from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
 from lungseg.nn.rrc_unet import RecurrentConv, RecurrentResidualBlock, RRCUNet
 from lungseg.nn.swin_unet import SwinBlock, SwinUNet
-from lungseg.nn.unet import UNet, crop
+from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import (
     UNETR,
     ResidualBlock,
@@ -41,6 +42,8 @@ from lungseg.nn.windows import (
 
 __all__ = [
     "Bottleneck",
+    "ConvDecoder",
+    "ConvStem",
     "DropPath",
     "InstanceNorm",
     "MLP",

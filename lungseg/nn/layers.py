@@ -1,6 +1,6 @@
 """Small layers that several networks share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -105,13 +105,16 @@ NORM: dict[str, dict[int, Callable[[int], nn.Module]]] = {
 }
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, *, spatial_dims: int = 2, norm: str = "batch") -> nn.Sequential:
+def conv_norm_relu(
+    in_channels: int, out_channels: int, *, spatial_dims: int = 2, norm: str = "batch", stride: int = 1
+) -> nn.Sequential:
     """3 x 3 (x 3) convolution that keeps the size, normalisation, ReLU: (B, in, *spatial) -> (B, out, *spatial).
 
-    The convolution has no bias: the normalisation would subtract it again.
+    The convolution has no bias: the normalisation would subtract it again. With stride 2 the sides are halved and
+    rounded up.
     """
     return nn.Sequential(
-        CONV[spatial_dims](in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        CONV[spatial_dims](in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False),
         NORM[norm][spatial_dims](out_channels),
         nn.ReLU(inplace=True),
     )
@@ -123,3 +126,10 @@ def double_conv(in_channels: int, out_channels: int, *, spatial_dims: int = 2, n
         conv_norm_relu(in_channels, out_channels, spatial_dims=spatial_dims, norm=norm),
         conv_norm_relu(out_channels, out_channels, spatial_dims=spatial_dims, norm=norm),
     )
+
+
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Crop (B, C, *spatial) to `size` at the bottom and right: 2 * ceil(n / 2) is one too many where n is odd."""
+    for dim, n in enumerate(size, start=2):
+        x = x.narrow(dim, 0, n)
+    return x

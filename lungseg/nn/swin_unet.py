@@ -9,6 +9,9 @@ each skip leaves *before* a stage's blocks (so the finest skip is the patch embe
 fits into one window is attended to as a whole, without a shift. We differ from their code in one case: a map of which
 only one side fits into a window (an image much longer than wide). Their window shrinks to the shorter side and is not
 shifted, so no information crosses windows along the longer side; we pad the shorter side and shift along the longer.
+
+`stem="conv"` is our own departure, not published: convolutions turn pixels into tokens and tokens into pixels, with
+skips at full and half resolution (`lungseg.nn.conv_stem`). docs/nn/swin_unet.md shows what each part of it brings.
 """
 
 from collections.abc import Sequence
@@ -16,9 +19,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lungseg.nn.arguments import check_counts, check_image, check_mlp_ratio, check_rates, check_stages
+from lungseg.nn.arguments import check_batch_norm, check_counts, check_image, check_mlp_ratio, check_rates, check_stages
 from lungseg.nn.attention import WindowAttention
-from lungseg.nn.layers import MLP, DropPath, trunc_normal_init
+from lungseg.nn.conv_stem import ConvDecoder, ConvStem
+from lungseg.nn.layers import MLP, NORM, DropPath, trunc_normal_init
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging
 from lungseg.nn.windows import cyclic_shift, pad_to_multiple, shifted_window_mask, window_partition, window_reverse
 
@@ -106,11 +110,16 @@ class SwinUNet(nn.Module):
             decoder re-uses the rates of the mirrored stage, as published.
         head_bias: give the last convolution a bias. Published: no. With one, training can start from the
             prevalence of lesion pixels instead of from 50 %.
+        stem: "patch" is the published network. "conv" has convolutions in place of the patch embedding and of the last
+            expansion, and skips at the resolutions between pixels and tokens.
+        conv_channels: stem="conv": channels at resolution 1/1, 1/2, ...: as many numbers as patch_size has factors 2.
+        conv_norm: stem="conv": "batch", which keeps absolute grey values, or "instance", which does not.
 
     Raises:
         ValueError: for counts below 1, rates outside [0, 1), depths and num_heads of different lengths, heads that
-            do not divide the channels, or (in forward) an image that is not (B, in_channels, H, W) or whose dtype
-            is not that of the weights.
+            do not divide the channels, an unknown stem or conv_norm, conv_channels that do not fit patch_size, or (in
+            forward) an image that is not (B, in_channels, H, W), whose dtype is not that of the weights, or that is a
+            single token while batch norm trains.
     """
 
     def __init__(
@@ -129,6 +138,9 @@ class SwinUNet(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         head_bias: bool = False,
+        stem: str = "patch",
+        conv_channels: Sequence[int] = (16, 32),
+        conv_norm: str = "batch",
     ):
         super().__init__()
         counts = {"in_channels": in_channels, "num_classes": num_classes, "embed_dim": embed_dim}
@@ -141,7 +153,13 @@ class SwinUNet(nn.Module):
                 f"SwinUNet: depths={tuple(depths)} and num_heads={tuple(num_heads)} must name the same "
                 f"number of stages, got {len(depths)} and {len(num_heads)}."
             )
-        self.in_channels = in_channels
+        if stem not in ("patch", "conv"):
+            raise ValueError(f'SwinUNet: stem must be "patch" or "conv", got {stem!r}.')
+        if stem == "conv":
+            check_stages("SwinUNet", conv_channels=conv_channels)
+            check_conv_stem(conv_channels, conv_norm, patch_size)
+        self.in_channels, self.stem, self.patch_size = in_channels, stem, patch_size
+        self.batch_norm = stem == "conv" and conv_norm == "batch"
         dims = [embed_dim * 2**i for i in range(len(depths))]
         for i, (dim, heads) in enumerate(zip(dims, num_heads, strict=True)):
             if dim % heads:
@@ -171,7 +189,10 @@ class SwinUNet(nn.Module):
             return nn.Sequential(*blocks)
 
         down, up = range(len(depths) - 1), range(len(depths) - 2, -1, -1)
-        self.patch_embed = PatchEmbed(in_channels, embed_dim, patch_size)
+        if stem == "patch":
+            self.patch_embed = PatchEmbed(in_channels, embed_dim, patch_size)
+        else:
+            self.conv_stem = ConvStem(in_channels, embed_dim, conv_channels, norm=conv_norm)
         self.pos_drop = nn.Dropout(drop_rate)
         self.encoder = nn.ModuleList(stage(i) for i in down)
         self.merging = nn.ModuleList(PatchMerging(dims[i]) for i in down)
@@ -181,15 +202,21 @@ class SwinUNet(nn.Module):
         self.fuse = nn.ModuleList(nn.Linear(2 * dims[i], dims[i]) for i in up)
         self.decoder = nn.ModuleList(stage(i) for i in up)
         self.norm_up = nn.LayerNorm(embed_dim)
-        self.final_expanding = PatchExpanding(embed_dim, embed_dim, scale=patch_size)
+        if stem == "patch":
+            self.final_expanding = PatchExpanding(embed_dim, embed_dim, scale=patch_size)
+        else:
+            self.conv_decoder = ConvDecoder(embed_dim, conv_channels, norm=conv_norm)
         self.apply(trunc_normal_init)
-        self.head = nn.Conv2d(embed_dim, num_classes, kernel_size=1, bias=head_bias)
+        self.head = nn.Conv2d(embed_dim if stem == "patch" else conv_channels[0], num_classes, 1, bias=head_bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W), any H and W of at least 1 pixel."""
-        check_image("SwinUNet", image, self.in_channels, self.patch_embed.proj.weight.dtype)
+        check_image("SwinUNet", image, self.in_channels, self.head.weight.dtype)
+        if self.training and self.batch_norm:
+            check_batch_norm("SwinUNet", image, self.patch_size)
         _, _, H, W = image.shape
-        x = self.pos_drop(self.patch_embed(image))  # (B, H/4, W/4, C) with patch_size 4
+        x, finer = (self.patch_embed(image), []) if self.stem == "patch" else self.conv_stem(image)
+        x = self.pos_drop(x)  # (B, H/4, W/4, C) with patch_size 4
         skips = []
         for stage, merge in zip(self.encoder, self.merging, strict=True):
             skips.append(x)  # side H/4, H/8, H/16 with C, 2C, 4C channels
@@ -199,6 +226,21 @@ class SwinUNet(nn.Module):
             skip = skips.pop()
             x = expand(x)[:, : skip.shape[1], : skip.shape[2]]  # twice the side, minus what PatchMerging padded
             x = stage(fuse(torch.cat([x, skip], dim=-1)))
-        x = self.final_expanding(self.norm_up(x))  # (B, H, W, C) or a little larger
+        x = self.norm_up(x)
+        if self.stem == "conv":
+            return self.head(self.conv_decoder(x, finer))  # (B, num_classes, H, W)
+        x = self.final_expanding(x)  # (B, H, W, C) or a little larger
         logits = self.head(x.permute(0, 3, 1, 2))  # (B, num_classes, H, W): a linear map of each pixel
         return logits[..., :H, :W]  # crop what patch_embed padded
+
+
+def check_conv_stem(channels: Sequence[int], norm: str, patch_size: int) -> None:
+    """Refuse channels that do not lead to patch_size, and an unknown norm."""
+    if 2 ** len(channels) != patch_size:
+        raise ValueError(
+            f"SwinUNet: conv_channels={tuple(channels)} halve the image {len(channels)} times, so a token stands for "
+            f"{2 ** len(channels)} pixels, but patch_size is {patch_size}. Give patch_size={2 ** len(channels)}, or as "
+            f"many conv_channels as patch_size has factors 2."
+        )
+    if norm not in tuple(NORM):
+        raise ValueError(f"SwinUNet: conv_norm must be one of {', '.join(NORM)}, got {norm!r}.")

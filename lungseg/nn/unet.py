@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_batch_norm, check_counts, check_image, check_stages
-from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MAX_POOL, NORM, double_conv
+from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MAX_POOL, NORM, crop, double_conv
 
 
 class UNet(nn.Module):
@@ -86,10 +86,3 @@ class UNet(nn.Module):
             x = crop(up(x), skip.shape[2:])  # the skip's size and channels
             x = stage(torch.cat([skip, x], dim=1))  # (B, 256, H/8, W/8) ... (B, 32, H, W)
         return self.head(x)  # (B, num_classes, H, W)
-
-
-def crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Crop (B, C, *spatial) to `size` at the bottom and right: 2 * ceil(n / 2) is one too many where n is odd."""
-    for dim, n in enumerate(size, start=2):
-        x = x.narrow(dim, 0, n)
-    return x

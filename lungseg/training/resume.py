@@ -132,6 +132,7 @@ def read_start(saved: Checkpoint | None, out: Path, kind: type[R]) -> Start:
     if not 0 <= settings["seed"] < 2**63:
         raise ValueError(f"{file} is damaged: seed is {settings['seed']}. {RESTORE}")
     hints = get_type_hints(kind)
+    entries = {f.name: f.metadata["before"] for f in fields(kind) if "before" in f.metadata} | entries
     if entries.keys() != {f.name for f in fields(kind)}:
         raise ValueError(f"The run in {out} is of another script or version. Resume it with that one.")
     entries = {name: typed(value, hints[name], f"{file}: {name}") for name, value in entries.items()}

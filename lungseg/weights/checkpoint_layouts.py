@@ -52,29 +52,47 @@ class Layout(Generic[Network]):
     ours: bool = False  # the names of lungseg itself: everything has to fit, except for the head
 
 
-SWIN_ENCODER = ("patch_embed.", "pos_drop.", "encoder.", "merging.", "bottleneck.", "norm.")
+SWIN_ENCODER = ("patch_embed.", "conv_stem.", "pos_drop.", "encoder.", "merging.", "bottleneck.", "norm.")
 UNETR_ENCODER = ("patch_embed.", "position_embedding", "pos_drop.", "blocks.", "norm.")
 UNET_ENCODER = ("encoder.", "bottleneck.")
 PATCH_EMBED = ("patch_embed.proj.weight",)
+SWIN_FIRST = (*PATCH_EMBED, "conv_stem.stages.0.0.0.weight")
 UNETR_FIRST = (*PATCH_EMBED, "image_block.conv1.weight", "image_block.conv3.weight")
 UNET_FIRST = ("encoder.0.0.0.weight", "bottleneck.0.0.weight")  # the latter if the bottleneck is the only stage
 RRC_FIRST = ("encoder.0.project.weight", "bottleneck.project.weight")
 RESNET_FIRST = ("encoder.conv1.weight",)
 CLASSIFIER = "the head of a classifier"
+CONV_STEM = {r"(patch_embed|up)\.": "this network has convolutions there (stem='conv')"}
 NO_QKV_BIAS = "this network was built with qkv_bias=False"
 
 LAYOUTS: tuple[Layout, ...] = (  # the one that fills most of a network is used, and of equals the first
-    Layout("lungseg", SwinUNet, r"final_expanding\.", rename_ours, SWIN_ENCODER, PATCH_EMBED, ours=True),
+    Layout("lungseg", SwinUNet, r"(final_expanding|conv_decoder)\.", rename_ours, SWIN_ENCODER, SWIN_FIRST, ours=True),
     Layout("lungseg", UNETR, r"image_block\.", rename_ours, UNETR_ENCODER, UNETR_FIRST, ours=True),
     Layout("lungseg", ResNet50UNet, r"decoder\.0\.0\.", rename_ours, ("encoder.",), RESNET_FIRST, ours=True),
     Layout("lungseg", RRCUNet, r"bottleneck\.units\.", rename_ours, UNET_ENCODER, RRC_FIRST, ours=True),
     Layout("lungseg", UNet, r"bottleneck\.0\.", rename_ours, UNET_ENCODER, UNET_FIRST, ours=True),
-    Layout("Swin-Unet", SwinUNet, r"layers_up\.", rename_swin_unet, SWIN_ENCODER, PATCH_EMBED, rearrange_swin),
     Layout(
-        "Swin (microsoft)", SwinUNet, r"layers\.0\.downsample\.", rename_swin, SWIN_ENCODER, PATCH_EMBED, rearrange_swin
+        "Swin-Unet", SwinUNet, r"layers_up\.", rename_swin_unet, SWIN_ENCODER, PATCH_EMBED, rearrange_swin, CONV_STEM
     ),
     Layout(
-        "Swin (timm)", SwinUNet, r"layers\.1\.downsample\.", rename_timm_swin, SWIN_ENCODER, PATCH_EMBED, rearrange_swin
+        "Swin (microsoft)",
+        SwinUNet,
+        r"layers\.0\.downsample\.",
+        rename_swin,
+        SWIN_ENCODER,
+        PATCH_EMBED,
+        rearrange_swin,
+        CONV_STEM,
+    ),
+    Layout(
+        "Swin (timm)",
+        SwinUNet,
+        r"layers\.1\.downsample\.",
+        rename_timm_swin,
+        SWIN_ENCODER,
+        PATCH_EMBED,
+        rearrange_swin,
+        CONV_STEM,
     ),
     Layout(
         "UNETR",

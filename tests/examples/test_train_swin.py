@@ -154,12 +154,15 @@ OTHER = {
     "weight_decay": 0.5, "warmup_epochs": 2.0, "schedule": "constant", "grad_clip": 0.01, "batch_size": 3,
     "accumulate": 2, "epochs": 2, "patience": 1, "min_epochs": 3, "monitor": "loss",
     "momentum": 0.5, "plateau_patience": 1, "min_lr": 5e-8, "freeze_encoder": 2, "amp": "bf16",
+    "stem": "conv", "conv_channels": (6,),
 }  # fmt: skip
 NEVER_BETTER = ["--lr", "1e-7", "--monitor", "iou"]  # a network that does not change is best after its first epoch
 PLATEAU = [*NEVER_BETTER, "--schedule", "plateau", "--warmup-epochs", "0", "--min-lr", "0"]
 BASE = {  # what must be so for the field to matter
     "patience": NEVER_BETTER, "min_epochs": [*NEVER_BETTER, "--patience", "1"], "momentum": ["--optimizer", "sgd"],
     "plateau_patience": PLATEAU, "min_lr": [*PLATEAU, "--plateau-patience", "1"],
+    "stem": ["--conv-channels", "5"],  # as many as a patch of 2 pixels needs
+    "conv_channels": ["--stem", "conv", "--conv-channels", "5"],
     "monitor": ["--loss", "bce"],  # falls from the first epoch, before anything is found
 }  # fmt: skip
 # Phantoms; a file; and what may change the last digits only, or none (tests/training/test_run.py)

@@ -25,6 +25,9 @@ from lungseg.nn.unetr import UNETR
 
 NETWORKS = {
     "SwinUNet": partial(SwinUNet, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4),
+    "SwinUNet, conv": partial(
+        SwinUNet, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4, stem="conv", conv_channels=(4, 6)
+    ),
     "UNETR": partial(UNETR, embed_dim=12, depth=4, num_heads=3, feature_size=2, img_size=32),
     "UNet": partial(UNet, channels=(4, 8)),
     "RRCUNet": partial(RRCUNet, channels=(4, 8), spatial_dims=2),
@@ -158,11 +161,20 @@ CHANGES = {
     "drop_path_rate": 0.5, "head_bias": True, "img_size": 64, "spatial_dims": 3, "depth": 5, "feature_size": 4,
     "skip_layers": (1, 2, 4), "attn_scale": "head_dim", "norm_affine": True, "channels": (4, 8, 8), "norm": None,
     "block": partial(torch.nn.Conv2d, kernel_size=1), "steps": 3, "stem": 8, "widths": (2, 3, 4, 6),
-    "decoder_channels": (8, 8, 6, 4, 3), "grey_input": True,
+    "decoder_channels": (8, 8, 6, 4, 3), "grey_input": True, "conv_channels": (6, 4), "conv_norm": None,
 }  # fmt: skip  # None: the other of two values
 OTHER = {False: True, True: False, "batch": "instance", "instance": "batch"}
-SPECIAL = {("UNETR", "num_heads"): 4, ("ResNet50UNet", "depths"): (1, 1, 2, 1)}
-ALL_OPTIONS = [(name, o) for name, build in NETWORKS.items() for o in inspect.signature(build.func).parameters]
+SPECIAL = {
+    ("UNETR", "num_heads"): 4, ("ResNet50UNet", "depths"): (1, 1, 2, 1),
+    ("SwinUNet", "stem"): "conv", ("SwinUNet, conv", "stem"): "patch",
+}  # fmt: skip
+NOT_ALONE = {  # these change nothing, or not without another option
+    ("SwinUNet", "conv_channels"), ("SwinUNet", "conv_norm"), ("SwinUNet, conv", "patch_size"),
+}  # fmt: skip
+ALL_OPTIONS = [
+    (name, option) for name, build in NETWORKS.items() for option in inspect.signature(build.func).parameters
+    if (name, option) not in NOT_ALONE
+]  # fmt: skip
 
 
 def other_value(name, option):
@@ -206,6 +218,8 @@ EVERYWHERE = [  # network, option, what is looked at, how many there are
     ("SwinUNet", {"window_size": 3}, every((SwinBlock, WindowAttention), lambda m: m.window_size), 2 * 6),
     ("SwinUNet", {"qkv_bias": False}, every(WindowAttention, lambda m: m.qkv.bias is not None), 6),
     ("SwinUNet", {"mlp_ratio": 2.0}, every(MLP, lambda m: m.fc1.out_features / m.fc1.in_features), 6),
+    ("SwinUNet, conv", {"conv_norm": "batch"}, norms, 2 + 2 + 1 + 2 * 2),
+    ("SwinUNet, conv", {"conv_norm": "instance"}, norms, 2 + 2 + 1 + 2 * 2),
     ("UNETR", {"drop_rate": 0.25}, every(torch.nn.Dropout, lambda m: m.p), 1 + 2 * 4),
     ("UNETR", {"attn_drop_rate": 0.25}, every(SelfAttention, lambda m: m.attn_drop), 4),
     ("UNETR", {"num_heads": 4}, every(SelfAttention, lambda m: m.num_heads), 4),
@@ -233,7 +247,14 @@ def test_an_option_reaches_every_place_that_it_is_about(name, option, look, coun
 
 COUNTS = {"in_channels", "num_classes", "embed_dim", "window_size", "patch_size", "depth", "feature_size", "stem",
           "steps"}  # fmt: skip
-STAGES = {"depths", "num_heads", "channels", "widths", "decoder_channels"}  # one integer for each stage
+STAGES = {
+    "depths",
+    "num_heads",
+    "channels",
+    "widths",
+    "decoder_channels",
+    "conv_channels",
+}  # one integer for each stage
 RATES = {"drop_rate", "attn_drop_rate", "drop_path_rate"}
 WRONG = {
     **{option: (0, -1, 7.0, (7, 7), "7", None) for option in COUNTS},
@@ -242,14 +263,16 @@ WRONG = {
     "mlp_ratio": (0, -1.0, 0.001, math.inf, math.nan, "4", None),
     "spatial_dims": (0, 1, 4, 2.0, [2], "2", None),
     "norm": ("layer", ["batch"], None),
+    "conv_norm": ("layer", ["batch"], None),
     "attn_scale": ("log", ["sqrt"], None),
     "img_size": (0, 32.0, (32,), (32, 0), (32, 32.0), "32"),
     "skip_layers": (2, (), (1, 2), (1, 2, 9), (1.0, 2.0, 3.0), (3, 2, 1), "123"),
 }
 FREE = {"qkv_bias", "head_bias", "norm_affine", "grey_input", "block"}  # nothing to get wrong
 OPTIONS = [
-    (build, option) for build in NETWORKS.values() for option in inspect.signature(build.func).parameters
-    if option not in FREE
+    (build, option) for name, build in NETWORKS.items() for option in inspect.signature(build.func).parameters
+    if option not in FREE and (name, option) not in NOT_ALONE
+    and (name != "SwinUNet, conv" or "conv" in option)  # the others are checked before the stem is chosen
 ]  # fmt: skip
 
 
@@ -258,6 +281,8 @@ def test_what_cannot_be_built_is_refused_in_a_sentence_that_names_the_option_and
     wrong = WRONG[option]
     if option == "num_heads" and build.func is UNETR:
         wrong = WRONG["depth"]  # the same in all blocks
+    if option == "stem" and build.func is SwinUNet:
+        wrong = ("linear", ["conv"], 4, None)
     for value in wrong:
         with pytest.raises(ValueError) as refused:
             build(**{option: value})

@@ -83,6 +83,29 @@ def test_imagenet_swin_fills_encoder_and_decoder():
     assert len(str(report).splitlines()) < 12  # 54 tensors were skipped, and 21 are fresh: a line for each reason
 
 
+def test_a_convolutional_stem_takes_the_blocks_and_the_report_says_what_is_fresh():
+    model = SwinUNet(3, 1, stem="conv", conv_channels=(32, 64))
+    report = load_published(model, state_dict_of("timm_swin_tiny_224.keys.txt"))
+    assert torch.equal(model.encoder[0][1].attn.qkv.weight, model.decoder[2][1].attn.qkv.weight)
+    assert report.skipped["patch_embed.proj.weight"] == "this network has convolutions there (stem='conv')"
+    fresh = ("conv_stem", "expanding", "fuse", "conv_decoder", "norm_up", "head")
+    assert set(report.fresh) == {name for name in model.state_dict() if name.startswith(fresh)}
+    report = load_published(model, state_dict_of("swin_unet_c3_k9.keys.txt"))
+    assert report.skipped["up.expand.weight"] == "this network has convolutions there (stem='conv')"
+    assert {name.split(".")[0] for name in report.fresh} == {"conv_stem", "conv_decoder", "head"}
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_checkpoint_with_a_convolutional_stem_is_loaded_whole(tmp_path, classes):
+    conv = {"stem": "conv", "conv_channels": (4, 6)}
+    theirs = saved_run(tmp_path / "best.pt", SwinUNet, in_channels=3, **conv)
+    ours = SwinUNet(1, classes, **SIZES[SwinUNet], **conv)
+    report = load_published(ours, tmp_path / "best.pt", arguments=SIZES[SwinUNet] | conv)
+    assert set(report.adapted) == {"conv_stem.stages.0.0.0.weight"}
+    assert all(name.startswith("head.") for name in report.fresh) and bool(report.fresh) == (classes > 1)
+    assert torch.equal(ours.conv_decoder.stages[0][0][0].weight, theirs.conv_decoder.stages[0][0][0].weight)
+
+
 def test_microsofts_swin_keeps_each_merging_at_the_end_of_its_stage():
     published = {}
     for key, value in state_dict_of("timm_swin_tiny_224.keys.txt").items():
@@ -258,7 +281,8 @@ SIZES = {
 }
 OTHER = {  # sizes that the checkpoint of SIZES does not fit, and the flags that give a script the right ones
     SwinUNet: [({"embed_dim": 16}, "--embed-dim 8"), ({"depths": (2, 1)}, "--depths 1 1"),
-               ({"num_heads": (2, 2)}, "--num-heads 1 2"), ({"patch_size": 2}, "--patch-size 4")],
+               ({"num_heads": (2, 2)}, "--num-heads 1 2"), ({"patch_size": 2}, "--patch-size 4"),
+               ({"stem": "conv"}, "--stem patch")],
     UNETR: [({"num_heads": 2}, "--num-heads 3"), ({"depth": 5}, "--depth 4"), ({"feature_size": 4}, "--feature-size 2"),
             ({"skip_layers": (2, 3, 4)}, "--skip-layers"), ({"spatial_dims": 3}, "--spatial-dims 2")],
     ResNet50UNet: [({"stem": 4}, "--stem 8"), ({"depths": (1, 2, 1, 1)}, "--depths 1 1 1 1")],
