@@ -46,6 +46,9 @@ class Recipe(VolumeRecipe):
         "sqrt", "divisor of q k^T; head_dim is what the report prints, and makes attention nearly uniform"
     )
     drop_rate: float = option(0.0, "dropout in the transformer")
+    norm: Literal["instance", "batch"] = option(
+        "instance", "of the convolutions; instance is published, batch keeps absolute grey values", before="instance"
+    )
 
 
 RECIPES = {
@@ -120,7 +123,8 @@ def train(run: Run) -> float:
 
 def network_arguments(recipe: Recipe) -> dict[str, Any]:
     """The arguments of `UNETR`; each checkpoint keeps them, so that it needs no script to be rebuilt."""
-    names = ("patch_size", "embed_dim", "depth", "num_heads", "feature_size", "skip_layers", "attn_scale", "drop_rate")
+    names = ["patch_size", "embed_dim", "depth", "num_heads", "feature_size", "skip_layers", "attn_scale", "drop_rate"]
+    names += ["norm"] if recipe.norm != "instance" else []  # as in checkpoints of before there was a choice
     img_size = recipe.crop_size if recipe.spatial_dims == 3 else recipe.img_size
     sizes = {"spatial_dims": recipe.spatial_dims, "img_size": img_size}
     return sizes | {name: getattr(recipe, name) for name in names}

@@ -13,7 +13,7 @@ from lungseg.data import augment, ct, elastic, manifest, scans, slices, splits, 
 from lungseg.data.phantoms import anatomy, folders, nodules, raster, scene, vessels
 from lungseg.data.pickles import table
 from lungseg.evaluation import baselines, metrics, scores, strata
-from lungseg.nn import layers, rrc_unet, unetr
+from lungseg.nn import conv_stem, layers, rrc_unet, unetr
 from lungseg.training import optim
 from lungseg.training.early_stopping import EarlyStopping
 from lungseg.training.optim import warmup_cosine
@@ -36,21 +36,24 @@ TABLE = {
     nn.SwinUNet: ONE | SWIN | {
         "embed_dim": 96, "depths": (2, 2, 2, 2), "num_heads": (3, 6, 12, 24), "window_size": 7, "patch_size": 4,
         "drop_rate": 0.0, "attn_drop_rate": 0.0, "drop_path_rate": 0.1, "head_bias": False,
+        "stem": "patch", "conv_channels": (16, 32), "conv_norm": "batch",
     },
     nn.SwinBlock: SWIN | {"shift_size": 0, "drop": 0.0, "attn_drop": 0.0, "drop_path": 0.0},
     nn.WindowAttention: {"qkv_bias": True, "attn_drop": 0.0, "proj_drop": 0.0, "fused": True},
     nn.UNETR: ONE | VIT | {
         "img_size": None, "spatial_dims": 2, "embed_dim": 768, "depth": 12, "num_heads": 12, "feature_size": 16,
         "patch_size": 16, "skip_layers": None, "attn_scale": "sqrt", "drop_rate": 0.0, "attn_drop_rate": 0.0,
-        "norm_affine": False,
+        "norm_affine": False, "norm": "instance",
     },
     nn.SelfAttention: {"qkv_bias": False, "scale": None, "attn_drop": 0.0, "proj_drop": 0.0, "fused": True},
     unetr.TransformerBlock: VIT | {"scale": None, "drop": 0.0, "attn_drop": 0.0},
-    unetr.ResidualBlock: {"spatial_dims": 2, "norm_affine": False},
-    unetr.UpBlock: {"spatial_dims": 2, "norm_affine": False},
+    unetr.ResidualBlock: {"spatial_dims": 2, "norm_affine": False, "norm": "instance"},
+    unetr.UpBlock: {"spatial_dims": 2, "norm_affine": False, "norm": "instance"},
     nn.UNet: ONE | {"spatial_dims": 2, "channels": (32, 64, 128, 256, 512), "norm": "batch"},
-    layers.conv_norm_relu: {"spatial_dims": 2, "norm": "batch"},
+    layers.conv_norm_relu: {"spatial_dims": 2, "norm": "batch", "stride": 1},
     layers.double_conv: {"spatial_dims": 2, "norm": "batch"},
+    conv_stem.ConvStem: {"norm": "batch"},
+    conv_stem.ConvDecoder: {"norm": "batch"},
     layers.InstanceNorm: {"affine": True},
     nn.MLP: {"drop": 0.0},
     nn.DropPath: {"rate": 0.0},

@@ -11,6 +11,7 @@ The paper writes K for the channels of a token and L for the number of blocks; h
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_counts, check_image, check_mlp_ratio, check_rates, is_count
 from lungseg.nn.attention import SelfAttention
-from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MLP, InstanceNorm, trunc_normal_init
+from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MLP, NORM, InstanceNorm, trunc_normal_init
 from lungseg.nn.patches import PatchEmbed, complete_patches
 
 # Smaller networks: UNETR(**PRESETS["tiny"]). Patches of 8 resolve smaller lesions, with four times the tokens.
@@ -64,24 +65,33 @@ class TransformerBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with instance norm, added to the input; leaky ReLU.
+    """Two 3 x 3 convolutions with instance norm (or batch norm), added to the input; leaky ReLU.
 
-    If the number of channels changes, the input passes a 1 x 1 convolution with instance norm before it is added. A map
-    needs at least two pixels: the instance norm of a single pixel is 0, whatever its value.
+    If the number of channels changes, the input passes a 1 x 1 convolution with a norm before it is added. A map needs
+    at least two pixels: the instance norm of a single pixel is 0, whatever its value.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int = 2, norm_affine: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        spatial_dims: int = 2,
+        norm_affine: bool = False,
+        norm: str = "instance",
+    ):
         super().__init__()
         conv = CONV[spatial_dims]
+        make_norm = NORM["batch"][spatial_dims] if norm == "batch" else partial(InstanceNorm, affine=norm_affine)
         self.conv1 = conv(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.norm1 = InstanceNorm(out_channels, affine=norm_affine)
+        self.norm1 = make_norm(out_channels)
         self.conv2 = conv(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.norm2 = InstanceNorm(out_channels, affine=norm_affine)
+        self.norm2 = make_norm(out_channels)
         self.conv3: nn.Module = nn.Identity()
         self.norm3: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.conv3 = conv(in_channels, out_channels, kernel_size=1, bias=False)
-            self.norm3 = InstanceNorm(out_channels, affine=norm_affine)
+            self.norm3 = make_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
@@ -94,10 +104,20 @@ class ResidualBlock(nn.Module):
 class UpBlock(nn.Module):
     """Double the sides with a deconvolution, concatenate the skip, and merge both in a residual block."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int = 2, norm_affine: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        spatial_dims: int = 2,
+        norm_affine: bool = False,
+        norm: str = "instance",
+    ):
         super().__init__()
         self.up = deconvolution(in_channels, out_channels, spatial_dims)
-        self.block = ResidualBlock(2 * out_channels, out_channels, spatial_dims=spatial_dims, norm_affine=norm_affine)
+        self.block = ResidualBlock(
+            2 * out_channels, out_channels, spatial_dims=spatial_dims, norm_affine=norm_affine, norm=norm
+        )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, in_channels, H, W) and (B, out_channels, 2H, 2W) -> (B, out_channels, 2H, 2W)."""
@@ -109,12 +129,14 @@ def deconvolution(in_channels: int, out_channels: int, spatial_dims: int) -> nn.
     return CONV_TRANSPOSE[spatial_dims](in_channels, out_channels, kernel_size=2, stride=2, bias=False)
 
 
-def skip_path(embed_dim: int, channels: int, doublings: int, *, spatial_dims: int, norm_affine: bool) -> nn.Sequential:
+def skip_path(
+    embed_dim: int, channels: int, doublings: int, *, spatial_dims: int, norm_affine: bool, norm: str = "instance"
+) -> nn.Sequential:
     """Bring a hidden state to the size of its place in the decoder, one doubling at a time. Figure 2, middle."""
     layers: list[nn.Module] = [deconvolution(embed_dim, channels, spatial_dims)]
     for _ in range(doublings - 1):
         layers.append(deconvolution(channels, channels, spatial_dims))
-        layers.append(ResidualBlock(channels, channels, spatial_dims=spatial_dims, norm_affine=norm_affine))
+        layers.append(ResidualBlock(channels, channels, spatial_dims=spatial_dims, norm_affine=norm_affine, norm=norm))
     return nn.Sequential(*layers)
 
 
@@ -190,12 +212,14 @@ class UNETR(nn.Module):
         drop_rate: dropout after the position embedding, after the attention and in the MLPs.
         attn_drop_rate: dropout of attention weights.
         norm_affine: learn a scale and a shift in each instance norm. Published: no.
+        norm: "instance" is published. "batch" (our departure) keeps the absolute grey values of CT: an instance norm
+            takes its scale from the image at hand, and makes the noise of a patch of air as strong as tissue.
 
     Raises:
         ValueError: for counts below 1, rates outside [0, 1), a patch_size that is not a power of two, skip_layers that
-            do not fit patch_size and depth, spatial_dims other than 2 and 3, an unknown attn_scale, heads that do not
-            divide embed_dim, or (in forward) an image that is not (B, in_channels, H, W[, D]) or whose dtype is not
-            that of the weights.
+            do not fit patch_size and depth, spatial_dims other than 2 and 3, an unknown attn_scale or norm, heads that
+            do not divide embed_dim, or (in forward) an image that is not (B, in_channels, H, W[, D]) or whose dtype is
+            not that of the weights.
     """
 
     def __init__(
@@ -217,6 +241,7 @@ class UNETR(nn.Module):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         norm_affine: bool = False,
+        norm: str = "instance",
     ):
         super().__init__()
         counts = {"in_channels": in_channels, "num_classes": num_classes, "spatial_dims": spatial_dims, "depth": depth}
@@ -236,12 +261,13 @@ class UNETR(nn.Module):
             raise ValueError(f"UNETR: patch_size must be a power of two, at least 2, got {patch_size}. Use 8 or 16.")
         if attn_scale not in ("sqrt", "head_dim"):
             raise ValueError(f'UNETR: attn_scale must be "sqrt" or "head_dim", got {attn_scale!r}.')
+        if norm not in tuple(NORM):
+            raise ValueError(f"UNETR: norm must be one of {', '.join(NORM)}, got {norm!r}.")
         self.in_channels, self.spatial_dims, self.patch_size = in_channels, spatial_dims, patch_size
         self.skip_layers = _choose_skip_layers(skip_layers, depth, doublings)
         scale = None if attn_scale == "sqrt" else num_heads / embed_dim
         block = partial(TransformerBlock, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, scale=scale)
-        path = partial(skip_path, spatial_dims=spatial_dims, norm_affine=norm_affine)
-        up = partial(UpBlock, spatial_dims=spatial_dims, norm_affine=norm_affine)
+        layers: dict[str, Any] = {"spatial_dims": spatial_dims, "norm_affine": norm_affine, "norm": norm}
         widths = [feature_size * 2**j for j in range(doublings)]  # of the decoder, at 1, 1/2, 1/4, 1/8 of the sides
 
         self.patch_embed = PatchEmbed(in_channels, embed_dim, patch_size, spatial_dims=spatial_dims, norm=False)
@@ -255,10 +281,10 @@ class UNETR(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
         coarse_to_fine = range(doublings - 1, 0, -1)
-        self.skips = nn.ModuleList(path(embed_dim, widths[j], doublings - j) for j in coarse_to_fine)
-        self.image_block = ResidualBlock(in_channels, feature_size, spatial_dims=spatial_dims, norm_affine=norm_affine)
+        self.skips = nn.ModuleList(skip_path(embed_dim, widths[j], doublings - j, **layers) for j in coarse_to_fine)
+        self.image_block = ResidualBlock(in_channels, feature_size, **layers)
         pairs = zip([embed_dim, *reversed(widths)], reversed(widths), strict=False)
-        self.decoder = nn.ModuleList(up(wide, narrow) for wide, narrow in pairs)
+        self.decoder = nn.ModuleList(UpBlock(wide, narrow, **layers) for wide, narrow in pairs)
         self.head = CONV[spatial_dims](feature_size, num_classes, kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -226,6 +226,7 @@ EVERYWHERE = [  # network, option, what is looked at, how many there are
     ("UNETR", {"qkv_bias": True}, every(SelfAttention, lambda m: m.qkv.bias is not None), 4),
     ("UNETR", {"mlp_ratio": 2.0}, every(MLP, lambda m: m.fc1.out_features / m.fc1.in_features), 4),
     ("UNETR", {"norm_affine": True}, every(InstanceNorm, lambda m: m.affine), 3 * 2 + 3 + 4 * 3),  # skips, image, up
+    ("UNETR", {"norm": "batch"}, norms, 3 * 2 + 3 + 4 * 3),
     ("UNETR", {"spatial_dims": 3}, families, (3 * 2 + 3 + 4 * 3) + (6 + 4) + 2),  # as many, deconvolutions, ends
     ("UNet", {"norm": "instance"}, norms, 3 * 2),
     ("UNet", {"norm": "batch"}, norms, 3 * 2),
