@@ -76,6 +76,7 @@ TABLE = {
     "data/dicom.py": {"numpy", "data.ct", "data.geometry"},
     "data/splits.py": {"numpy", "scipy"},
     "losses.py": {"torch"},
+    "losses_geometry.py": {"torch", "numpy", "scipy", "losses"},
     "evaluation/metrics.py": {"torch", "numpy", "scipy"},
     "evaluation/lesions.py": {"numpy", "scipy"},
     "evaluation/scores.py": {"torch", "numpy", "tqdm", "data", "evaluation.lesions", "evaluation.metrics"},
