@@ -21,11 +21,12 @@ from lungseg.losses import dice_loss, same_shape_in_float32
 
 
 def boundary_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over all pixels of probability times signed distance to the border: a scalar, negative for a good map.
+    """Each wrong pixel costs its distance to the border: a scalar >= 0, 0 for a perfect map, in pixels.
 
-    Kervadec et al. 2019 (arXiv 1812.07032). A false positive costs more the further it lies from the
-    lesion; a pixel inside is rewarded. It is used added to a region loss (`dice_boundary_loss`), never alone: where the
-    target is empty it is 0, and pixels near the border hardly count, so nothing keeps the outline from drifting there.
+    Kervadec et al. 2019 (arXiv 1812.07032). With d the signed distance, the mean over all pixels of p * d outside the
+    lesions and (1 - p) * -d inside. (They leave out the constant and so have p * d everywhere: the same gradient, and
+    a negative value.) It is used added to a region loss (`dice_boundary_loss`), never alone: a target without a lesion
+    has loss 0 whatever is predicted, and next to the border errors cost little.
 
     Args:
         logits: (B, K, *spatial), any floating dtype.
@@ -35,7 +36,8 @@ def boundary_loss(logits: Tensor, target: Tensor) -> Tensor:
         ValueError: if the shapes differ or lack the channel axis.
     """
     logits, target = same_shape_in_float32("boundary_loss", logits, target)
-    return (logits.sigmoid() * signed_distance(target).to(logits)).mean()
+    distance = signed_distance(target).to(logits)
+    return ((logits.sigmoid() - (distance < 0).to(logits)) * distance).mean()
 
 
 def dice_boundary_loss(

@@ -78,7 +78,8 @@ def test_every_lesion_weighs_the_same(target, size):
 def test_the_losses_are_the_means_of_their_maps(target, seed):
     logits = torch.randn(target.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     p = logits.sigmoid()
-    want = (p * signed_distance(target)).mean()
+    distance = signed_distance(target)  # an outside pixel costs p times it, an inside pixel 1 - p times
+    want = torch.where(target == 1, (1 - p) * distance.abs(), p * distance).mean()
     torch.testing.assert_close(boundary_loss(logits, target), want)
     torch.testing.assert_close(dice_boundary_loss(logits, target, weight=0.3), dice_loss(logits, target) + 0.3 * want)
     cost = -(target * p.log() + (1 - target) * (1 - p).log())
@@ -94,7 +95,16 @@ def test_the_boundary_loss_is_lowest_for_the_target_itself_and_charges_by_distan
     near, far, missed = target.clone(), target.clone(), target.clone()
     near[..., 3, 5], far[..., 0, 0], missed[..., 4, 5] = 1, 1, 0
     right, *wrong = (boundary_loss(100 * x - 50, target).item() for x in (target, near, missed, far))
-    assert right < min(wrong) and wrong[0] < wrong[2] and right < 0
+    assert right == pytest.approx(0, abs=1e-6) and 0.001 < wrong[0] < wrong[2] and wrong[1] > 0.001
+
+
+@given(target=targets(), seed=st.integers(0, 99))
+def test_its_gradient_is_that_of_the_published_form(target, seed):
+    """The mean of p * distance: what they left out does not depend on p."""
+    logits = torch.randn(target.shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    (want,) = torch.autograd.grad((logits.sigmoid() * signed_distance(target)).mean(), logits)
+    (grad,) = torch.autograd.grad(boundary_loss(logits, target), logits)
+    torch.testing.assert_close(grad, want)
 
 
 def test_half_a_pixel_apart_from_the_published_distances():
