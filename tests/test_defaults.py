@@ -121,7 +121,7 @@ TABLE = {
         "weight_decay": 0.05, "warmup_epochs": 2.0, "schedule": "cosine", "plateau_patience": 10, "min_lr": 1e-7,
         "grad_clip": 1.0, "batch_size": 8, "accumulate": 1, "patience": None, "min_epochs": 0, "monitor": "dice",
         "pos_weight": 1.0, "tversky_beta": 0.7, "tversky_gamma": 1.33, "focal_gamma": 2.0, "focal_alpha": None,
-        "boundary_weight": 0.01, "lesion_size": 64.0,
+        "boundary_weight": 0.01, "lesion_size": 64.0, "soft_targets": False,
     },
     VolumeRecipe: {"spatial_dims": 2, "crop_size": (16, 32, 32), "crops_per_volume": 2, "foreground": 0.5},
     # prediction and pictures

@@ -52,6 +52,11 @@ class TrainingRecipe:
         "full",
         "variations of training slices; full: rotation, flips, elastic, brightness, contrast; volumes: flips only",
     )
+    soft_targets: bool = option(
+        False,
+        "train on the share of the readers who outlined each pixel, which --data must hold; validation and test keep "
+        "the masks",
+    )
     phantom_view: Literal["chest", "nodule"] = option(
         "nodule", "slices, if no --data is given: whole phantoms, or crops around a nodule, which are learned faster"
     )
@@ -173,7 +178,7 @@ def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
     added: dict[str, Any] = {"weights": None, "freeze_encoder": 0, "threads": 0}
     added |= {"pos_weight": 1.0, "tversky_beta": 0.7, "tversky_gamma": 1.33, "focal_gamma": 2.0, "focal_alpha": None}
-    added |= {"boundary_weight": 0.01, "lesion_size": 64.0}
+    added |= {"boundary_weight": 0.01, "lesion_size": 64.0, "soft_targets": False}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
     return added | settings

@@ -55,7 +55,7 @@ def test_zero_and_none_are_allowed_where_they_mean_something():
 def test_a_run_of_an_older_version_computes_as_it_did(then, device):
     """Then the CPU always took float32, whatever was asked for; and bf16 was the default."""
     added = {"weights", "freeze_encoder", "threads", "boundary_weight", "lesion_size", "pos_weight", "tversky_beta"}
-    added |= {"tversky_gamma", "focal_gamma", "focal_alpha"}
+    added |= {"tversky_gamma", "focal_gamma", "focal_alpha", "soft_targets"}
     old = {k: v for k, v in asdict(replace(PLAIN, amp=then, threads=1)).items() if k not in added}
     now = replace(PLAIN, **from_older_version(old))
     before = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[then] if device == "cuda" else None
