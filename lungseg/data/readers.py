@@ -30,9 +30,13 @@ def count_readers(folder: Path) -> dict[str, int]:
         ValueError: if a cell is not a whole number >= 0.
     """
     path, found = manifest_path(folder), {}
-    for number, row in read_csv(path, ("id", "readers")) if path.exists() else []:
-        text = row.get("readers", "")
-        if text and not text.isascii() or not (text or "0").isdigit():
+    try:
+        rows = read_csv(path, ("id", "readers")) if path.exists() else []
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    for number, row in rows:
+        text = row.get("readers", "").removesuffix(".0")  # pandas writes whole numbers so, if some cells are empty
+        if text and not (text.isascii() and text.isdigit() and len(text) < 4):
             raise ValueError(f"{path}, line {number}: readers is {text!r}. Write a whole number, or leave it empty.")
         if int(text or 0):
             found[row["id"]] = int(text)

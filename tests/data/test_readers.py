@@ -118,7 +118,7 @@ def test_crops_of_volumes_hold_shares_at_the_same_places(scans):
 
 def test_the_manifest_says_how_many_readers_a_volume_had(scans, tmp_path):
     folder = shutil.copytree(scans[0], tmp_path / "scans")
-    add_column(folder, "readers", ["6", "1"])
+    add_column(folder, "readers", ["6.0", "1"])
     whole = CropDataset(folder, "train", crop_size=scans[1].shape, crops_per_volume=1, soft=True)[0][1]
     np.testing.assert_allclose(whole[0], scans[1] / 6)
     with pytest.raises(ValueError, match="v1.npz: expected votes from 0 to 1, the number of readers, got 0 to 3"):
@@ -160,7 +160,7 @@ def several_classes(folder):
         (another_size, "s0.png is 11 x 14 but its image is 12 x 14 pixels"),
         (too_few, "s0.png: expected votes from 0 to 1, the number of readers, got 0 to 2"),
         (a_word, "line 2: readers is 'four'. Write a whole number"),
-        (misspelt, "there is no readers, but there is 'Readers_'"),
+        (misspelt, "manifest.csv: there is no readers, but there is 'Readers_'"),
         (several_classes, "has 2 lesion classes, and readers' votes do not say"),
     ],
 )
