@@ -35,6 +35,7 @@ from lungseg.doctor.examine import examine_batches, examine_network, examine_tra
 from lungseg.doctor.finding import FAULT, Finding, has_fault, report, summarise
 from lungseg.doctor.folder import examine_folder
 from lungseg.doctor.learning import MOST_STEPS
+from lungseg.doctor.network import LossFunction
 from lungseg.doctor.picture import input_sheet
 from lungseg.doctor.samples import Pair, collect, readable_samples, spread_out
 from lungseg.exits import leave, run_main
@@ -46,7 +47,8 @@ from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
 from lungseg.predictor import load_predictor
-from lungseg.training.recipe import LOSSES
+from lungseg.training.loss import NUMBERS, make_loss
+from lungseg.training.recipe import TrainingRecipe
 
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {  # those of the demos
     "unet": (UNet, {"channels": (16, 32, 64, 128)}),
@@ -71,7 +73,7 @@ class Case:
     trained: nn.Module | None
     size: int | None  # side of the images in pixels; None: as they are
     patch_size: int | None
-    loss: str
+    loss: LossFunction
     optimizer: str
     momentum: float
     lr: float
@@ -91,7 +93,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=given_path, metavar="FILE", help="a trained network, such as runs/swin/best.pt")
     add("--network", choices=NETWORKS, help="without a checkpoint: which small network to try (default: unet)")
     add("--img-size", type=int, metavar="N", help="side to which slices are resized (default: that of the recipe, 64)")
-    add("--loss", choices=LOSSES, help="(default: that of the recipe, dice_bce)")
+    add("--loss", choices=NUMBERS, help="(default: that of the recipe, dice_bce)")
     add("--lr", type=float, metavar="RATE", help="learning rate to judge (default: that of the recipe, 0.001)")
     add("--steps", type=int, default=MOST_STEPS, help="steps to learn one batch by heart (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the fresh network (default: %(default)s)")
@@ -132,6 +134,8 @@ def open_case(args: argparse.Namespace, num_classes: int) -> Case:
     elif num_classes > 1:
         arguments = arguments | {"num_classes": num_classes}
 
+    loss = args.loss or recipe.get("loss", "dice_bce")
+
     def fresh() -> nn.Module:
         torch.manual_seed(args.seed)
         return network(**arguments)
@@ -141,7 +145,7 @@ def open_case(args: argparse.Namespace, num_classes: int) -> Case:
         trained,
         size,
         patch_size=arguments.get("patch_size"),
-        loss=args.loss or recipe.get("loss", "dice_bce"),
+        loss=make_loss(TrainingRecipe(loss=loss, **{n: recipe[n] for n in NUMBERS[loss] if n in recipe})),
         optimizer=recipe.get("optimizer", "adamw"),
         momentum=recipe.get("momentum", 0.9),
         lr=args.lr or recipe.get("lr", 1e-3),
@@ -179,9 +183,9 @@ def diagnose(args: argparse.Namespace, folder: Path) -> int:
         return finish(args, [*findings, Finding("network", FAULT, "not examined", cause, cure)])
     findings += examine_batches([train], patch_size=case.patch_size)
     how: dict[str, Any] = {"lr": case.lr, "make_optimizer": case.make_optimizer, "grad_clip": case.grad_clip}
-    findings += examine_network(case.fresh(), [train], LOSSES[case.loss], steps=args.steps, **how)
+    findings += examine_network(case.fresh(), [train], case.loss, steps=args.steps, **how)
     if case.trained is not None:
-        findings += [named_trained(f) for f in examine_trained(case.trained, [val], LOSSES[case.loss])]
+        findings += [named_trained(f) for f in examine_trained(case.trained, [val], case.loss)]
     if args.out:
         with whole_folder(args.out) as partial:
             input_sheet(*(val if case.trained is not None else train), case.trained).save(partial / "diagnose.png")

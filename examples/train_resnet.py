@@ -20,8 +20,9 @@ from lungseg.flags import option
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.training.cli import run_script
 from lungseg.training.early_stopping import EarlyStopping, monitor_mode
+from lungseg.training.loss import make_loss
 from lungseg.training.optim import make_optimizer, make_schedules
-from lungseg.training.recipe import LOSSES, TrainingRecipe
+from lungseg.training.recipe import TrainingRecipe
 from lungseg.training.run import Run
 from lungseg.training.step import evaluate, train_one_epoch
 
@@ -81,7 +82,7 @@ def train(run: Run) -> float:
     data = run.open_data()
     run.prepare(model)
     ddp_model = run.wrap(model)
-    loss_fn = LOSSES[recipe.loss]
+    loss_fn = make_loss(recipe)
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
     stopping = EarlyStopping(recipe.patience, monitor_mode(recipe.monitor), min_epochs=recipe.min_epochs)

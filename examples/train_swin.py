@@ -24,8 +24,9 @@ from lungseg.nn.swin_unet import SwinUNet
 from lungseg.python_file import load_network_class
 from lungseg.training.cli import run_script
 from lungseg.training.early_stopping import EarlyStopping, monitor_mode
+from lungseg.training.loss import make_loss
 from lungseg.training.optim import make_optimizer, make_schedules
-from lungseg.training.recipe import LOSSES, TrainingRecipe
+from lungseg.training.recipe import TrainingRecipe
 from lungseg.training.run import Run
 from lungseg.training.step import evaluate, train_one_epoch
 
@@ -102,7 +103,7 @@ def train(run: Run) -> float:
     data = run.open_data()
     run.prepare(model)
     ddp_model = run.wrap(model)
-    loss_fn = LOSSES[recipe.loss]
+    loss_fn = make_loss(recipe)
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
     stopping = EarlyStopping(recipe.patience, monitor_mode(recipe.monitor), min_epochs=recipe.min_epochs)

@@ -22,8 +22,9 @@ from lungseg.inference import SlidingWindow
 from lungseg.nn.unetr import UNETR
 from lungseg.training.cli import run_script
 from lungseg.training.early_stopping import EarlyStopping, monitor_mode
+from lungseg.training.loss import make_loss
 from lungseg.training.optim import make_optimizer, make_schedules
-from lungseg.training.recipe import LOSSES, VolumeRecipe
+from lungseg.training.recipe import VolumeRecipe
 from lungseg.training.run import Run
 from lungseg.training.step import evaluate, train_one_epoch
 
@@ -96,7 +97,7 @@ def train(run: Run) -> float:
     ddp_model = run.wrap(model)
     # Whole volumes are evaluated with a sliding window.
     eval_model = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model
-    loss_fn = LOSSES[recipe.loss]
+    loss_fn = make_loss(recipe)
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
     stopping = EarlyStopping(recipe.patience, monitor_mode(recipe.monitor), min_epochs=recipe.min_epochs)

@@ -102,7 +102,11 @@ TABLE = {
     raster.ellipse_distance: {"power": 2.0},
     # training and scores
     losses.dice_loss: {"batch": False, "smooth": 1.0},
-    losses.dice_bce_loss: {"batch": False, "smooth": 1.0},
+    losses.dice_bce_loss: {"batch": False, "smooth": 1.0, "pos_weight": 1.0},
+    losses.bce_loss: {"pos_weight": 1.0},
+    losses.tversky_loss: {"batch": False, "smooth": 1.0},
+    losses.focal_tversky_loss: {"batch": False, "smooth": 1.0},
+    losses.focal_loss: {"alpha": None},
     metrics.confusion_counts: {"threshold": 0.5},
     strata.bootstrap: BOOTSTRAP,
     strata.intervals: BOOTSTRAP,
@@ -119,6 +123,8 @@ TABLE = {
         "prior_bias": True, "loss": "dice_bce", "optimizer": "adamw", "lr": 5e-4, "momentum": 0.9,
         "weight_decay": 0.05, "warmup_epochs": 2.0, "schedule": "cosine", "plateau_patience": 10, "min_lr": 1e-7,
         "grad_clip": 1.0, "batch_size": 8, "accumulate": 1, "patience": None, "min_epochs": 0, "monitor": "dice",
+        "pos_weight": 1.0, "tversky_beta": 0.7, "tversky_gamma": 1.33, "focal_gamma": 2.0, "focal_alpha": None,
+        "boundary_weight": 0.01, "lesion_size": 64.0, "soft_targets": False,
     },
     VolumeRecipe: {"spatial_dims": 2, "crop_size": (16, 32, 32), "crops_per_volume": 2, "foreground": 0.5},
     # prediction and pictures

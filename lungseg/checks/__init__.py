@@ -64,6 +64,11 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     )
     from lungseg.checks.scores.cross_entropy import check_bce_loss as check_bce_loss
     from lungseg.checks.scores.distances import check_hausdorff95 as check_hausdorff95
+    from lungseg.checks.scores.focal import check_focal_loss as check_focal_loss
+    from lungseg.checks.scores.geometry import (
+        check_boundary_loss as check_boundary_loss,
+        check_lesion_weights as check_lesion_weights,
+    )
     from lungseg.checks.scores.losses import (
         check_dice_loss as check_dice_loss,
         check_loss_in_half_precision as check_loss_in_half_precision,
@@ -79,6 +84,10 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
         check_precision as check_precision,
         check_recall as check_recall,
         check_rmse as check_rmse,
+    )
+    from lungseg.checks.scores.tversky import (
+        check_focal_tversky_loss as check_focal_tversky_loss,
+        check_tversky_loss as check_tversky_loss,
     )
     from lungseg.checks.training.inference import check_sliding_window as check_sliding_window
     from lungseg.checks.training.stopping import check_early_stopping as check_early_stopping
@@ -96,6 +105,11 @@ _EXPORTS = {
     "scores.cross_entropy": ("check_bce_loss",),
     "scores.distances": ("check_hausdorff95",),
     "data.elastic": ("check_elastic_displacement",),
+    "scores.focal": ("check_focal_loss",),
+    "scores.geometry": (
+        "check_boundary_loss",
+        "check_lesion_weights",
+    ),
     "exercises": ("EXERCISES",),
     "networks.heads": (
         "check_merge_heads",
@@ -145,6 +159,10 @@ _EXPORTS = {
         "check_precision",
         "check_recall",
         "check_rmse",
+    ),
+    "scores.tversky": (
+        "check_focal_tversky_loss",
+        "check_tversky_loss",
     ),
     "networks.self_attention": (
         "check_self_attention",

@@ -22,7 +22,7 @@ from lungseg.checks.networks import (
     swin_block,
     windows,
 )
-from lungseg.checks.scores import cross_entropy, distances, losses, metrics, scores
+from lungseg.checks.scores import cross_entropy, distances, focal, geometry, losses, metrics, scores, tversky
 from lungseg.checks.training import inference, stopping, training_step
 
 
@@ -65,6 +65,11 @@ EXERCISES: dict[str, Exercise] = {
         Exercise(scores.check_rmse, scores.LESSONS["rmse"]),
         Exercise(cross_entropy.check_bce_loss, cross_entropy.BCE),
         Exercise(losses.check_dice_loss, losses.DICE),
+        Exercise(tversky.check_tversky_loss, tversky.TVERSKY),
+        Exercise(tversky.check_focal_tversky_loss, tversky.FOCAL_TVERSKY),
+        Exercise(focal.check_focal_loss, focal.FOCAL),
+        Exercise(geometry.check_boundary_loss, geometry.BOUNDARY),
+        Exercise(geometry.check_lesion_weights, geometry.WEIGHTS),
         Exercise(metrics.check_confusion_counts, metrics.COUNTS),
         Exercise(metrics.check_per_image, metrics.PER_IMAGE),
         Exercise(metrics.check_summarise, metrics.SUMMARISE),

@@ -2,7 +2,7 @@
 
 All geometric changes are composed into one mapping and sampled once, because each resampling blurs. Image and target
 share that mapping: sampling is bilinear for the image and nearest for the target, so the target never gains a label
-(0 and 1, or classes 0..K) that it did not have before.
+(0 and 1, or classes 0..K) that it did not have before. Soft targets are shares, not labels, and are sampled as images.
 """
 
 import math
@@ -69,7 +69,7 @@ class Augmentation:
 
         Args:
             image: (H, W) float32 in [0, 1].
-            target: (H, W) uint8 in {0, 1}, or labels 0..K of lesion classes, K <= 254.
+            target: (H, W) uint8 in {0, 1}, or labels 0..K of lesion classes, K <= 254; or soft, float32 in [0, 1].
             rng: the only source of randomness; the same state gives the same pair.
 
         Returns:
@@ -97,7 +97,8 @@ class Augmentation:
             image, target = (flip_and_crop(array, size, origin, draw) for array in (image, target))
         else:
             coordinates = sampling_coordinates(image.shape, size, matrix, origin, displacement)  # (2, h, w)
-            image, target = sample_at(image, coordinates, order=1), sample_at(target, coordinates, order=0)
+            soft = target.dtype == np.float32  # shares, between which one may interpolate
+            image, target = sample_at(image, coordinates, order=1), sample_at(target, coordinates, order=int(soft))
         return adjust_grey(image, draw.brightness, draw.contrast), target
 
     def draw(self, rng: np.random.Generator) -> Draw:
@@ -124,16 +125,18 @@ def check_pair(image: NDArray, target: NDArray, crop_size: int | None) -> None:
             f"Augmentation: expected one slice, (H, W) without a channel axis, got an image of shape "
             f"{np.shape(image)} and a target of shape {np.shape(target)}."
         )
-    if image.dtype != np.float32 or target.dtype != np.uint8:
+    if image.dtype != np.float32 or target.dtype not in (np.uint8, np.float32):
         raise ValueError(
-            f"Augmentation: expected float32 and uint8, got an image of {image.dtype} and a target of {target.dtype}. "
-            f"Convert them with .astype."
+            f"Augmentation: expected float32 and uint8 (or a soft target, float32), got an image of {image.dtype} and "
+            f"a target of {target.dtype}. Convert them with .astype."
         )
     if not (image.min() >= 0 and image.max() <= 1):  # also true of NaN
         raise ValueError(
             f"Augmentation: expected an image in [0, 1], got {image.min()} to {image.max()}. Divide 8-bit grey by 255 "
             f"first."
         )
+    if target.dtype == np.float32 and not (target.min() >= 0 and target.max() <= 1):  # also true of NaN
+        raise ValueError(f"Augmentation: expected a soft target in [0, 1], got {target.min()} to {target.max()}.")
     if target.max() == 255:  # not a class: this is how a mask file stores a lesion
         raise ValueError(
             "Augmentation: expected a target of 0 and 1, or of classes 0 to 254, got one with 255. Use (target > 0)."

@@ -27,8 +27,9 @@ from lungseg.data.grey_png import read_grey_png
 from lungseg.data.manifest import ImageRecord, parse_manifest, read_split
 from lungseg.data.manifest_writer import ManifestWriter
 from lungseg.data.plausible import LesionExtent, Tally, odd_grey, same_picture
+from lungseg.data.readers import count_readers_of_slices, read_share, resize_share
 
-# (image (H, W) float32, target (H, W) uint8, rng) -> the same pair, changed
+# (image (H, W) float32, target (H, W) uint8, or float32 if soft, rng) -> the same pair, changed
 Augment = Callable[[NDArray[np.float32], NDArray[np.uint8], np.random.Generator], tuple[NDArray, NDArray]]
 CACHE_BYTES = 2**30  # decoded slices stay in memory if the data set needs no more than this (in each worker process)
 
@@ -160,6 +161,7 @@ class SliceDataset(Dataset):
             target is in {0, 1}, or a label map 0..K.
         seed: with the epoch and the index it decides each augmentation, so that neither the number of workers
             nor the order of reading changes what a sample looks like.
+        soft: take as target, in [0, 1], the share of the readers who outlined each pixel (lungseg.data.readers).
 
     Raises:
         ValueError: for a bad manifest or an empty split here, and for a bad file when it is read.
@@ -173,9 +175,11 @@ class SliceDataset(Dataset):
         size: int | None = None,
         augment: Augment | None = None,
         seed: int = 0,
+        soft: bool = False,
     ):
         self.folder, self.size, self.augment, self.seed = Path(folder), size, augment, seed
         self.records, self.classes = read_split(folder, split, "slices"), read_classes(folder)
+        self.readers = count_readers_of_slices(self.folder, self.classes) if soft else None
         # In shared memory, so that set_epoch also reaches worker processes that persist over epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache: dict[int, tuple[NDArray, NDArray]] = {}
@@ -199,17 +203,20 @@ class SliceDataset(Dataset):
             rng = np.random.default_rng([self.seed, int(self._epoch), index])
             image, target = self.augment(image, target.copy(), rng)  # a copy, as ours is kept for the next epoch
         tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-        channels = torch.from_numpy(one_hot(np.asarray(target), len(self.classes)))
-        return tensor[None], channels, record.id  # (1, H, W), (K, H, W)
+        soft = self.readers is not None
+        channels = np.ascontiguousarray(target)[None] if soft else one_hot(np.asarray(target), len(self.classes))
+        return tensor[None], torch.from_numpy(channels), record.id  # (1, H, W), (K, H, W)
 
-    def _read(self, index: int) -> tuple[NDArray, NDArray[np.uint8]]:
+    def _read(self, index: int) -> tuple[NDArray, NDArray]:
         """The decoded pair at the requested size; kept if the whole data set fits into CACHE_BYTES."""
         if index in self._cache:
             return self._cache[index]
         grey, target = read_slice(self.folder, self.records[index], self.classes)
+        if self.readers is not None:
+            target = read_share(self.folder, self.records[index], self.readers, grey.shape)
         if self.size is not None and grey.shape != (self.size, self.size):
             grey = resize_image(grey, (self.size, self.size))
-            target = resize_target(target, (self.size, self.size))
+            target = (resize_target if self.readers is None else resize_share)(target, (self.size, self.size))
         if (grey.nbytes + target.nbytes) * len(self) <= CACHE_BYTES:
             self._cache[index] = grey, target
         return grey, target

@@ -24,6 +24,7 @@ from lungseg.data.folder_files import find_member, members
 from lungseg.data.manifest import ImageRecord, parse_manifest, read_split
 from lungseg.data.manifest_writer import ManifestWriter
 from lungseg.data.plausible import LesionExtent, Tally
+from lungseg.data.readers import count_readers_of_volumes, vote_share
 from lungseg.data.slices import tally_problems
 from lungseg.data.volume_file import LabelledVolume, check_sums, check_target, check_volume, read_labelled, write_volume
 
@@ -110,6 +111,7 @@ class VolumeDataset(Dataset):
         self.folder = Path(folder)
         self.records, self.classes = read_split(folder, split, "volumes"), read_classes(folder)
         self._verified: set[int] = set()  # those whose checksums have been compared
+        self._readers: dict[str, int] | None = None  # id -> number of readers, if targets are soft
 
     def __len__(self) -> int:
         return len(self.records)
@@ -139,6 +141,9 @@ class VolumeDataset(Dataset):
         hu, target = volume.hu[box], volume.target[box]
         try:
             check_target(target, self.classes)
+            if self._readers is not None and volume.votes is not None:
+                share = vote_share(volume.votes[box], self._readers[self.records[number].id])
+                return hu_to_unit(hu), share[None]
             return hu_to_unit(hu), one_hot(target, len(self.classes))
         except ValueError as error:
             raise ValueError(f"{volume_path(self.folder, self.records[number])}: {error}") from None
@@ -166,6 +171,7 @@ class CropDataset(VolumeDataset):
         flips: reverse each axis with probability 1/2.
         seed: with the epoch and the index it decides each crop, so that neither the number of workers nor the order
             of reading changes what is drawn.
+        soft: take as target, in [0, 1], the share of the readers who outlined each voxel (lungseg.data.readers).
     """
 
     def __init__(
@@ -178,6 +184,7 @@ class CropDataset(VolumeDataset):
         foreground: float = 0.5,
         flips: bool = False,
         seed: int = 0,
+        soft: bool = False,
     ):
         super().__init__(folder, split)
         if len(crop_size) != 3 or min(crop_size) < 1 or crops_per_volume < 1 or not 0 <= foreground <= 1:
@@ -189,6 +196,9 @@ class CropDataset(VolumeDataset):
         self.foreground, self.flips, self.seed = foreground, flips, seed
         # In shared memory, so that set_epoch also reaches worker processes that persist over epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        if soft:
+            opened = ((record, self._open(number)) for number, record in enumerate(self.records))
+            self._readers = count_readers_of_volumes(self.folder, opened, self.classes)
         self._lesions: dict[int, list[list[NDArray]]] = {}  # volume -> for each class in it, the voxels of its lesions
 
     def set_epoch(self, epoch: int) -> None:

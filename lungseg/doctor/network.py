@@ -43,7 +43,7 @@ def takes_probabilities(loss_fn: LossFunction, num_classes: int) -> bool:
     target[..., :4] = 1
     probs = target.clamp(0.001, 0.999)
     try:
-        return min(abs(loss_fn(p, target).item()) for p in (probs, 1 - probs)) < 0.1
+        return min(abs(loss_fn(p, target).item()) for p in (probs, 1 - probs)) < 0.01
     except (ValueError, RuntimeError):
         return False
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     from lungseg.training.cli import run_script as run_script
     from lungseg.training.distributed import Processes as Processes, start_processes as start_processes
     from lungseg.training.early_stopping import EarlyStopping as EarlyStopping, monitor_mode as monitor_mode
+    from lungseg.training.loss import make_loss as make_loss
     from lungseg.training.optim import (
         make_optimizer as make_optimizer,
         make_schedules as make_schedules,
@@ -16,7 +17,6 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
         weight_decay_groups as weight_decay_groups,
     )
     from lungseg.training.recipe import (
-        LOSSES as LOSSES,
         RunOptions as RunOptions,
         TrainingRecipe as TrainingRecipe,
         VolumeRecipe as VolumeRecipe,
@@ -33,8 +33,9 @@ _EXPORTS = {
     "cli": ("run_script",),
     "distributed": ("Processes", "start_processes"),
     "early_stopping": ("EarlyStopping", "monitor_mode"),
+    "loss": ("make_loss",),
     "optim": ("make_optimizer", "make_schedules", "reduce_on_plateau", "warmup_cosine", "weight_decay_groups"),
-    "recipe": ("LOSSES", "RunOptions", "TrainingRecipe", "VolumeRecipe"),
+    "recipe": ("RunOptions", "TrainingRecipe", "VolumeRecipe"),
     "run": ("Run",),
     "step": ("Evaluation", "evaluate", "freeze", "train_one_epoch"),
 }

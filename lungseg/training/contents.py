@@ -22,14 +22,15 @@ FILE = "data.json"
 Contents = dict[str, list]  # name of a file, with "/" between folders -> its size, time and digest
 
 
-def list_contents(folder: str | Path, known: Mapping[str, list] | None = None) -> Contents:
+def list_contents(folder: str | Path, known: Mapping[str, list] | None = None, *, readers: bool = False) -> Contents:
     """The files that a run reads from a folder of slices or of volumes, with their sizes, times and digests.
 
     Args:
         known: the result of an earlier call (`read_contents`): files of the same size and time are not read again.
+        readers: whether the run reads the outlines of each reader too, for soft targets.
     """
     folder, known, found = Path(folder), known or {}, {}
-    for path in tqdm(data_files(folder), desc="digests", unit="file", leave=False, disable=None):
+    for path in tqdm(data_files(folder, readers=readers), desc="digests", unit="file", leave=False, disable=None):
         name, stat = path.relative_to(folder).as_posix(), os.stat(path)
         before = known.get(name, ())
         if list(before[:2]) != [stat.st_size, stat.st_mtime_ns]:
@@ -38,10 +39,10 @@ def list_contents(folder: str | Path, known: Mapping[str, list] | None = None) -
     return found
 
 
-def data_files(folder: Path) -> list[Path]:
-    """manifest.csv, classes.txt if there is one, and the files in images/, masks/ or volumes/."""
+def data_files(folder: Path, *, readers: bool = False) -> list[Path]:
+    """manifest.csv, classes.txt if there is one, and the files in images/, masks/ or volumes/ (and readers/)."""
     files = [file for file in (manifest_path(folder), classes_file(folder)) if file]
-    for home in ("images", "masks", "volumes"):
+    for home in ("images", "masks", "volumes", *(["readers"] if readers else [])):
         for member in members(folder / home) if (folder / home).is_dir() else ():
             files += sorted(member.glob("*.npy")) if member.is_dir() else [member]
     return files

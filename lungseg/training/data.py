@@ -75,6 +75,8 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
         ValueError: the first thing that is wrong with the data, in one sentence.
     """
     volumes = getattr(recipe, "spatial_dims", 2) == 3
+    if recipe.soft_targets and options.data is None:
+        raise ValueError("--soft-targets needs the outlines of several readers, and phantoms have none. Give --data.")
     with processes.main_first():  # the main process draws the phantoms that the others read
         if volumes:
             folder = find_data(options.data, check_volume_folder) or draw_volumes(recipe, options)
@@ -210,7 +212,11 @@ def slice_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, I
             f"means two things. Export all of them with one window."
         )
     size = recipe.img_size
-    train = SliceDataset(folder, "train", size=size, augment=AUGMENTATIONS[recipe.augment], seed=seed)
+    augment, soft = AUGMENTATIONS[recipe.augment], recipe.soft_targets
+    train = SliceDataset(folder, "train", size=size, augment=augment, seed=seed, soft=soft)
+    if soft:  # check_folder has not looked at the readers' outlines
+        for _ in SliceDataset(folder, "train", soft=True):
+            pass
     plain, val, test = (SliceDataset(folder, split, size=size) for split in ("train", "val", last_split(folder)))
     input_ = InputSpec((size, size), hu_window=windows[0], classes=train.classes, **scales(folder, train.records, size))
     return (train, plain, val, test), input_
@@ -261,7 +267,7 @@ def volume_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, 
     assert isinstance(recipe, VolumeRecipe)  # only such a recipe has spatial_dims = 3
     train = CropDataset(
         folder, "train", crop_size=recipe.crop_size, crops_per_volume=recipe.crops_per_volume,
-        foreground=recipe.foreground, flips=recipe.augment != "none", seed=seed,
+        foreground=recipe.foreground, flips=recipe.augment != "none", seed=seed, soft=recipe.soft_targets,
     )  # fmt: skip
     plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split(folder)))
     spacings = zip(*(plain.spacing_mm(i) for i in range(len(plain))), strict=True)

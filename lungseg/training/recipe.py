@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lungseg.flags import check_fields, from_to, not_negative, option, positive, share
-from lungseg.losses import bce_loss, dice_bce_loss, dice_loss
-
-LOSSES = {"bce": bce_loss, "dice": dice_loss, "dice_bce": dice_bce_loss}
+from lungseg.training.loss import refuse_unused_numbers
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,11 @@ class TrainingRecipe:
         "full",
         "variations of training slices; full: rotation, flips, elastic, brightness, contrast; volumes: flips only",
     )
+    soft_targets: bool = option(
+        False,
+        "train on the share of the readers who outlined each pixel, which --data must hold; validation and test keep "
+        "the masks",
+    )
     phantom_view: Literal["chest", "nodule"] = option(
         "nodule", "slices, if no --data is given: whole phantoms, or crops around a nodule, which are learned faster"
     )
@@ -76,8 +79,31 @@ class TrainingRecipe:
     )
 
     # optimization
-    loss: Literal["bce", "dice", "dice_bce"] = option(
-        "dice_bce", "bce alone barely penalises predicting all background when lesions are tiny; Dice does"
+    loss: Literal[
+        "bce", "dice", "dice_bce", "tversky", "focal_tversky", "focal", "dice_focal", "dice_boundary", "dice_lesion_bce"
+    ] = option("dice_bce", "bce alone barely penalises predicting all background when lesions are tiny; Dice does")
+    pos_weight: float = option(
+        1.0, "bce, dice_bce: cost of a lesion pixel in units of a background pixel; above 1 finds more", check=positive
+    )
+    tversky_beta: float = option(
+        0.7, "tversky, focal_tversky: weight of missed pixels; false positives weigh the rest of 1", check=share
+    )
+    tversky_gamma: float = option(
+        1.33, "focal_tversky: above 1, maps that are nearly right keep a steep slope", check=positive
+    )
+    focal_gamma: float = option(
+        2.0, "focal, dice_focal: how little a pixel counts that is nearly right; 0 is bce", check=not_negative
+    )
+    focal_alpha: float | None = option(
+        None,
+        "focal, dice_focal: weight of lesion pixels, and the rest of 1 for background; none: 1 for both",
+        check=share,
+    )
+    boundary_weight: float = option(
+        0.01, "dice_boundary: weight of the boundary loss, which is in pixels", check=positive
+    )
+    lesion_size: float = option(
+        64.0, "dice_lesion_bce: how many background pixels each lesion weighs, small or large", check=positive
     )
     optimizer: Literal["adam", "adamw", "sgd"] = option(
         "adamw", "adamw decouples weight decay from the scale of the gradient; sgd does not rescale gradients"
@@ -119,6 +145,7 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        refuse_unused_numbers(self)
         if self.schedule == "plateau" and self.warmup_epochs > 0:
             raise ValueError(
                 f"--schedule plateau sets the rate itself, so it must have --warmup-epochs 0, not {self.warmup_epochs}"
@@ -149,7 +176,9 @@ RENAMED = {"window": "crop_size", "windows_per_volume": "crops_per_volume"}  # f
 def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run as this version would have written them, so that it resumes with the same numbers."""
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
-    added = {"weights": None, "freeze_encoder": 0, "threads": 0}
+    added: dict[str, Any] = {"weights": None, "freeze_encoder": 0, "threads": 0}
+    added |= {"pos_weight": 1.0, "tversky_beta": 0.7, "tversky_gamma": 1.33, "focal_gamma": 2.0, "focal_alpha": None}
+    added |= {"boundary_weight": 0.01, "lesion_size": 64.0, "soft_targets": False}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
     return added | settings

@@ -28,6 +28,8 @@ from lungseg.doctor.network import (
     trained_findings,
 )
 from lungseg.losses import bce_loss, dice_bce_loss, dice_loss
+from lungseg.training.loss import NUMBERS, make_loss
+from lungseg.training.recipe import TrainingRecipe
 
 IMAGE, TARGET = disc_batch(4)
 
@@ -36,7 +38,8 @@ def dice_of_probabilities(probs, target):
     return 1 - (2 * (probs * target).sum() + 1) / (probs.sum() + target.sum() + 1)
 
 
-LOGIT_LOSSES = [bce_loss, dice_loss, dice_bce_loss, F.binary_cross_entropy_with_logits]
+LOGIT_LOSSES = [make_loss(TrainingRecipe(loss=name)) for name in NUMBERS]
+LOGIT_LOSSES += [F.binary_cross_entropy_with_logits]
 PROB_LOSSES = [F.binary_cross_entropy, dice_of_probabilities, lambda p, t: F.mse_loss(p, t)]
 
 

@@ -167,6 +167,10 @@ BASE = {  # what must be so for the field to matter
 }  # fmt: skip
 # Phantoms; a file; and what may change the last digits only, or none (tests/training/test_run.py)
 ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights", "threads", "network"}
+ELSEWHERE.add("soft_targets")  # these slices had one reader: tests/examples/test_train_unet.py
+ELSEWHERE |= {  # numbers of losses: tests/training/test_loss.py
+    "pos_weight", "tversky_beta", "tversky_gamma", "focal_gamma", "focal_alpha", "boundary_weight", "lesion_size",
+}  # fmt: skip
 
 
 def test_the_list_of_changed_fields_is_complete():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lungseg.checkpoint import load_checkpoint
 from lungseg.data.manifest import ImageRecord, read_manifest, write_manifest
@@ -298,3 +299,47 @@ def test_volumes_with_classes_are_trained_end_to_end(train_unet, tmp_path, log_o
     assert best["network"]["arguments"]["num_classes"] == 2 and best["input"]["classes"] == ["solid", "cyst"]
     last = log_of(out)[-1]["best epoch"]
     assert dice == last["dice"] == (last["dice of solid"] + last["dice of cyst"]) / 2
+
+
+# ---- soft targets -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outlined(discs, tmp_path):
+    """The discs, of which one reader of two sees a smaller one."""
+    folder = shutil.copytree(discs, tmp_path / "outlined")
+    (folder / "readers").mkdir()
+    for file in (folder / "masks").iterdir():
+        mask = np.asarray(Image.open(file)) > 0
+        both = 2 * mask.astype(np.uint8) + (mask & np.roll(mask, 4, axis=0))
+        Image.fromarray(both).save(folder / "readers" / file.name)
+    return folder
+
+
+def test_soft_targets_change_what_is_trained_on_and_not_what_is_scored(train_unet, outlined, tmp_path, log_of):
+    """Also resumed; and an outline that was changed since is noticed."""
+    argv = ["--data", str(outlined), *TINY, "--lr", "1e-9", "--no-prior-bias"]  # it stays as it began
+    train_unet.main([*argv, "--out", str(tmp_path / "hard")])
+    dice = train_unet.main([*argv, "--out", str(tmp_path / "soft"), "--soft-targets"])
+    hard, soft = (log_of(tmp_path / name)[1] for name in ("hard", "soft"))
+    assert abs(hard["train_loss"] - soft["train_loss"]) > 1e-3
+    assert soft["val"]["loss"] == pytest.approx(hard["val"]["loss"], abs=1e-5)
+    assert train_unet.main(["--out", str(tmp_path / "soft"), "--resume"]) == dice
+    Image.fromarray(np.full((32, 32), 3, np.uint8)).save(outlined / "readers/slice00.png")
+    assert train_unet.main(["--out", str(tmp_path / "hard"), "--resume"]) != 2
+    assert train_unet.main(["--out", str(tmp_path / "soft"), "--resume"]) == 2
+
+
+def test_soft_targets_that_are_not_there_are_asked_for_in_one_sentence(train_unet, discs, tmp_path, capsys):
+    for argv, words in (
+        (["--data", str(discs)], "holds no folder readers/, which --soft-targets needs"),
+        ([], "--soft-targets needs the outlines of several readers, and phantoms have none"),
+        (SOLID[:2], "phantoms have none. Give --data"),
+        (["--loss", "dice", "--pos-weight", "2"], "--pos-weight 2.0 does nothing with --loss dice"),
+    ):
+        try:
+            code = train_unet.main([*argv, "--out", str(tmp_path / "run"), "--soft-targets"])
+        except SystemExit as exit_:
+            code = exit_.code
+        error = capsys.readouterr().err
+        assert code == 2 and words in error and error.count("\n") == 1 and not (tmp_path / "run").exists()

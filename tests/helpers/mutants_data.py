@@ -73,6 +73,98 @@ def bce_loss(logits, target):
            "return 1 - (dice * (target.sum(2) > 0) + (target.sum(2) == 0)).mean()"),
 ]  # fmt: skip
 
+WEIGHED = [
+    *(
+        mutant(mistake, name, slip, old, new)
+        for name in ("tversky_loss", "focal_tversky_loss")
+        for mistake, slip, old, new in (
+            ("forgets the sigmoid", "sigmoid forgotten", "logits.sigmoid()", "logits"),
+            ("applies the sigmoid twice", "sigmoid twice", "sigmoid()", "sigmoid().sigmoid()"),
+            ("the other paper's alpha", "alpha and beta exchanged", "alpha * fp + beta * fn", "beta * fp + alpha * fn"),
+            ("weighs the sizes", "sizes instead of errors", "alpha * fp + beta * fn",
+             "alpha * probs.sum(2) + beta * target.sum(2)"),
+            ("doubles the overlap", "factor 2", "tp = (probs * target)", "tp = 2 * (probs * target)"),
+            ("smooth below only", "smoothing only in the denominator", "(tp + smooth)", "tp"),
+            ("smooth above only", "smoothing only in the numerator", "+ beta * fn + smooth", "+ beta * fn"),
+            ("does without smooth", "smoothing ignored", "index = (tp + smooth)",
+             "smooth = 0\n    index = (tp + smooth)"),
+            ("means with smooth 1", "mean instead of sum", ("target).sum(2)\n    fp", "- target)).sum(2)\n    fn",
+             "* target).sum(2)\n    index"), ("target).mean(2)\n    fp", "- target)).mean(2)\n    fn",
+             "* target).mean(2)\n    index")),
+            ("detaches", "no gradient", "logits.sigmoid()", "logits.detach().sigmoid()"),
+        )
+    ),
+    mutant("returns the index", "tversky_loss", "score instead of loss", "(1 - index).mean()", "index.mean()"),
+    mutant("sums the images", "tversky_loss", "summed over the images", "(1 - index).mean()",
+           "(1 - index).mean(1).sum()"),
+    mutant("forgets the mean", "tversky_loss", "one loss per image", "(1 - index).mean()", "(1 - index).mean(1)"),
+    mutant("one sum for all", "tversky_loss", "pooled over the batch", "    tp =",
+           "    probs, target = probs.reshape(1, 1, -1), target.reshape(1, 1, -1)\n    tp ="),
+    mutant("power gamma", "focal_tversky_loss", "gamma for 1/gamma", "1 / gamma", "gamma"),
+    mutant("power of the index", "focal_tversky_loss", "power of the index", "(missed ** (1 / gamma)).mean()",
+           "(1 - index ** (1 / gamma)).mean()"),
+    mutant("power of the mean", "focal_tversky_loss", "power of the mean", "(missed ** (1 / gamma)).mean()",
+           "missed.mean() ** (1 / gamma)"),
+    mutant("no power", "focal_tversky_loss", "power forgotten", "(missed ** (1 / gamma)).mean()", "missed.mean()"),
+    mutant("does not clamp", "focal_tversky_loss", "infinite slope", ".clamp(min=1e-6)", ""),
+    mutant("cuts the gradient off", "focal_loss", "no gradient", "z = logits", "z = logits.detach()"),
+    mutant("q for 1 - q", "focal_loss", "q for 1 - q", "F.logsigmoid(-z)).exp", "F.logsigmoid(z)).exp"),
+    mutant("1 - p everywhere", "focal_loss", "p for q", "F.logsigmoid(-z)).exp", "F.logsigmoid(-logits)).exp"),
+    mutant("no power", "focal_loss", "power forgotten", " * (gamma * F.logsigmoid(-z)).exp()", ""),
+    mutant("times gamma", "focal_loss", "factor for power", "(gamma * F.logsigmoid(-z)).exp()",
+           "gamma * z.neg().sigmoid()"),
+    mutant("alpha everywhere", "focal_loss", "alpha on all pixels",
+           "(alpha * target + (1 - alpha) * (1 - target))", "alpha"),
+    mutant("background at 1", "focal_loss", "alpha on lesions only", "(1 - alpha) * (1 - target)", "(1 - target)"),
+    mutant("alpha for background", "focal_loss", "alpha exchanged", "alpha * target + (1 - alpha) * (1 - target)",
+           "(1 - alpha) * target + alpha * (1 - target)"),
+    mutant("no alpha", "focal_loss", "alpha ignored", "if alpha is not None", "if False"),
+    mutant("probabilities as logits", "focal_loss", "sigmoid twice", "z = logits *", "z = logits.sigmoid() *"),
+    mutant("sums the pixels", "focal_loss", "sum instead of mean", "loss.mean()", "loss.sum()"),
+    mutant("forgets the mean", "focal_loss", "not reduced", "loss.mean()", "loss"),
+    mutant("likelihood", "focal_loss", "sign", "-F.logsigmoid(z)", "F.logsigmoid(z)"),
+    mutant("lesions only", "focal_loss", "only lesion pixels", "loss.mean()", "(loss * target).mean()"),
+    mutant("plain power", "focal_loss", "slope of a power at 0", "(gamma * F.logsigmoid(-z)).exp()",
+           "(1 - z.sigmoid()) ** gamma"),
+    mutant("log of the sigmoid", "focal_loss", "logarithm of a rounded probability", "-F.logsigmoid(z)",
+           "-z.sigmoid().clamp(min=1e-7).log()"),
+    Mutant("focuses the mean", "focal_loss", "focus on the mean", """
+import torch.nn.functional as F
+def focal_loss(logits, target, gamma, alpha=None):
+    bce = F.binary_cross_entropy_with_logits(logits, target)
+    return (1 - (-bce).exp()) ** gamma * bce
+"""),
+    mutant("nothing inside", "boundary_loss", "outside only", "-inside, outside", "0, outside"),
+    mutant("no sign", "boundary_loss", "unsigned", "-inside, outside", "inside, outside"),
+    mutant("the other sign", "boundary_loss", "sign", "-inside, outside", "inside, -outside"),
+    mutant("squares", "boundary_loss", "squared", "-inside, outside", "-(inside**2), outside**2"),
+    mutant("forgets the sigmoid", "boundary_loss", "sigmoid forgotten", "logits.sigmoid()", "logits"),
+    mutant("sums", "boundary_loss", "sum instead of mean", ".mean()", ".sum()"),
+    mutant("detaches", "boundary_loss", "no gradient", "logits.sigmoid()", "logits.detach().sigmoid()"),
+    mutant("measures to nothing", "boundary_loss", "no border", "if lesion.all() or not lesion.any()", "if False"),
+    mutant("only empty maps", "boundary_loss", "no border", "lesion.all() or not lesion.any()", "not lesion.any()"),
+    mutant("city blocks", "boundary_loss", "steps along the axes",
+           ("distance_transform_edt\n\n", "distance_transform_edt(~lesion)", "distance_transform_edt(lesion)"),
+           ("distance_transform_cdt\n\n", "distance_transform_cdt(~lesion, 'taxicab')",
+            "distance_transform_cdt(lesion, 'taxicab')")),
+    mutant("one size", "lesion_weights", "all lesions together", "size / lesion.sum()", "size / (labels > 0).sum()"),
+    mutant("default structure", "lesion_weights", "corners do not touch", ", structure=np.ones((3, 3))", ""),
+    mutant("multiplies", "lesion_weights", "n for 1/n", "size / lesion.sum()", "size * lesion.sum()"),
+    mutant("forgets size", "lesion_weights", "size ignored", "size / lesion.sum()", "1 / lesion.sum()"),
+    mutant("zeros", "lesion_weights", "background 0", "ones_like", "zeros_like"),
+    mutant("number of lesions", "lesion_weights", "number for n", "size / lesion.sum()", "size / count"),
+    Mutant("labels the batch", "lesion_weights", "lesions of several maps", """
+import numpy as np
+import torch
+from scipy.ndimage import label
+def lesion_weights(target, size):
+    labels, _ = label(target.numpy(), structure=np.ones((3, 3, 3, 3)))
+    sizes = np.bincount(labels.ravel()).astype(float)
+    sizes[0] = size
+    return torch.from_numpy(size / sizes[labels])
+"""),
+]  # fmt: skip
+
 SCORES = [
     mutant("forgets the 2", "dice", "factor 2 missing", "return 2 * overlap", "return overlap"),
     mutant("gives the IoU", "dice", "IoU", "2 * overlap / (pred.sum() + target.sum())",
@@ -452,5 +544,5 @@ STEPS = [
 ]  # fmt: skip
 
 MUTANTS = [
-    *LOSSES, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS, *SPLITS, *STOPPING, *WINDOWS, *STEPS
+    *LOSSES, *WEIGHED, *SCORES, *METRICS, *INTENSITIES, *AUGMENTATIONS, *SPLITS, *STOPPING, *WINDOWS, *STEPS
 ]  # fmt: skip

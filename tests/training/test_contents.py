@@ -130,3 +130,12 @@ def test_a_digest_that_somebody_wrote_changes_the_digest_of_the_whole(slices, tm
     edited["masks/s0.png"][2] = "0" * 64
     (tmp_path / "data.json").write_text(json.dumps(edited))
     assert digest(list_contents(slices, read_contents(tmp_path))) != digest(before)
+
+
+def test_the_outlines_of_readers_count_only_where_a_run_reads_them(slices, tmp_path):
+    folder = shutil.copytree(slices, tmp_path / "copy")
+    before, soft = list_contents(folder), list_contents(folder, readers=True)
+    shutil.copytree(folder / "masks", folder / "readers")
+    assert digest(list_contents(folder)) == digest(before) == digest(soft)
+    now = list_contents(folder, readers=True)
+    assert "readers/" in differences(before, now) and digest(now) != digest(before)

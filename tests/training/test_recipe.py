@@ -23,6 +23,10 @@ PLAIN = TrainingRecipe()
         (PLAIN, {"freeze_encoder": -1}, "freeze_encoder=-1 must not be negative"),
         (PLAIN, {"patience": -1}, "patience=-1 must not be negative"),
         (PLAIN, {"threads": -1}, "threads=-1 must not be negative"),
+        (PLAIN, {"pos_weight": 0.0}, "pos_weight=0.0 must be positive"),
+        (PLAIN, {"loss": "tversky", "tversky_beta": 1.5}, "tversky_beta=1.5 must be a share from 0 to 1"),
+        (PLAIN, {"loss": "focal", "focal_gamma": -1.0}, "focal_gamma=-1.0 must not be negative"),
+        (PLAIN, {"loss": "dice", "pos_weight": 2.0}, "--pos-weight 2.0 does nothing with --loss dice"),
         (PLAIN, {"schedule": "plateau"}, "must have --warmup-epochs 0, not 2.0"),
         (VolumeRecipe(), {"crop_size": (16, 0, 16)}, "must be at least 1"),
         (PLAIN, {"warmup_epochs": float("inf")}, "warmup_epochs=inf must be a finite number"),
@@ -50,7 +54,8 @@ def test_zero_and_none_are_allowed_where_they_mean_something():
 @pytest.mark.parametrize(("then", "device"), [(a, d) for a in ("none", "bf16", "fp16") for d in ("cpu", "cuda")])
 def test_a_run_of_an_older_version_computes_as_it_did(then, device):
     """Then the CPU always took float32, whatever was asked for; and bf16 was the default."""
-    added = ("weights", "freeze_encoder", "threads")
+    added = {"weights", "freeze_encoder", "threads", "boundary_weight", "lesion_size", "pos_weight", "tversky_beta"}
+    added |= {"tversky_gamma", "focal_gamma", "focal_alpha", "soft_targets"}
     old = {k: v for k, v in asdict(replace(PLAIN, amp=then, threads=1)).items() if k not in added}
     now = replace(PLAIN, **from_older_version(old))
     before = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[then] if device == "cuda" else None

@@ -1,0 +1,9 @@
+def focal_tversky_loss(logits, target, alpha, beta, gamma, smooth=1.0):
+    probs = logits.sigmoid().flatten(2)
+    target = target.flatten(2)
+    tp = (probs * target).sum(2)
+    fp = (probs * (1 - target)).sum(2)
+    fn = ((1 - probs) * target).sum(2)
+    index = (tp + smooth) / (tp + alpha * fp + beta * fn + smooth)
+    missed = (1 - index).clamp(min=1e-6)
+    return (missed ** (1 / gamma)).mean()
