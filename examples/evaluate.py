@@ -11,6 +11,7 @@ DATA), each has its own row in a table of classes; everything else is about lesi
     evaluation.csv          every score with its interval, for each method and each stratum
     slices.csv              one row per slice (or volume), to look up the bad ones
     worst_median_best.png   the slices (or volumes) with the worst, the median and the best Dice
+    froc.csv, froc.png      with --froc, for volumes that are whole scans: lesions found, by false positives per scan
 """
 
 import argparse
@@ -25,25 +26,29 @@ from tqdm import tqdm
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
+from lungseg.candidates import Candidate, CandidateOptions, clear_others, keep_candidates
 from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import SPLITS, ImageRecord
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volumes import VolumeDataset, check_volume_folder
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation.baselines import LEVELS, best_threshold, fixed_map, merge_classes
+from lungseg.evaluation.froc import draw_froc, froc_rows, froc_text, match_all
 from lungseg.evaluation.metrics import worst_median_best
 from lungseg.evaluation.pictures import prediction_rows
 from lungseg.evaluation.scores import (
     ImageScore,
     Predict,
+    class_remark,
     known_spacings,
     sample_spacing,
+    scale_remark,
     score_all,
     scores_per_image,
     unit_remark,
 )
 from lungseg.evaluation.strata import Row, class_rows, confusion_rows, table_rows
-from lungseg.evaluation.tables import CLASSES, POOLED, Column, image_rows, markdown_table, write_csv
+from lungseg.evaluation.tables import POOLED, class_tables, image_rows, markdown_table, write_csv
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
@@ -72,7 +77,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="a new or empty folder (default: evaluation_SPLIT next to the checkpoint)",
     )
+    add("--froc", action="store_true", help="volumes that are whole scans: also the FROC curve, over all candidates")
     add_flags(parser, PredictOptions())
+    add_flags(parser, CandidateOptions())
     args = parser.parse_args(argv)
     args.out = args.out or args.checkpoint.parent / f"evaluation_{args.split}"
     return args
@@ -151,39 +158,10 @@ def remarks(split: str, network: dict, background: dict) -> list[str]:
     return [f"{flattering[split]}, so the scores are too high."] + found if split in flattering else found
 
 
-def scale_remark(about_scale: dict[str, str], num: int) -> list[str]:
-    """How many of `num` images may differ in pixel size from the training, and the remark on the first."""
-    if not about_scale:
-        return []
-    id_, sentence = next(iter(about_scale.items()))
-    return [f"{len(about_scale)} of {num} may differ in pixel size from the training. {id_}: {sentence}"]
-
-
-def class_remark(predictor: Predictor, data: SliceDataset | VolumeDataset) -> list[str]:
-    """Why there is no table of classes, if the network or the data have several."""
-    known = [", ".join(names) if len(names) > 1 else "lesion" for names in (predictor.classes, data.classes)]
-    if known[0] == known[1]:
-        return []
-    return [f"The network predicts {known[0]}, the data hold {known[1]}: only lesions of any class are scored."]
-
-
-def class_tables(rows: list[dict], calls: list[dict]) -> list[str]:
-    """The table of lesion classes, and how the lesions of each were classified, if there are several."""
-    if not rows:
-        return []
-    text = (
-        "Each class on its own. Its lesions count as found, and its pixels as correct, only where the same class was "
-        "predicted. A slice with neither has no Dice; a false alarm of the class has 0:"
-    )
-    columns = [Column(name, name) for name in calls[0] if name != "class"]
-    what = "How the lesions of each class were classified: by the class with the most predicted pixels on them."
-    return [text, markdown_table(rows, CLASSES), what, markdown_table(calls, columns, names=("class",))]
-
-
 def make_report(
-    args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], of_classes: list[str], notes: list[str]
+    args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], parts: list[str], notes: list[str]
 ) -> str:
-    """Markdown: the network by stratum and by class, and all methods side by side. The network comes first."""
+    """Markdown: the network by stratum, `parts` such as classes, and all methods side by side. The network is first."""
     name = next(iter(rows))
     everything = rows[name][0]
     side_by_side = [{"method": method, **of_method[0]} for method, of_method in rows.items()]
@@ -194,7 +172,7 @@ def make_report(
             f"patients: {everything['patients']}. Lesion is where the probability is above {threshold}.",
             markdown_table(rows[name]),
             markdown_table(rows[name], POOLED),
-            *of_classes,
+            *parts,
             "Compared with baselines that need no network:",
             markdown_table(side_by_side, names=("method",)),
             *notes,
@@ -203,23 +181,33 @@ def make_report(
     )
 
 
-def write_files(folder: Path, report: str, rows: dict[str, list[Row]], per_image: list[Row]) -> None:
-    """Write evaluation.md, evaluation.csv and slices.csv, all of them or nothing."""
+def write_files(folder: Path, report: str, rows: dict[str, list[Row]], per_image: list[Row], froc: list[Row]) -> None:
+    """Write evaluation.md, evaluation.csv, slices.csv and, if there is one, froc.csv: all of them or nothing."""
     with whole_folder(folder) as out:
         (out / "evaluation.md").write_text(report + "\n", encoding="utf-8", errors="backslashreplace")
         write_csv(out / "evaluation.csv", [{"method": m, **row} for m, of_method in rows.items() for row in of_method])
         write_csv(out / "slices.csv", per_image)
+        if froc:
+            write_csv(out / "froc.csv", froc)
 
 
 def draw_three_predictions(
-    predictor: Predictor, data: SliceDataset | VolumeDataset, scores: list[ImageScore], threshold: float, by_class: bool
+    predictor: Predictor,
+    data: SliceDataset | VolumeDataset,
+    scores: list[ImageScore],
+    threshold: float,
+    by_class: bool,
+    kept: dict[str, list[Candidate]],
 ) -> Image.Image:
     """The worst, the median and the best by Dice; of a volume, the slice with the most of target and prediction."""
     dice = scores_per_image(scores)["dice"]
 
     def predict(index: int, image: NDArray) -> NDArray:
         probs, _ = predict_probs(predictor, image, data.records[index], sample_spacing(data, index))
-        return probs if by_class else predictor.any_class(probs)
+        probs = probs if by_class else predictor.any_class(probs)
+        for map_ in (probs if by_class else [probs]) if kept else []:
+            clear_others(map_, kept[data.records[index].id])
+        return probs
 
     def caption(name: str, index: int, _: int | None) -> str:
         return f"{name}\nDice {dice[index]:.3f}\n{scores[index].id}"
@@ -235,7 +223,9 @@ def draw_three_predictions(
 
 def evaluate(args: argparse.Namespace) -> float:
     """Score the images, make the tables and write them; return the mean Dice."""
-    options = changed(PredictOptions(), vars(args))
+    options, wanted = changed(PredictOptions(), vars(args)), changed(CandidateOptions(), vars(args))
+    if args.froc and held_kind(args.data) != "volumes":
+        raise ValueError(f"--froc is for volumes that are whole scans, and {args.data} holds none. Leave it out.")
     check_free(args.out)
     check_data(args.data)
     with start_processes(options.device) as processes:
@@ -248,12 +238,19 @@ def evaluate(args: argparse.Namespace) -> float:
     by_class = len(predictor.classes) > 1 and predictor.classes == data.classes
     spacings = {record.id: sample_spacing(data, i) for i, record in enumerate(data.records)}
     about_scale = {}  # id -> sentence
+    found: dict[str, list[Candidate]] = {}  # by id, where they are needed
 
     def predict(image: NDArray, record: ImageRecord) -> NDArray:
         probs, sentence = predict_probs(predictor, image, record, spacings[record.id])
         if sentence:
             about_scale[record.id] = sentence
         labels = predictor.labels(probs, threshold)
+        if args.froc or wanted != CandidateOptions():
+            hu = record.hu_low + (record.hu_high - record.hu_low) * image if wanted.lungs else image
+            try:
+                found[record.id] = keep_candidates(labels, predictor.any_class(probs), hu, spacings[record.id], wanted)
+            except ValueError as error:
+                raise ValueError(f"{record.id}: {error}") from None
         return labels if by_class else labels > 0
 
     methods, known = {name: predict} | baselines, known_spacings(data)
@@ -263,16 +260,23 @@ def evaluate(args: argparse.Namespace) -> float:
     }
     rows = {method: table_rows(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + scale_remark(about_scale, len(data))
-    notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor, data)]
+    notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor.classes, data.classes)]
     of_classes = class_rows(scores[name], data.classes) if by_class else []
     calls = confusion_rows(scores[name], data.classes) if by_class else []
-    report = make_report(args, threshold, rows, class_tables(of_classes, calls), notes)
+    matches = match_all(data, found) if args.froc else []
+    froc = froc_rows(matches) if matches else []
+    parts = [*class_tables(of_classes, calls), *(froc_text(matches, froc) if froc else [])]
+    report = make_report(args, threshold, rows, parts, notes)
     rows[name] += of_classes
-    write_files(args.out, report, rows, image_rows(scores[name], data.classes))
+    write_files(args.out, report, rows, image_rows(scores[name], data.classes), froc)
     print(f"{report}\n\nWritten to {args.out}.")
     with or_warn("worst_median_best.png was not drawn"):  # last, because it needs the network and its memory again
-        picture = draw_three_predictions(predictor, data, scores[name], threshold, by_class)
+        kept = found if wanted != CandidateOptions() else {}
+        picture = draw_three_predictions(predictor, data, scores[name], threshold, by_class, kept)
         picture.save(args.out / "worst_median_best.png", optimize=True)
+    if froc:
+        with or_warn("froc.png was not drawn"):
+            draw_froc({name: matches}).save(args.out / "froc.png", optimize=True)
     return float(rows[name][0]["dice"])
 
 

@@ -22,6 +22,8 @@ In --out there will be
     attention/ID.png        with --attention ROW COLUMN: where the token that holds this pixel looks, in each block of a
                             Swin-UNet or UNETR; of a volume attention/ID/000.png, with --attention SLICE ROW COLUMN
     slices.csv              for each slice: its input, the number of predicted pixels, and their mm2 if that is known
+    candidates.csv          of volumes: for each connected component in 3-D its slice, position in mm from the first
+                            voxel, diameter (of a ball), volume and score; candidates/ID.png shows them, best first
 
 If the network has several lesion classes, masks and `pred` hold their numbers 1, 2, ..., named in classes.txt;
 outlines have the colours named in legend.png (outside the target, inside the prediction), there are
@@ -35,10 +37,8 @@ medical device.
 import argparse
 import csv
 import math
-import re
 import sys
 from dataclasses import replace
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,17 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.attention_maps import attention_blocks, attention_sheet, check_pixel
+from lungseg.candidate_files import CandidateFiles
+from lungseg.candidates import Candidate, CandidateOptions, keep_candidates
 from lungseg.data.classes import write_classes
 from lungseg.data.plausible import LesionExtent, odd_grey, odd_hu
-from lungseg.data.scans import Scan, input_kind, read_scans
+from lungseg.data.scans import Scan, input_kind, read_scans, with_spacing
 from lungseg.draw import enlarge, overlay, with_legend
 from lungseg.exits import leave, run_main
-from lungseg.files import check_free, or_warn, path_below, whole_folder
+from lungseg.files import check_free, free_id, or_warn, path_below, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
+from lungseg.scan_prediction import predict_in_parts
 from lungseg.training.distributed import start_processes
 from lungseg.training.machine import keep_freed_memory
 
@@ -96,6 +99,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="side of a pixel in inputs that do not state it, such as PNGs and .npy (default: unknown)",
     )
     add_flags(parser, PredictOptions())
+    add_flags(parser, CandidateOptions())
     return parser.parse_args(argv)
 
 
@@ -111,18 +115,11 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_free(args.out)
 
 
-def with_spacing(scan: Scan, spacing_mm: float | None) -> Scan:
-    """The scan, with the pixel size given by the user if it has none of its own."""
-    if spacing_mm is None or scan.spacing_mm is not None:
-        return scan
-    between_slices = [math.nan] * (scan.hu.ndim - 2)
-    return replace(scan, spacing_mm=(*between_slices, spacing_mm, spacing_mm))
-
-
-def oddities(scan: Scan, grey: NDArray, about_scale: str | None) -> dict[str, str]:
+def oddities(scan: Scan, predictor: Predictor, about_scale: str | None) -> dict[str, str]:
     """kind -> sentence, for inputs that can be predicted but are probably not what was meant."""
     found = {}
-    if sentence := odd_grey((grey * 255).astype(np.uint8)) if scan.from_grey else odd_hu(scan.hu):
+    as_grey = (predictor.grey(scan.hu) * 255).astype(np.uint8) if scan.from_grey else None
+    if sentence := odd_hu(scan.hu) if as_grey is None else odd_grey(as_grey):
         found["hu"] = f"{sentence} Predicted unchanged."
     if scan.target is not None and (sentence := LesionExtent(scan.target).odd):
         found["target"] = sentence
@@ -134,56 +131,41 @@ def oddities(scan: Scan, grey: NDArray, about_scale: str | None) -> dict[str, st
 # ---- writing ----------------------------------------------------------------------------------------------------
 
 
-def free_id(wanted: str, used: set[str]) -> str:
-    """`wanted`, or wanted_2, wanted_3, ... if another input already has that name; always a plain file name.
-
-    The folder of a volume called scan.png may have the name of a slice's file; and to some disks A and a are the same.
-    """
-    wanted = re.sub(r"[/\\\x00-\x1f]", "_", wanted)
-    wanted = wanted if wanted.strip(".") else f"scan{wanted}"
-    names = chain([wanted], (f"{wanted}_{n}" for n in count(2)))
-    id_ = next(name for name in names if used.isdisjoint({name.casefold(), f"{name}.png".casefold()}))
-    used |= {id_.casefold(), f"{id_}.png".casefold()}
-    return id_
-
-
 def write_scan(
     out: Path,
     id_: str,
     scan: Scan,
-    grey: NDArray,
+    predictor: Predictor,
     pred: NDArray[np.uint8],
-    probs: NDArray | None,
-    classes: tuple[str, ...] = (),
+    levels: NDArray[np.uint16] | None,
 ) -> list[list]:
     """Write all files of one slice or volume; return (id, pixels, mm2, pixels of each class) for each slice.
 
     Args:
-        pred, probs: from `Predictor.labels` and `Predictor.probs`. Without `probs`, no probabilities are written.
-        classes: of the predictor.
+        pred, levels: from `predict_in_parts`. Without `levels`, no probabilities are written.
     """
-    target = np.zeros_like(pred) if scan.target is None else np.asarray(scan.target)
+    classes = predictor.classes
     known_classes = bool(classes) and scan.classes == classes
-    target = target if known_classes else target > 0
-    probs = probs if probs is None or classes else probs[None]  # (K, *shape)
     pixel_mm2 = math.nan if scan.spacing_mm is None else math.prod(scan.spacing_mm[-2:])
     names = [id_]
     if pred.ndim == 3:
         names = [f"{id_}/{z:03d}" for z in range(len(pred))]
         write_volume(out, id_, scan, pred)
     else:
-        grey, target, pred = grey[None], target[None], pred[None]  # (1, H, W)
-        probs = probs if probs is None else probs[:, None]  # (K, 1, H, W)
+        scan = replace(scan, hu=scan.hu[None], target=None if scan.target is None else scan.target[None])
+        pred, levels = pred[None], None if levels is None else levels[:, None]  # (1, H, W), (K, 1, H, W)
     rows = []
     for z, name in enumerate(names):
         Image.fromarray(pred[z] if classes else pred[z] * np.uint8(255)).save(path_below(out, f"masks/{name}.png"))
-        if len(names) == 1 or pred[z].any() or target[z].any():
+        target = np.zeros_like(pred[z]) if scan.target is None else np.asarray(scan.target[z])  # slice by slice
+        target = target if known_classes else target > 0
+        if len(names) == 1 or pred[z].any() or target.any():
             scale = max(1, OVERLAY_SIDE // max(pred[z].shape))  # so that the outlines of a small slice are thin
             with or_warn("overlays/ is not complete"):
-                picture = draw(grey[z], target[z], pred[z], scale, bool(classes), known_classes)
+                picture = draw(predictor.grey(scan.hu[z]), target, pred[z], scale, bool(classes), known_classes)
                 Image.fromarray(picture).save(path_below(out, f"overlays/{name}.png"))
-        if probs is not None:
-            write_probabilities(out, name, probs[:, z], by_class=bool(classes))
+        if levels is not None:
+            write_probabilities(out, name, levels[:, z], by_class=bool(classes))
         pixels = np.bincount(pred[z].ravel(), minlength=len(classes) + 1)[1:].tolist()  # of each class
         rows.append([name, sum(pixels), sum(pixels) * pixel_mm2, *(pixels if classes else [])])
     return rows
@@ -197,12 +179,11 @@ def write_volume(out: Path, id_: str, scan: Scan, pred: NDArray[np.uint8]) -> No
     np.savez_compressed(path_below(out, f"volumes/{id_}.npz"), pred=pred, **known)
 
 
-def write_probabilities(out: Path, name: str, probs: NDArray, *, by_class: bool) -> None:
+def write_probabilities(out: Path, name: str, levels: NDArray[np.uint16], *, by_class: bool) -> None:
     """Write (K, H, W) as K files in 16-bit grey."""
-    for k, of_class in enumerate(probs, start=1):
+    for k, of_class in enumerate(levels, start=1):
         folder = f"probabilities/{k}" if by_class else "probabilities"
-        levels = np.rint(of_class * 65535).astype(np.uint16)
-        Image.fromarray(levels).save(path_below(out, f"{folder}/{name}.png"))
+        Image.fromarray(of_class).save(path_below(out, f"{folder}/{name}.png"))
 
 
 def write_attention(out: Path, id_: str, path: Path, scan: Scan, predictor: Predictor, pixel: list[int]) -> None:
@@ -240,7 +221,7 @@ def summary_line(path: Path, rows: list[list]) -> str:
 
 def predict(args: argparse.Namespace) -> None:
     """Read each input, predict its lesions, and write everything to --out."""
-    options = changed(PredictOptions(), vars(args))
+    options, wanted = changed(PredictOptions(), vars(args)), changed(CandidateOptions(), vars(args))
     check_arguments(args)
     with start_processes(options.device) as processes:
         if processes.device.type == "cpu":
@@ -253,6 +234,7 @@ def predict(args: argparse.Namespace) -> None:
     used: set[str] = set()
     table, lines = [], []
     with whole_folder(args.out) as out:
+        found = CandidateFiles(out)
         for path in args.inputs:
             rows, warned = [], set()
             scans = read_scans(path, predictor.input.hu_window, rows=args.rows, column=args.column)
@@ -260,18 +242,22 @@ def predict(args: argparse.Namespace) -> None:
                 scan, id_ = with_spacing(scan, args.spacing_mm), free_id(scan.id, used)
                 if args.attention is not None:
                     write_attention(out, id_, path, scan, predictor, args.attention)
-                grey, probs, about_scale = predict_scan(path, scan, predictor)
-                for kind, sentence in oddities(scan, grey, about_scale).items():
+                pred, levels, candidates, about_scale = predict_scan(
+                    path, scan, predictor, options.threshold, args.probabilities, wanted
+                )
+                for kind, sentence in oddities(scan, predictor, about_scale).items():
                     if kind not in warned:  # once per input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         warned.add(kind)
-                pred, wanted = predictor.labels(probs, options.threshold), probs if args.probabilities else None
-                rows += write_scan(out, id_, scan, grey, pred, wanted, predictor.classes)
+                rows += write_scan(out, id_, scan, predictor, pred, levels if args.probabilities else None)
+                if pred.ndim == 3:
+                    found.add(id_, path, scan, predictor, pred, candidates)
             table += [[name, path, n, "" if math.isnan(mm2) else f"{mm2:.2f}", *each] for name, n, mm2, *each in rows]
             lines.append(summary_line(path, rows))
         with open(out / "slices.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             columns = [*COLUMNS, *(f"predicted_px of {name}" for name in predictor.classes)]
             csv.writer(file, lineterminator="\n").writerows([columns, *table])
+        lines += found.write_table()
         if predictor.classes:
             write_classes(out, predictor.classes)
             with or_warn("legend.png was not drawn"):
@@ -279,12 +265,14 @@ def predict(args: argparse.Namespace) -> None:
     print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
 
 
-def predict_scan(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray, str | None]:
-    """Grey values, probabilities (as `Predictor.probs`), and a remark on their scale; an error names the scan."""
-    grey = predictor.grey(scan.hu)
+def predict_scan(
+    path: Path, scan: Scan, predictor: Predictor, threshold: float, each_class: bool, wanted: CandidateOptions
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16], list[Candidate], str | None]:
+    """Labels and probabilities (of `predict_in_parts`), the candidates of a volume, and a remark on the scale."""
     try:
         scale, about_scale = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)
-        return grey, predictor.probs(grey, scale), about_scale
+        pred, levels = predict_in_parts(predictor, scan.hu, scale, threshold, each_class=each_class)
+        return pred, levels, keep_candidates(pred, levels, scan.hu, scan.spacing_mm, wanted), about_scale
     except ValueError as error:
         raise ValueError(f"{path}, {scan.id}: {error}") from None
 

@@ -6,11 +6,13 @@ opened: opening a pipe waits forever, and reading a device may never end.
 
 import errno
 import os
+import re
 import shutil
 import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 
@@ -122,3 +124,16 @@ def path_below(folder: str | Path, name: str) -> Path:
         raise ValueError(f"{name!r} would not be inside {folder}. Rename the input, or its row.")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def free_id(wanted: str, used: set[str]) -> str:
+    """`wanted`, or wanted_2, wanted_3, ... if another input already has that name; always a plain file name.
+
+    The folder of a volume called scan.png may have the name of a slice's file; and to some disks A and a are the same.
+    """
+    wanted = re.sub(r"[/\\\x00-\x1f]", "_", wanted)
+    wanted = wanted if wanted.strip(".") else f"scan{wanted}"
+    names = chain([wanted], (f"{wanted}_{n}" for n in count(2)))
+    id_ = next(name for name in names if used.isdisjoint({name.casefold(), f"{name}.png".casefold()}))
+    used |= {id_.casefold(), f"{id_}.png".casefold()}
+    return id_

@@ -200,7 +200,8 @@ class Predictor:
             probs = self._probs(grey[None], scale)[0]  # (K, *spatial)
             return probs if self.classes else probs[0]
         parts = [grey[z : z + self.batch_size] for z in range(0, len(grey), self.batch_size)]
-        bar = tqdm(parts, desc="slices", leave=False, disable=None)  # None: quiet when not on a terminal
+        quiet = None if len(parts) > 1 else True  # None: quiet when not on a terminal
+        bar = tqdm(parts, desc="slices", leave=False, disable=quiet)
         probs = np.concatenate([self._probs(slices, scale) for slices in bar])  # (D, K, H, W)
         return np.moveaxis(probs, 1, 0) if self.classes else probs[:, 0]  # (K, D, H, W), (D, H, W)
 
@@ -214,9 +215,10 @@ class Predictor:
 
     def scaled(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
         """(B, *spatial) -> (B, *size): the images as the sliding window sees them, in training pixels."""
-        images = images.astype(np.float32)
+        images = np.require(images, np.float32, ["C", "W"])  # torch wants no read-only array; copied only if needed
         for size in sizes_on_the_way(self.input, images.shape[1:], scale):
-            images = np.stack([resize(image, size) for image in images])  # (B, *size)
+            if size != images.shape[1:]:  # otherwise resizing would copy a whole volume
+                images = np.stack([resize(image, size) for image in images])  # (B, *size)
         return images
 
     def _probs(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:

@@ -235,3 +235,11 @@ def require_hu(where: Path | str, hu: NDArray) -> NDArray:
     if gaps := sum(np.count_nonzero(~np.isfinite(part)) for part in iterate_slices(hu) if part.dtype.kind == "f"):
         raise ValueError(f"{where}: {gaps} of {hu.size} HU are NaN or infinite. Fill gaps with -1000, for air.")
     return hu
+
+
+def with_spacing(scan: Scan, spacing_mm: float | None) -> Scan:
+    """The scan, with the pixel size given by the user if it has none of its own."""
+    if spacing_mm is None or scan.spacing_mm is not None:
+        return scan
+    between_slices = [math.nan] * (scan.hu.ndim - 2)
+    return replace(scan, spacing_mm=(*between_slices, spacing_mm, spacing_mm))

@@ -171,6 +171,22 @@ def unit_remark(data: Samples, known: Sequence[bool]) -> str:
     )
 
 
+def scale_remark(about_scale: dict[str, str], num: int) -> list[str]:
+    """How many of `num` images may differ in pixel size from the training, and the remark on the first."""
+    if not about_scale:
+        return []
+    id_, sentence = next(iter(about_scale.items()))
+    return [f"{len(about_scale)} of {num} may differ in pixel size from the training. {id_}: {sentence}"]
+
+
+def class_remark(predicted: Sequence[str], held: Sequence[str]) -> list[str]:
+    """Why there is no table of classes, if a network predicts other classes than the data hold."""
+    known = [", ".join(names) if len(names) > 1 else "lesion" for names in (predicted, held)]
+    if known[0] == known[1]:
+        return []
+    return [f"The network predicts {known[0]}, the data hold {known[1]}: only lesions of any class are scored."]
+
+
 def source_pixels(record: ImageRecord, shape: Sequence[int]) -> tuple[float, ...]:
     """Pixels of the original slice per pixel of the file along each side; 1 where the manifest does not say.
 

@@ -90,6 +90,19 @@ def escape_cell(text: Value) -> str:
     return " ".join(str(text).split()).replace("|", "/")
 
 
+def class_tables(rows: Sequence[Mapping[str, Value]], calls: Sequence[Mapping[str, Value]]) -> list[str]:
+    """The table of lesion classes, and how the lesions of each were classified, if there are several."""
+    if not rows:
+        return []
+    text = (
+        "Each class on its own. Its lesions count as found, and its pixels as correct, only where the same class was "
+        "predicted. A slice with neither has no Dice; a false alarm of the class has 0:"
+    )
+    columns = [Column(name, name) for name in calls[0] if name != "class"]
+    what = "How the lesions of each class were classified: by the class with the most predicted pixels on them."
+    return [text, markdown_table(rows, CLASSES), what, markdown_table(calls, columns, names=("class",))]
+
+
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Value]]) -> None:
     """Write all columns of the rows, whole or not at all; NaN is an empty cell."""
     with (

@@ -73,6 +73,23 @@ class Bright(torch.nn.Module):
         return 20 * (image - 0.5)
 
 
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Whole scans of ten patients: in each a lung, a lesion in it, and as bright a spot in the wall and in the lung."""
+    path = tmp_path_factory.mktemp("data") / "scans"
+    with VolumeWriter(path) as out:
+        for i in range(12):
+            hu = np.full((4, 60, 60), -300, np.int16)
+            hu[:, 15:45, 15:45] = -850
+            target = np.zeros(hu.shape, np.uint8)
+            target[1:3, 20:26, 20 + i : 26 + i] = 1
+            hu[(target > 0) & (i != 11)] = 200  # the network misses one
+            hu[1:3, 5:9, 5:9] = hu[1, 40, 40] = 150
+            record = ImageRecord(f"scan{i}", f"patient{i}", "test" if i > 1 else ("train", "val")[i])
+            out.add(record, hu, target, (2.0, 2.0, 2.0))
+    return path
+
+
 @pytest.fixture
 def bright(monkeypatch):
     """In place of the network of a checkpoint, so that its scores are known."""
@@ -219,6 +236,29 @@ def test_slices_and_volumes_are_shown_at_the_scale_of_the_training(volumes, fold
         assert set(seen) == {(SIDE // 2, SIDE // 2)}
 
 
+@pytest.mark.parametrize(
+    ("size", "flags", "positives"),
+    [
+        ([SIDE, SIDE], [], 2),
+        ([SIDE, SIDE], ["--lungs"], 1),
+        ([4, SIDE, SIDE], ["--min-diameter-mm", "5"], 1),
+        ([4, SIDE, SIDE], ["--lungs", "--min-diameter-mm", "5"], 0),
+    ],
+)
+def test_whole_scans_have_a_froc_curve_of_their_candidates(size, flags, positives, bright, scans, tmp_path, capsys):
+    bright(size=size, spacing_mm=2.0 if len(size) == 2 else [2.0, 2.0, 2.0])
+    main(["best.pt", "--data", str(scans), "--out", str(tmp_path / "out"), "--froc", "--device", "cpu", *flags])
+    rows = table(tmp_path / "out/froc.csv")
+    assert [row["fp_per_scan"] for row in rows] == ["0.125", "0.25", "0.5", "1", "2", "4", "8", "mean"]
+    assert [float(row["sensitivity"]) for row in rows] == pytest.approx([0.9] * 8)  # lesions score higher
+    assert 0 < float(rows[0]["sensitivity_low"]) < 0.9 < float(rows[0]["sensitivity_high"]) <= 1
+    report = capsys.readouterr().out
+    assert f"9 of 10 lesions found, {positives:.2f} FP per scan" in report and "cannot show" not in report
+    (everything, *_) = table(tmp_path / "out/evaluation.csv")
+    assert int(everything["false_positives"]) == 10 * positives  # the other scores are of the same candidates
+    assert sorted(os.listdir(tmp_path / "out")) == sorted([*FILES, "froc.csv", "froc.png"])
+
+
 @pytest.mark.parametrize("without", ["all", "one"])
 def test_without_a_spacing_sizes_and_distances_are_in_pixels_and_said_to_be(bright, folder, tmp_path, without):
     shutil.copytree(folder, tmp_path / "data")
@@ -305,6 +345,9 @@ def refused(capsys, argv, sentence, out):
         (["--split", "holdout"], "invalid choice: 'holdout'"),
         (["--thresh", "0.4"], "unrecognized arguments"),
         (["--data", ""], "the path is empty"),
+        (["--froc"], "--froc is for volumes that are whole scans, and"),
+        (["--min-diameter-mm", "nan"], "--min-diameter-mm must be a number of at least 0, got nan"),
+        (["--lungs"], "slice6: --lungs and --min-diameter-mm are for volumes, and this is a slice"),
     ],
 )
 def test_bad_flags_are_refused(checkpoint, folder, tmp_path, capsys, flags, sentence):

@@ -211,6 +211,8 @@ def test_volumes_are_predicted_slice_by_slice_or_whole(
     known = form is not volume_npy  # a bare array has neither target nor spacing
     drawn = (1, 2, 3) if known else (1, 3)
     assert files_in(out) == [
+        "candidates.csv",
+        "candidates/scan.png",
         *(f"masks/scan/{z:03d}.png" for z in range(5)),
         *(f"overlays/scan/{z:03d}.png" for z in drawn),
         "slices.csv",
@@ -226,6 +228,34 @@ def test_volumes_are_predicted_slice_by_slice_or_whole(
     assert [row["predicted_px"] for row in rows] == ["0", "25", "0", "40", "0"]
     area = f", {65 * 0.49:.1f} mm2" if known else ""
     assert capsys.readouterr().out.startswith(f"{source}: something found in 2 of 5 slices, 65 pixels{area}\n")
+
+
+def make_chest(folder):
+    """A lung with a large and a small lesion in tissue, and a third in the wall: all of them bright."""
+    grey = np.full((4, 60, 60), 120, np.uint8)
+    grey[:, 15:45, 15:45] = 20
+    grey[1:3, 20:26, 20:26] = grey[1:3, 5:9, 5:9] = grey[1, 40, 40] = 220
+    write_volume(folder / "chest.npz", np.rint(grey_to_hu(grey)).astype(np.int16), None, (2.0, 0.7, 0.7))
+    return folder / "chest.npz"
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [([], {72, 32, 1}), (["--lungs"], {72, 1}), (["--min-diameter-mm", "3"], {72, 32}),
+     (["--lungs", "--min-diameter-mm", "3"], {72})],
+)  # fmt: skip
+def test_candidates_can_be_restricted_to_the_lungs_and_by_size(flags, kept, predict, checkpoint, tmp_path, capsys):
+    source, out = make_chest(tmp_path), tmp_path / "out"
+    assert run(predict, checkpoint, out, source, *flags) == 0
+    with open(out / "candidates.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["voxels"]) for row in rows} == kept and [row["candidate"] for row in rows] == [
+        str(n) for n in range(1, len(kept) + 1)
+    ]
+    assert sum(int(row["predicted_px"]) for row in table_of(out)) == sum(kept)  # masks hold the same
+    with np.load(out / "volumes/chest.npz") as saved:
+        assert saved["pred"].sum() == sum(kept)
+    assert f"Candidates in the volumes: {len(kept)}, " in capsys.readouterr().out
 
 
 def saved_in_fortran_order(folder, arrays):
@@ -366,7 +396,7 @@ def test_whatever_a_scan_is_called_all_its_files_lie_below_out(predict, odd, mon
 class Silent:
     """Finds nothing, at once."""
 
-    spatial_dims, input = 2, InputSpec((8, 8), (1.0, 1.0), (-1000.0, 400.0), None)
+    spatial_dims, batch_size, input = 2, 8, InputSpec((8, 8), (1.0, 1.0), (-1000.0, 400.0), None)
 
     classes = ()
 
@@ -378,6 +408,9 @@ class Silent:
 
     def labels(self, probs, threshold):
         return (probs > threshold).astype(np.uint8)
+
+    def any_class(self, probs):
+        return probs
 
     def scale_for(self, *_):
         return None, None
@@ -585,6 +618,8 @@ def test_an_input_that_cannot_be_read_is_refused_and_nothing_is_left(
         (["--overlap", "1"], "--overlap must be at least 0 and below 1"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--rows", "0"], "no INPUT is one"),
+        (["--min-diameter-mm", "-1"], "--min-diameter-mm must be a number of at least 0"),
+        (["--lungs"], "--lungs and --min-diameter-mm are for volumes, and this is a slice"),
     ],
 )
 def test_a_flag_that_cannot_work_is_refused(flags, words, predict, checkpoint, tmp_path, capsys):
@@ -647,8 +682,11 @@ def test_overlays_that_fail_lose_no_mask(predict, checkpoint, tmp_path, monkeypa
     monkeypatch.setattr(predict, "overlay", fails(MemoryError()))
     with pytest.warns(UserWarning, match="^overlays/ is not complete .MemoryError.. Everything else is there.$"):
         assert run(predict, checkpoint, tmp_path / "out", volume_npz(tmp_path, hu, target)) == 0
-    assert files_in(tmp_path / "out") == [*(f"masks/scan/{z:03d}.png" for z in range(5)), "slices.csv",
-                                          "volumes/scan.npz"]  # fmt: skip
+    assert [file for file in files_in(tmp_path / "out") if not file.startswith("candidates")] == [
+        *(f"masks/scan/{z:03d}.png" for z in range(5)),
+        "slices.csv",
+        "volumes/scan.npz",
+    ]
 
 
 def test_too_little_memory_is_one_sentence(predict, checkpoint, tmp_path, capsys, monkeypatch):
