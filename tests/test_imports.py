@@ -94,14 +94,11 @@ TABLE = {
     "data/dicom.py": {"numpy", "data.ct", "data.geometry"},
     "data/splits.py": {"numpy", "scipy"},
     "losses.py": {"torch"},
-<<<<<<< HEAD
     "losses_geometry.py": {"torch", "numpy", "scipy", "losses"},
-=======
     "lungs.py": {"numpy", "scipy"},
     "candidates.py": {"numpy", "scipy", "evaluation.lesions", "flags", "lungs"},
     "candidate_files.py": {"numpy", "PIL", "candidates", "data.scans", "draw", "files", "predictor"},
     "scan_prediction.py": {"numpy", "tqdm", "predictor", "scale"},
->>>>>>> scan
     "evaluation/metrics.py": {"torch", "numpy", "scipy"},
     "evaluation/lesions.py": {"numpy", "scipy"},
     "evaluation/scores.py": {"torch", "numpy", "tqdm", "data", "evaluation.lesions", "evaluation.metrics"},

@@ -212,11 +212,12 @@ class SliceDataset(Dataset):
         if index in self._cache:
             return self._cache[index]
         grey, target = read_slice(self.folder, self.records[index], self.classes)
+        resize: Callable[..., NDArray] = resize_target if self.readers is None else resize_share
         if self.readers is not None:
-            target = read_share(self.folder, self.records[index], self.readers, grey.shape)
+            target = read_share(self.folder, self.records[index], self.readers, grey.shape)  # type: ignore[assignment]
         if self.size is not None and grey.shape != (self.size, self.size):
             grey = resize_image(grey, (self.size, self.size))
-            target = (resize_target if self.readers is None else resize_share)(target, (self.size, self.size))
+            target = resize(target, (self.size, self.size))
         if (grey.nbytes + target.nbytes) * len(self) <= CACHE_BYTES:
             self._cache[index] = grey, target
         return grey, target
