@@ -3,8 +3,9 @@
     python examples/predict.py runs/swin/best.pt slice.png --out predictions
     python examples/predict.py runs/swin/best.pt data/lungs scan.npz --out predictions --threshold 0.3
     python examples/predict.py runs/swin/best.pt train.pkl --rows 0 5 9 --out predictions
+    python examples/predict.py runs/swin/best.pt runs/unet/best.pt slice.png --out predictions --tta flips
 
-CHECKPOINT is best.pt or last.pt of a training run. Each INPUT is one of
+CHECKPOINT is best.pt or last.pt of a training run; of several, the probabilities are averaged. Each INPUT is one of
 
     slice.png           8-bit or 16-bit grey, in the HU window of the training, as prepare_data.py writes it
     a folder            of slices or volumes as for training (then with targets), or of such PNGs
@@ -54,7 +55,9 @@ from lungseg.attention_maps import attention_blocks, attention_sheet, check_pixe
 from lungseg.data.classes import write_classes
 from lungseg.data.plausible import LesionExtent, odd_grey, odd_hu
 from lungseg.data.scans import Scan, input_kind, read_scans
+from lungseg.decision import Decision
 from lungseg.draw import enlarge, overlay, with_legend
+from lungseg.ensemble import leading_checkpoints
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, path_below, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
@@ -70,7 +73,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = Parser(prog="predict.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
+    add("checkpoints", type=given_path, nargs="+", metavar="CHECKPOINT", help="trained networks, runs/swin/best.pt")
     add("inputs", type=given_path, nargs="+", metavar="INPUT", help="slices or volumes, see above")
     add("--out", type=given_path, required=True, metavar="DIR", help="a new or empty folder")
     add("--probabilities", action="store_true", help="also write the probabilities")
@@ -96,7 +99,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="side of a pixel in inputs that do not state it, such as PNGs and .npy (default: unknown)",
     )
     add_flags(parser, PredictOptions())
-    return parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # flags may stand between the paths
+    args.checkpoints, args.inputs = leading_checkpoints([*args.checkpoints, *args.inputs])
+    if not args.inputs:
+        parser.error(f"expected an INPUT after the checkpoints, got {' '.join(map(str, args.checkpoints))} alone.")
+    return args
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -108,6 +115,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--spacing-mm must be a number above 0, got {args.spacing_mm}.")
     if args.attention is not None and len(args.attention) not in (2, 3):
         raise ValueError(f"--attention takes ROW COLUMN or SLICE ROW COLUMN, got {len(args.attention)} numbers.")
+    if args.attention is not None and len(args.checkpoints) > 1:
+        raise ValueError(f"--attention looks into one network, got {len(args.checkpoints)} checkpoints. Give one.")
     check_free(args.out)
 
 
@@ -246,8 +255,9 @@ def predict(args: argparse.Namespace) -> None:
         if processes.device.type == "cpu":
             keep_freed_memory()
         predictor = load_predictor(
-            args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size
+            args.checkpoints, processes.device, overlap=options.overlap, batch_size=options.batch_size, tta=options.tta
         )
+    decision = options.decision(predictor.decision)
     if args.attention is not None:
         attention_blocks(predictor.network)  # refuses a network without attention
     used: set[str] = set()
@@ -260,13 +270,12 @@ def predict(args: argparse.Namespace) -> None:
                 scan, id_ = with_spacing(scan, args.spacing_mm), free_id(scan.id, used)
                 if args.attention is not None:
                     write_attention(out, id_, path, scan, predictor, args.attention)
-                grey, probs, about_scale = predict_scan(path, scan, predictor)
+                grey, probs, pred, about_scale = predict_scan(path, scan, predictor, decision)
                 for kind, sentence in oddities(scan, grey, about_scale).items():
                     if kind not in warned:  # once per input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         warned.add(kind)
-                pred, wanted = predictor.labels(probs, options.threshold), probs if args.probabilities else None
-                rows += write_scan(out, id_, scan, grey, pred, wanted, predictor.classes)
+                rows += write_scan(out, id_, scan, grey, pred, probs if args.probabilities else None, predictor.classes)
             table += [[name, path, n, "" if math.isnan(mm2) else f"{mm2:.2f}", *each] for name, n, mm2, *each in rows]
             lines.append(summary_line(path, rows))
         with open(out / "slices.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -276,15 +285,19 @@ def predict(args: argparse.Namespace) -> None:
             write_classes(out, predictor.classes)
             with or_warn("legend.png was not drawn"):
                 with_legend(Image.new("RGB", (OVERLAY_SIDE, 1), "white"), predictor.classes).save(out / "legend.png")
+    lines.append(f"{predictor.name}: lesion is where the probability is {decision}.")
     print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
 
 
-def predict_scan(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray, str | None]:
-    """Grey values, probabilities (as `Predictor.probs`), and a remark on their scale; an error names the scan."""
+def predict_scan(
+    path: Path, scan: Scan, predictor: Predictor, decision: Decision
+) -> tuple[NDArray, NDArray, NDArray[np.uint8], str | None]:
+    """Grey values, probabilities and lesions (of `Predictor`), and a remark on the scale; an error names the scan."""
     grey = predictor.grey(scan.hu)
     try:
         scale, about_scale = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)
-        return grey, predictor.probs(grey, scale), about_scale
+        probs = predictor.probs(grey, scale)
+        return grey, probs, predictor.lesions(probs, decision, scale), about_scale
     except ValueError as error:
         raise ValueError(f"{path}, {scan.id}: {error}") from None
 

@@ -23,6 +23,7 @@ from lungseg.data.manifest import ImageRecord
 from lungseg.data.scans import Scan
 from lungseg.data.slices import SliceWriter
 from lungseg.data.volume_file import write_volume
+from lungseg.decision import PLAIN
 from lungseg.draw import PRED, TARGET
 from lungseg.nn.unet import UNet
 
@@ -367,6 +368,7 @@ class Silent:
     """Finds nothing, at once."""
 
     spatial_dims, input = 2, InputSpec((8, 8), (1.0, 1.0), (-1000.0, 400.0), None)
+    name, decision = "Silent", PLAIN
 
     classes = ()
 
@@ -376,8 +378,8 @@ class Silent:
     def probs(self, grey, scale):
         return grey
 
-    def labels(self, probs, threshold):
-        return (probs > threshold).astype(np.uint8)
+    def lesions(self, probs, decision, scale):
+        return (probs > decision.threshold).astype(np.uint8)
 
     def scale_for(self, *_):
         return None, None
