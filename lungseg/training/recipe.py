@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lungseg.flags import check_fields, from_to, not_negative, option, positive, share
+from lungseg.flags import below_1, check_fields, from_to, not_negative, option, positive, share
 from lungseg.losses import bce_loss, dice_bce_loss, dice_loss
 
 LOSSES = {"bce": bce_loss, "dice": dice_loss, "dice_bce": dice_bce_loss}
@@ -106,6 +106,12 @@ class TrainingRecipe:
     )
     min_epochs: int = option(0, "never stop before so many epochs are done", check=not_negative)
     monitor: Literal["dice", "iou", "loss"] = option("dice", "validation score that decides which epoch is the best")
+    ema: float = option(
+        0.0,
+        "decay of a running average of the weights, such as 0.999, which is then validated, saved as best.pt and "
+        "tested; 0: the weights themselves",
+        check=below_1,
+    )  # fmt: skip
     amp: Literal["auto", "none", "bf16", "fp16"] = option(
         "auto",
         "number type of the forward pass; auto: bf16 on a CUDA GPU, float32 (none) elsewhere; bf16 is faster on CPUs "
@@ -149,7 +155,7 @@ RENAMED = {"window": "crop_size", "windows_per_volume": "crops_per_volume"}  # f
 def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run as this version would have written them, so that it resumes with the same numbers."""
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
-    added = {"weights": None, "freeze_encoder": 0, "threads": 0}
+    added = {"weights": None, "freeze_encoder": 0, "threads": 0, "ema": 0.0}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
     return added | settings
