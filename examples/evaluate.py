@@ -264,7 +264,8 @@ def evaluate(args: argparse.Namespace) -> float:
         probs, scale, sentence = predict_probs(predictor, image, record, spacings[record.id])
         if sentence:
             about_scale[record.id] = sentence
-        plain.keep(record.id, predictor.labels(probs) > 0)
+        if decision != PLAIN:
+            plain.keep(record.id, predictor.labels(probs) > 0)
         labels = predictor.lesions(probs, decision, scale)
         return labels if by_class else labels > 0
 

@@ -105,7 +105,7 @@ def test_a_class_that_does_not_occur_has_no_say():
     target = np.zeros((2, 6, 6), np.float32)
     target[0, 1:4, 1:4] = 1
     probs = np.stack([0.3 * target[0], np.full((6, 6), 0.9, np.float32)])
-    assert choose([dice_grid("a", probs, target, 2)]).decision == Decision(0.25, 0)
+    assert choose([dice_grid("a", probs, target, 2)]) == (Decision(0.25, 0), 1.0, 0.0)
 
 
 def test_the_box_holds_everything_and_no_more():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lungseg.losses import bce_loss
-from lungseg.training.distributed import ALONE
+from lungseg.training.distributed import ALONE, Processes
 from lungseg.training.ema import WeightAverage, averaged_weights
 from lungseg.training.step import train_one_epoch
 
@@ -109,10 +109,12 @@ def test_what_does_not_change_is_its_own_average_exactly():
         assert torch.equal(average.weights[name], model.state_dict()[name])
 
 
-class SecondOfTwo:
+class SecondOfTwo(Processes):
     """Processes in which another one is the main process, whose running statistics are all 5."""
 
     def gather(self, value):
+        if not isinstance(value, dict):
+            return [value]
         return [{name: torch.full_like(each, 5) for name, each in value.items()}, value]
 
 
@@ -123,9 +125,11 @@ def test_the_statistics_are_those_of_the_main_process_which_the_checkpoint_has()
     weight = average.weights["0.weight"].clone()
     average.share(ALONE)
     assert average.weights["1.running_mean"].unique().numel() > 1
-    average.share(SecondOfTwo())
-    assert average.weights["1.running_mean"].unique().item() == 5 and average.weights["1.num_batches_tracked"] == 5
     assert torch.equal(average.weights["0.weight"], weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    train_one_epoch(model, list(batches(1)), bce_loss, optimizer, ema=average, processes=SecondOfTwo())
+    assert average.weights["1.running_mean"].unique().item() == 5 and average.weights["1.num_batches_tracked"] == 5
+    assert average.weights["0.weight"].unique().numel() > 1
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
