@@ -2,10 +2,12 @@
 
     python examples/evaluate.py runs/swin/best.pt --data data/lungs
     python examples/evaluate.py runs/unetr/best.pt --data data/volumes --split val --out runs/unetr/val
+    python examples/evaluate.py runs/swin/best.pt runs/unet/best.pt --data data/lungs --tta flips --choose
 
-CHECKPOINT is best.pt or last.pt of a training run. DATA is a folder of slices or of volumes, with targets. Everything
-is scored in the pixels of its files, whatever size the network works at. With several lesion classes (classes.txt in
-DATA), each has its own row in a table of classes; everything else is about lesions of any class. In --out there will be
+CHECKPOINT is best.pt or last.pt of a training run; of several, the probabilities are averaged. DATA is a folder of
+slices or of volumes, with targets. Everything is scored in the pixels of its files, whatever size the network works
+at. With several lesion classes (classes.txt in DATA), each has its own row in a table of classes; everything else is
+about lesions of any class. In --out there will be
 
     evaluation.md           the tables, as they are printed
     evaluation.csv          every score with its interval, for each method and each stratum
@@ -31,8 +33,10 @@ from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import SPLITS, ImageRecord
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volumes import VolumeDataset, check_volume_folder
+from lungseg.decision import PLAIN, Decision
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation.baselines import LEVELS, best_threshold, fixed_map, merge_classes
+from lungseg.evaluation.choosing import Choice
 from lungseg.evaluation.froc import draw_froc, froc_rows, froc_text, match_all
 from lungseg.evaluation.metrics import worst_median_best
 from lungseg.evaluation.pictures import prediction_rows
@@ -52,6 +56,13 @@ from lungseg.evaluation.tables import POOLED, class_tables, image_rows, markdown
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
+from lungseg.folder_prediction import (
+    KeptMaps,
+    choose_decision,
+    open_split,
+    predict_probs,
+    without_removed,
+)
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.training.data import refuse
 from lungseg.training.distributed import start_processes
@@ -68,20 +79,23 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The flags; --out has a default that depends on the others."""
     parser = Parser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
+    add("checkpoints", type=given_path, nargs="+", metavar="CHECKPOINT", help="trained networks, runs/swin/best.pt")
     add("--data", type=given_path, required=True, metavar="DIR", help="folder of slices or of volumes, with targets")
     add("--split", choices=SPLITS, default="test", help="the split to evaluate (default: %(default)s)")
     add(
         "--out",
         type=given_path,
         metavar="DIR",
-        help="a new or empty folder (default: evaluation_SPLIT next to the checkpoint)",
+        help="a new or empty folder (default: evaluation_SPLIT next to the first checkpoint)",
     )
     add("--froc", action="store_true", help="volumes that are whole scans: also the FROC curve, over all candidates")
+    add("--choose", action="store_true", help="choose threshold and smallest component on the split val of --data")
     add_flags(parser, PredictOptions())
     add_flags(parser, CandidateOptions())
     args = parser.parse_args(argv)
-    args.out = args.out or args.checkpoint.parent / f"evaluation_{args.split}"
+    if args.choose and {"threshold", "min_pixels"} & vars(args).keys():
+        parser.error("--choose chooses what --threshold and --min-pixels state. Give the one or the other.")
+    args.out = args.out or args.checkpoints[0].parent / f"evaluation_{args.split}"
     return args
 
 
@@ -96,27 +110,6 @@ def check_data(folder: Path) -> None:
     """
     check = check_volume_folder if held_kind(folder) == "volumes" else check_folder
     refuse(check(folder))
-
-
-def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
-    """The slices or volumes of a split, at the size of their files."""
-    return VolumeDataset(folder, split) if held_kind(folder) == "volumes" else SliceDataset(folder, split)
-
-
-def predict_probs(
-    predictor: Predictor, image: NDArray, record: ImageRecord, spacing_mm: float | tuple[float, ...]
-) -> tuple[NDArray, str | None]:
-    """Probabilities of one image, whatever its HU window and pixel size; and a remark on its scale, if any."""
-    low, high = record.hu_low, record.hu_high
-    if (low, high) != predictor.input.hu_window:
-        image = predictor.grey(low + (high - low) * image)
-    spacing = np.broadcast_to(spacing_mm, image.ndim)  # a slice has one number for both sides
-    source = record.source_size if image.ndim == 2 else image.shape[1:]  # volumes are not shrunk
-    try:
-        scale, about_scale = predictor.scale_for(image.shape, spacing, source)
-        return predictor.probs(image, scale), about_scale
-    except ValueError as error:
-        raise ValueError(f"{record.id}: {error}") from None
 
 
 def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[dict[str, Predict], list[str]]:
@@ -153,13 +146,22 @@ def remarks(split: str, network: dict, background: dict) -> list[str]:
         ]
     flattering = {
         "train": "The network was trained on these slices",
-        "val": "These slices were used to choose the epoch of the network",
+        "val": "These slices were used to choose the epoch of the network, and the decision if there is one",
     }
     return [f"{flattering[split]}, so the scores are too high."] + found if split in flattering else found
 
 
+def choice_remark(choice: Choice) -> str:
+    """What was chosen on the validation images, and the flags with which predict.py uses it."""
+    (decision, dice, plain) = choice
+    return (
+        f"Chosen on validation (--choose), where the mean Dice with it is {dice:.4f}, and {plain:.4f} above 0.5: "
+        f"--threshold {decision.threshold:g} --min-pixels {decision.min_pixels}."
+    )
+
+
 def make_report(
-    args: argparse.Namespace, threshold: float, rows: dict[str, list[dict]], parts: list[str], notes: list[str]
+    args: argparse.Namespace, decision: Decision, rows: dict[str, list[dict]], parts: list[str], notes: list[str]
 ) -> str:
     """Markdown: the network by stratum, `parts` such as classes, and all methods side by side. The network is first."""
     name = next(iter(rows))
@@ -168,8 +170,9 @@ def make_report(
     return "\n\n".join(
         [
             f"# {name} on {args.data.name}, {args.split}",
-            f"Checkpoint {args.checkpoint}, data {args.data}. Slices (or volumes): {everything['slices']}, "
-            f"patients: {everything['patients']}. Lesion is where the probability is above {threshold}.",
+            f"Checkpoint {', '.join(map(str, args.checkpoints))}, data {args.data}. Slices (or volumes): "
+            f"{everything['slices']}, patients: {everything['patients']}. "
+            f"Lesion is where the probability is {decision}.",
             markdown_table(rows[name]),
             markdown_table(rows[name], POOLED),
             *parts,
@@ -195,7 +198,7 @@ def draw_three_predictions(
     predictor: Predictor,
     data: SliceDataset | VolumeDataset,
     scores: list[ImageScore],
-    threshold: float,
+    decision: Decision,
     by_class: bool,
     kept: dict[str, list[Candidate]],
 ) -> Image.Image:
@@ -203,7 +206,8 @@ def draw_three_predictions(
     dice = scores_per_image(scores)["dice"]
 
     def predict(index: int, image: NDArray) -> NDArray:
-        probs, _ = predict_probs(predictor, image, data.records[index], sample_spacing(data, index))
+        probs, scale, _ = predict_probs(predictor, image, data.records[index], sample_spacing(data, index))
+        probs = without_removed(predictor, probs, decision, scale)
         probs = probs if by_class else predictor.any_class(probs)
         for map_ in (probs if by_class else [probs]) if kept else []:
             clear_others(map_, kept[data.records[index].id])
@@ -212,7 +216,7 @@ def draw_three_predictions(
     def caption(name: str, index: int, _: int | None) -> str:
         return f"{name}\nDice {dice[index]:.3f}\n{scores[index].id}"
 
-    chosen = worst_median_best(dice)
+    chosen, threshold = worst_median_best(dice), decision.threshold
     rows = prediction_rows(data, chosen, predict, caption, threshold=threshold, by_class=by_class)
     classes = predictor.classes if by_class else ()
     return prediction_sheet(rows, threshold=threshold, scale=max(1, 192 // max(rows[0][1].shape)), classes=classes)
@@ -230,21 +234,25 @@ def evaluate(args: argparse.Namespace) -> float:
     check_data(args.data)
     with start_processes(options.device) as processes:
         predictor = load_predictor(
-            args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size
+            args.checkpoints, processes.device, overlap=options.overlap, batch_size=options.batch_size, tta=options.tta
         )
-    data, threshold = open_split(args.data, args.split), options.threshold
-    name = type(predictor.network).__name__
+    data, name = open_split(args.data, args.split), predictor.name
+    choice = choose_decision(predictor, args.data) if args.choose else None
+    decision = choice.decision if choice else options.decision(predictor.decision)
     baselines, notes = make_baselines(args.data, data)
+    notes += [choice_remark(choice)] if choice else []
     by_class = len(predictor.classes) > 1 and predictor.classes == data.classes
     spacings = {record.id: sample_spacing(data, i) for i, record in enumerate(data.records)}
-    about_scale = {}  # id -> sentence
+    about_scale, plain = {}, KeptMaps()  # id -> sentence; what is above 0.5, so that the network predicts only once
     found: dict[str, list[Candidate]] = {}  # by id, where they are needed
 
     def predict(image: NDArray, record: ImageRecord) -> NDArray:
-        probs, sentence = predict_probs(predictor, image, record, spacings[record.id])
+        probs, scale, sentence = predict_probs(predictor, image, record, spacings[record.id])
         if sentence:
             about_scale[record.id] = sentence
-        labels = predictor.labels(probs, threshold)
+        if decision != PLAIN:
+            plain.keep(record.id, predictor.labels(probs) > 0)
+        labels = predictor.lesions(probs, decision, scale)
         if args.froc or wanted != CandidateOptions():
             hu = record.hu_low + (record.hu_high - record.hu_low) * image if wanted.lungs else image
             try:
@@ -253,7 +261,8 @@ def evaluate(args: argparse.Namespace) -> float:
                 raise ValueError(f"{record.id}: {error}") from None
         return labels if by_class else labels > 0
 
-    methods, known = {name: predict} | baselines, known_spacings(data)
+    of_network = {name: predict} | ({} if decision == PLAIN else {f"{name}, above 0.5": plain.predict})
+    methods, known = of_network | baselines, known_spacings(data)
     scores = {
         method: score_all(data, function, title=method, in_mm=all(known), by_class=by_class and method == name)
         for method, function in methods.items()
@@ -266,13 +275,13 @@ def evaluate(args: argparse.Namespace) -> float:
     matches = match_all(data, found) if args.froc else []
     froc = froc_rows(matches) if matches else []
     parts = [*class_tables(of_classes, calls), *(froc_text(matches, froc) if froc else [])]
-    report = make_report(args, threshold, rows, parts, notes)
+    report = make_report(args, decision, rows, parts, notes)
     rows[name] += of_classes
     write_files(args.out, report, rows, image_rows(scores[name], data.classes), froc)
     print(f"{report}\n\nWritten to {args.out}.")
     with or_warn("worst_median_best.png was not drawn"):  # last, because it needs the network and its memory again
         kept = found if wanted != CandidateOptions() else {}
-        picture = draw_three_predictions(predictor, data, scores[name], threshold, by_class, kept)
+        picture = draw_three_predictions(predictor, data, scores[name], decision, by_class, kept)
         picture.save(args.out / "worst_median_best.png", optimize=True)
     if froc:
         with or_warn("froc.png was not drawn"):

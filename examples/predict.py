@@ -3,8 +3,9 @@
     python examples/predict.py runs/swin/best.pt slice.png --out predictions
     python examples/predict.py runs/swin/best.pt data/lungs scan.npz --out predictions --threshold 0.3
     python examples/predict.py runs/swin/best.pt train.pkl --rows 0 5 9 --out predictions
+    python examples/predict.py runs/swin/best.pt runs/unet/best.pt slice.png --out predictions --tta flips
 
-CHECKPOINT is best.pt or last.pt of a training run. Each INPUT is one of
+CHECKPOINT is best.pt or last.pt of a training run; of several, the probabilities are averaged. Each INPUT is one of
 
     slice.png           8-bit or 16-bit grey, in the HU window of the training, as prepare_data.py writes it
     a folder            of slices or volumes as for training (then with targets), or of such PNGs
@@ -56,7 +57,9 @@ from lungseg.candidates import Candidate, CandidateOptions, keep_candidates
 from lungseg.data.classes import write_classes
 from lungseg.data.plausible import LesionExtent, odd_grey, odd_hu
 from lungseg.data.scans import Scan, input_kind, read_scans, with_spacing
+from lungseg.decision import Decision
 from lungseg.draw import enlarge, overlay, with_legend
+from lungseg.ensemble import leading_checkpoints
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, free_id, or_warn, path_below, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
@@ -73,7 +76,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = Parser(prog="predict.py", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=given_path, metavar="CHECKPOINT", help="a trained network, such as runs/swin/best.pt")
+    add("checkpoints", type=given_path, nargs="+", metavar="CHECKPOINT", help="trained networks, runs/swin/best.pt")
     add("inputs", type=given_path, nargs="+", metavar="INPUT", help="slices or volumes, see above")
     add("--out", type=given_path, required=True, metavar="DIR", help="a new or empty folder")
     add("--probabilities", action="store_true", help="also write the probabilities")
@@ -100,7 +103,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add_flags(parser, PredictOptions())
     add_flags(parser, CandidateOptions())
-    return parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # flags may stand between the paths
+    args.checkpoints, args.inputs = leading_checkpoints([*args.checkpoints, *args.inputs])
+    if not args.inputs:
+        parser.error(f"expected an INPUT after the checkpoints, got {' '.join(map(str, args.checkpoints))} alone.")
+    return args
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -112,6 +119,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--spacing-mm must be a number above 0, got {args.spacing_mm}.")
     if args.attention is not None and len(args.attention) not in (2, 3):
         raise ValueError(f"--attention takes ROW COLUMN or SLICE ROW COLUMN, got {len(args.attention)} numbers.")
+    if args.attention is not None and len(args.checkpoints) > 1:
+        raise ValueError(f"--attention looks into one network, got {len(args.checkpoints)} checkpoints. Give one.")
     check_free(args.out)
 
 
@@ -227,8 +236,9 @@ def predict(args: argparse.Namespace) -> None:
         if processes.device.type == "cpu":
             keep_freed_memory()
         predictor = load_predictor(
-            args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size
+            args.checkpoints, processes.device, overlap=options.overlap, batch_size=options.batch_size, tta=options.tta
         )
+    decision = options.decision(predictor.decision)
     if args.attention is not None:
         attention_blocks(predictor.network)  # refuses a network without attention
     used: set[str] = set()
@@ -243,7 +253,7 @@ def predict(args: argparse.Namespace) -> None:
                 if args.attention is not None:
                     write_attention(out, id_, path, scan, predictor, args.attention)
                 pred, levels, candidates, about_scale = predict_scan(
-                    path, scan, predictor, options.threshold, args.probabilities, wanted
+                    path, scan, predictor, decision, args.probabilities, wanted
                 )
                 for kind, sentence in oddities(scan, predictor, about_scale).items():
                     if kind not in warned:  # once per input, however many slices it has
@@ -262,16 +272,18 @@ def predict(args: argparse.Namespace) -> None:
             write_classes(out, predictor.classes)
             with or_warn("legend.png was not drawn"):
                 with_legend(Image.new("RGB", (OVERLAY_SIDE, 1), "white"), predictor.classes).save(out / "legend.png")
+    lines.append(f"{predictor.name}: lesion is where the probability is {decision}.")
     print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
 
 
 def predict_scan(
-    path: Path, scan: Scan, predictor: Predictor, threshold: float, each_class: bool, wanted: CandidateOptions
+    path: Path, scan: Scan, predictor: Predictor, decision: Decision, each_class: bool, wanted: CandidateOptions
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16], list[Candidate], str | None]:
     """Labels and probabilities (of `predict_in_parts`), the candidates of a volume, and a remark on the scale."""
     try:
         scale, about_scale = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)
-        pred, levels = predict_in_parts(predictor, scan.hu, scale, threshold, each_class=each_class)
+        pred, levels = predict_in_parts(predictor, scan.hu, scale, decision.threshold, each_class=each_class)
+        pred = predictor.without_small(pred, decision, scale)
         return pred, levels, keep_candidates(pred, levels, scan.hu, scan.spacing_mm, wanted), about_scale
     except ValueError as error:
         raise ValueError(f"{path}, {scan.id}: {error}") from None

@@ -22,6 +22,7 @@ from lungseg.inference import SlidingWindow
 from lungseg.nn.unetr import UNETR
 from lungseg.training.cli import run_script
 from lungseg.training.early_stopping import EarlyStopping, monitor_mode
+from lungseg.training.ema import averaged_weights
 from lungseg.training.loss import make_loss
 from lungseg.training.optim import make_optimizer, make_schedules
 from lungseg.training.recipe import VolumeRecipe
@@ -101,16 +102,19 @@ def train(run: Run) -> float:
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
     stopping = EarlyStopping(recipe.patience, monitor_mode(recipe.monitor), min_epochs=recipe.min_epochs)
-    scaler = run.scaler()
-    run.begin(model=model, optimizer=optimizer, schedule=schedule, plateau=plateau, stopping=stopping, scaler=scaler)
+    scaler, ema = run.scaler(), run.ema(model)
+    run.begin(
+        model=model, optimizer=optimizer, schedule=schedule, plateau=plateau, stopping=stopping, scaler=scaler, ema=ema
+    )
 
     for epoch in run.epochs():
         frozen = run.freeze_encoder(model, epoch)
         train_loss = train_one_epoch(
             ddp_model, data.train, loss_fn, optimizer, schedule=schedule, grad_clip=recipe.grad_clip,
-            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, title=run.title(epoch), **run.compute,
+            accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, ema=ema, title=run.title(epoch), **run.compute,
         )  # fmt: skip
-        val = evaluate(eval_model, data.val, loss_fn, classes=data.classes, **run.compute).scores
+        with averaged_weights(ema):  # with --ema, what is validated and tested is their running average
+            val = evaluate(eval_model, data.val, loss_fn, classes=data.classes, **run.compute).scores
         lr = optimizer.param_groups[0]["lr"]
         is_best = stopping.update(val[recipe.monitor])
         if plateau is not None:

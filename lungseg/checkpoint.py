@@ -27,7 +27,7 @@ PARTS = {  # what a training run is resumed from, and the types
     "log_position": int, "rng": list, "data": str | None,
 }  # fmt: skip
 STOPPING = {"best": float | int | None, "best_epoch": int | None, "epochs": int, "stop": bool}
-OPTIONAL = ("schedule", "plateau", "scaler")  # states of what a training may have
+OPTIONAL = ("schedule", "plateau", "scaler", "ema", "decision")  # what a training may have
 
 
 # ---- what a checkpoint holds ------------------------------------------------------------------------------------
@@ -103,13 +103,14 @@ class Checkpoint:
     """Everything a training run is resumed from, and a network is rebuilt from.
 
     Attributes:
-        model, optimizer, stopping, schedule, plateau, scaler: their state_dict; None for what the training lacks.
+        model, optimizer, stopping, schedule, plateau, scaler, ema: their state_dict; None for what the training lacks.
         network, input: what to build, and for which images.
         recipe: the fields of the recipe.
         run: all that must not change when the run is resumed: the recipe, the seed, the data, ...
         data: folder of the data; None for phantoms.
         log_position: length of log.jsonl in bytes.
         rng: states of the random generators, one per process.
+        decision: of best.pt, once the training has ended: `lungseg.decision.Decision.to_dict`.
         version: of lungseg.
     """
 
@@ -126,6 +127,8 @@ class Checkpoint:
     schedule: dict[str, Any] | None = None
     plateau: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None
+    ema: dict[str, Any] | None = None
+    decision: dict[str, Any] | None = None
     version: str = ""
 
     @classmethod

@@ -56,6 +56,10 @@ def share(number: float) -> str | None:
     return not_negative(number) or (None if number <= 1 else "must be a share from 0 to 1")
 
 
+def below_1(number: float) -> str | None:
+    return not_negative(number) or (None if number < 1 else "must be below 1")
+
+
 def too_large(number: float) -> str | None:
     """torch counts elements and sizes of axes in whole numbers that end here."""
     is_large = isinstance(number, int) and number >= 2**31

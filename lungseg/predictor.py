@@ -22,6 +22,8 @@ from tqdm import tqdm
 from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint
 from lungseg.data.classes import checked_classes, to_labels
 from lungseg.data.ct import hu_to_unit, resize_image
+from lungseg.decision import PLAIN, Decision, remove_small
+from lungseg.ensemble import check_agreement
 from lungseg.flags import option
 from lungseg.inference import sliding_window
 from lungseg.nn.resnet_unet import ResNet50UNet
@@ -30,6 +32,7 @@ from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
 from lungseg.scale import Scale, file_scale, network_sides, scale_for, sizes_on_the_way
+from lungseg.tta import AverageOverVariations, Kind
 
 NETWORKS = {network.__name__: network for network in (SwinUNet, UNETR, ResNet50UNet, UNet, RRCUNet)}
 
@@ -38,7 +41,20 @@ NETWORKS = {network.__name__: network for network in (SwinUNet, UNETR, ResNet50U
 class PredictOptions:
     """Options of a script that predicts with a trained network; each field is one of its flags."""
 
-    threshold: float = option(0.5, "lesion is where the probability is above this")
+    threshold: float | None = option(
+        None,
+        "lesion is where the probability is above this; none: what training chose on validation and the checkpoint "
+        "holds, otherwise 0.5",
+    )
+    min_pixels: int | None = option(
+        None,
+        "leave out connected components of fewer pixels (or voxels), as large as those of the training; none: what "
+        "training chose, if --threshold is not given either, otherwise 0",
+    )
+    tta: Literal["none", "flips", "turns"] = option(
+        "none",
+        "average over variations of each image: flips, 4 times the time (8 in 3-D), or also right-angle turns, 8 (16)",
+    )
     overlap: float = option(
         0.5, "share of a sliding window's side that the next one covers again; more is slower and smoother"
     )
@@ -48,12 +64,18 @@ class PredictOptions:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"--threshold must be between 0 and 1, got {self.threshold}.")
+        self.decision(PLAIN)  # refuses impossible values
         if not 0 <= self.overlap < 1:
             raise ValueError(f"--overlap must be at least 0 and below 1, got {self.overlap}.")
         if self.batch_size < 1:
             raise ValueError(f"--batch-size must be at least 1, got {self.batch_size}.")
+
+    def decision(self, chosen: Decision) -> Decision:
+        """What was asked for; or, if neither number was, what was `chosen`: they suit each other, and not another."""
+        if self.threshold is None and self.min_pixels is None:
+            return chosen
+        threshold = PLAIN.threshold if self.threshold is None else self.threshold
+        return Decision(threshold, self.min_pixels or 0)
 
 
 # ---- from a checkpoint to a network -----------------------------------------------------------------------------
@@ -90,17 +112,37 @@ def build_network(network: NetworkSpec, state: dict[str, Tensor]) -> nn.Module:
 
 
 def load_predictor(
-    path: str | Path, device: str | torch.device = "cpu", *, overlap: float = 0.5, batch_size: int = 8
+    path: str | Path | Sequence[str | Path],
+    device: str | torch.device = "cpu",
+    *,
+    overlap: float = 0.5,
+    batch_size: int = 8,
+    tta: Kind = "none",
 ) -> "Predictor":
     """Read a checkpoint of a training script, such as run/best.pt, and make its network ready to predict.
 
     Args:
+        path: one checkpoint, or several whose probabilities are averaged. Their networks may differ; what they were
+            trained on must not (`lungseg.ensemble.check_agreement`). Several have no common decision: it is the plain
+            one, above 1/2.
         device: where the network computes.
         overlap, batch_size: as in `lungseg.inference.sliding_window`.
+        tta: as in `lungseg.tta.variations`.
 
     Raises:
         ValueError: in one sentence that begins with the path, if anything in it does not fit.
     """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    networks, inputs, decisions = zip(*(read_network(path) for path in paths), strict=True)
+    check_agreement(dict(zip(paths, inputs, strict=True)))
+    return Predictor(
+        [network.to(device) for network in networks], inputs[0], overlap=overlap, batch_size=batch_size, tta=tta,
+        decision=decisions[0] if len(paths) == 1 else PLAIN,
+    )  # fmt: skip
+
+
+def read_network(path: str | Path) -> tuple[nn.Module, InputSpec, Decision]:
+    """The network of a checkpoint, what it was trained on, and its decision. Of averaged weights, where it has both."""
     saved = load_checkpoint(path)
     try:
         if "input" not in saved:
@@ -109,13 +151,14 @@ def load_predictor(
                 "Train the network again with this one."
             )
         input_ = InputSpec.from_dict(saved["input"])
-        network = build_network(NetworkSpec.from_dict(saved["network"]), saved["model"])
+        weights = saved["ema"]["weights"] if "ema" in saved else saved["model"]
+        network = build_network(NetworkSpec.from_dict(saved["network"]), weights)
         check_input(network, input_)
+        return network, input_, Decision.from_dict(saved.get("decision"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     except (TypeError, LookupError, AttributeError):  # entries are missing, or of other types
         raise ValueError(f"{path}: its entries are not those of a training script. Use another checkpoint.") from None
-    return Predictor(network.to(device), input_, overlap=overlap, batch_size=batch_size)
 
 
 def check_input(network: nn.Module, input: InputSpec) -> None:
@@ -152,17 +195,34 @@ class Predictor:
     """A trained network that takes slices and volumes of any size.
 
     Args:
-        network: (B, 1, *spatial) grey images in [0, 1] -> logits (B, K, *spatial), in evaluation mode.
+        network: (B, 1, *spatial) grey images in [0, 1] -> logits (B, K, *spatial), in evaluation mode. Of several, the
+            probabilities are averaged.
         input: what it was trained on.
         overlap, batch_size: as in `lungseg.inference.sliding_window`.
+        tta: the variations over which the logits of each network are averaged (`lungseg.tta`).
+        decision: what was chosen on validation.
 
     Attributes:
+        networks: all of them; `network` is the first.
+        name: of their classes, "SwinUNet + UNet".
         spatial_dims: 2 if the network takes slices, 3 if it takes volumes.
         classes: names of the lesion classes; () if there is only one, lesion.
     """
 
-    def __init__(self, network: nn.Module, input: InputSpec, *, overlap: float = 0.5, batch_size: int = 8):
-        self.network, self.input, self.overlap, self.batch_size = network, input, overlap, batch_size
+    def __init__(
+        self,
+        network: nn.Module | Sequence[nn.Module],
+        input: InputSpec,
+        *,
+        overlap: float = 0.5,
+        batch_size: int = 8,
+        tta: Kind = "none",
+        decision: Decision = PLAIN,
+    ):
+        self.networks = (network,) if isinstance(network, nn.Module) else tuple(network)
+        self.network, self.input, self.overlap, self.batch_size = self.networks[0], input, overlap, batch_size
+        self.tta, self.decision = tta, decision
+        self.name = " + ".join(type(each).__name__ for each in self.networks)
         self.spatial_dims = len(input.size)
         self.classes = input.classes if len(input.classes) > 1 else ()
 
@@ -209,6 +269,17 @@ class Predictor:
         """The lesions in `probs`: (*shape) in {0, 1}, or with K classes 0..K (`lungseg.data.classes.to_labels`)."""
         return to_labels(probs if self.classes else probs[None], threshold)
 
+    def lesions(self, probs: NDArray, decision: Decision, scale: Scale | None = None) -> NDArray[np.uint8]:
+        """`labels` above the threshold of a decision, without its small components; `scale` as in `probs`."""
+        return self.without_small(self.labels(probs, decision.threshold), decision, scale)
+
+    def without_small(
+        self, labels: NDArray[np.uint8], decision: Decision, scale: Scale | None = None
+    ) -> NDArray[np.uint8]:
+        """Labels of a whole image (*shape) without components that are smaller than `decision.min_pixels` allows."""
+        scale = scale or file_scale(self.input, network_sides(self.input, labels.shape))
+        return remove_small(labels, decision.min_pixels / math.prod(scale), self.spatial_dims)
+
     def any_class(self, probs: NDArray) -> NDArray[np.float32]:
         """(*shape) from `probs`: the largest over the classes, above a threshold exactly where `labels` has a class."""
         return probs.max(axis=0) if self.classes else probs
@@ -222,15 +293,20 @@ class Predictor:
         return images
 
     def _probs(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
-        """(B, *spatial) -> (B, K, *spatial), all B at once."""
+        """(B, *spatial) -> (B, K, *spatial), all B at once: the mean over the networks."""
         spatial, resized = images.shape[1:], self.scaled(images, scale)
         x, scaled = torch.from_numpy(resized), resized.shape[1:]
-        logits = sliding_window(
-            self.network, x[:, None], self.input.size, overlap=self.overlap, batch_size=self.batch_size
-        )  # (B, K, *scaled)
-        if scaled != spatial:  # logits cross 0 in a nearly straight line; probabilities jump there
-            logits = F.interpolate(logits, spatial, mode="bilinear" if len(spatial) == 2 else "trilinear")
-        return logits.sigmoid().numpy()  # (B, K, *spatial)
+        total: Tensor | None = None
+        for network in self.networks:
+            model = network if self.tta == "none" else AverageOverVariations(network, self.tta)
+            logits = sliding_window(
+                model, x[:, None], self.input.size, overlap=self.overlap, batch_size=self.batch_size
+            )  # (B, K, *scaled)
+            if scaled != spatial:  # logits cross 0 in a nearly straight line; probabilities jump there
+                logits = F.interpolate(logits, spatial, mode="bilinear" if len(spatial) == 2 else "trilinear")
+            total = logits.sigmoid() if total is None else total.add_(logits.sigmoid())  # a volume's map is large
+        assert total is not None  # there is at least one network
+        return total.div_(len(self.networks)).numpy()  # (B, K, *spatial)
 
 
 def resize(image: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from lungseg import charts, draw, inference, losses, nn, predictor
 from lungseg.data import augment, ct, elastic, manifest, scans, slices, splits, volumes
 from lungseg.data.phantoms import anatomy, folders, nodules, raster, scene, vessels
 from lungseg.data.pickles import table
+from lungseg.decision import Decision
 from lungseg.evaluation import baselines, metrics, scores, strata
 from lungseg.nn import conv_stem, layers, rrc_unet, unetr
 from lungseg.training import optim
@@ -131,8 +132,11 @@ TABLE = {
     inference.sliding_window: {"overlap": 0.5, "batch_size": 4},
     inference.SlidingWindow: {"overlap": 0.5, "batch_size": 4},
     predictor.load_predictor: {"device": "cpu", "overlap": 0.5, "batch_size": 8},
-    predictor.Predictor: {"overlap": 0.5, "batch_size": 8},
-    predictor.PredictOptions: {"threshold": 0.5, "overlap": 0.5, "batch_size": 8, "device": "auto"},
+    predictor.Predictor: {"overlap": 0.5, "batch_size": 8, "tta": "none", "decision": Decision(0.5, 0)},
+    predictor.PredictOptions: {
+        "threshold": None, "min_pixels": None, "tta": "none", "overlap": 0.5, "batch_size": 8, "device": "auto",
+    },
+    Decision: {"threshold": 0.5, "min_pixels": 0},
     draw.prediction_sheet: {"threshold": 0.5, "scale": 1},
     draw.heatmap: {"low": 0.0, "high": 1.0},
     charts.line_chart: {"size": (640, 400), "y_range": None},

@@ -10,6 +10,7 @@ from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint, save_che
 from lungseg.data.ct import resize_image
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceDataset, SliceWriter
+from lungseg.decision import PLAIN, Decision
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
@@ -128,6 +129,89 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(changes, word
         load_predictor(path)
     sentence = str(refusal.value)
     assert sentence.startswith(f"{path}: ") and "\n" not in sentence and len(sentence) < 500
+
+
+# ---- several networks, variations, a decision -------------------------------------------------------------------
+
+
+def test_several_checkpoints_give_the_mean_of_their_probabilities(tmp_path):
+    torch.manual_seed(1)
+    one, two = save(tmp_path / "one.pt"), save(tmp_path / "two.pt", SwinUNet)
+    grey = grey_of((20, 33))
+    apart = [load_predictor(path).probs(grey).astype(np.float64) for path in (one, two)]
+    both = load_predictor([one, two])
+    assert np.allclose(both.probs(grey), (apart[0] + apart[1]) / 2, rtol=0, atol=1e-7)
+    assert np.abs(apart[0] - apart[1]).max() > 1e-3  # otherwise any mean would do
+    assert both.name == "UNet + SwinUNet" and both.network is both.networks[0]
+    assert np.array_equal(load_predictor([one, one]).probs(grey), load_predictor(one).probs(grey))
+
+
+def test_checkpoints_of_other_images_are_not_averaged(tmp_path):
+    other = SLICES | {"hu_window": [-1350.0, 150.0]}
+    paths = [save(tmp_path / "a.pt"), save(tmp_path / "b.pt", input=other)]
+    with pytest.raises(ValueError, match=r"a.pt and .*b.pt cannot be averaged: hu_window") as refusal:
+        load_predictor(paths)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("tta", ["flips", "turns"])
+def test_variations_are_averaged_inside_each_window(tta, tmp_path):
+    """A slice of one window, and a network that prefers one direction, as an untrained one does."""
+    path = save(tmp_path / "best.pt")
+    predictor, plain = (load_predictor(path, tta=kind) for kind in (tta, "none"))
+    grey = grey_of((16, 16))
+    logits = [torch.logit(torch.from_numpy(plain.probs(grey[::a, ::b].copy()))).numpy()[::a, ::b]
+              for a in (1, -1) for b in (1, -1)]  # fmt: skip
+    if tta == "turns":
+        logits += [torch.logit(torch.from_numpy(plain.probs(grey.T[::a, ::b].copy()))).numpy()[::a, ::b].T
+                   for a in (1, -1) for b in (1, -1)]  # fmt: skip
+    expected = 1 / (1 + np.exp(-np.mean(np.array(logits, np.float64), axis=0)))
+    assert np.allclose(predictor.probs(grey), expected, rtol=0, atol=1e-6)
+    assert np.abs(predictor.probs(grey) - plain.probs(grey)).max() > 1e-4
+    long = grey_of((20, 45))
+    assert predictor.probs(long).shape == (20, 45)  # several windows, and turns of an oblong image
+
+
+def test_the_decision_of_a_checkpoint_is_used_unless_numbers_are_given(tmp_path):
+    decided = save(tmp_path / "best.pt", decision={"threshold": 0.35, "min_pixels": 4})
+    chosen = load_predictor(decided).decision
+    assert chosen == Decision(0.35, 4)
+    assert PredictOptions().decision(chosen) == chosen
+    assert PredictOptions(threshold=0.5).decision(chosen) == PLAIN  # the two numbers belong together
+    assert PredictOptions(min_pixels=9).decision(chosen) == Decision(0.5, 9)
+    assert load_predictor(save(tmp_path / "old.pt")).decision == PLAIN
+    assert load_predictor([decided, decided]).decision == PLAIN
+
+
+@pytest.mark.parametrize("entry", [{"threshold": 2.0, "min_pixels": 0}, {"threshold": 0.5}, "half", 3])
+def test_a_decision_that_is_none_is_refused(entry, tmp_path):
+    with pytest.raises(ValueError, match="^.*odd.pt: [^\n]+$"):
+        load_predictor(save(tmp_path / "odd.pt", decision=entry))
+
+
+def test_the_smallest_component_is_as_large_as_in_the_training():
+    """At a scale of 1/2 two training pixels are eight of the image; slices of a volume are looked at one by one."""
+    predictor = watch(scale=[0.5, 0.5])
+    probs = np.zeros((12, 12), np.float32)
+    probs[:2, :3] = 0.9  # 6 pixels
+    probs[5:9, 5:7] = 0.9  # 8
+    lesions = predictor.lesions(probs, Decision(0.5, 2))
+    assert lesions.sum() == 8 and lesions[5, 5] and not lesions[0, 0]
+    assert predictor.lesions(probs, Decision(0.5, 2), scale=(1.0, 1.0)).sum() == 14
+    column = np.zeros((9, 12, 12), np.float32)
+    column[:, 3, 3] = 0.9  # one pixel in each of nine slices
+    assert not predictor.lesions(column, Decision(0.5, 2)).any()
+    volumes = watch(**VOLUMES)
+    assert volumes.lesions(column, Decision(0.5, 9)).sum() == 9 and not volumes.lesions(column, Decision(0.5, 10)).any()
+
+
+def test_a_checkpoint_with_averaged_weights_predicts_with_them(tmp_path):
+    averaged = {
+        name: value + 0.1 * value.is_floating_point() for name, value in UNet(**TINY[UNet]).state_dict().items()
+    }
+    path = save(tmp_path / "last.pt", ema={"steps": 3, "weights": averaged})
+    state = load_predictor(path).network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in averaged.items())
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------

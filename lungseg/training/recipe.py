@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lungseg.flags import check_fields, from_to, not_negative, option, positive, share
+from lungseg.flags import below_1, check_fields, from_to, not_negative, option, positive, share
 from lungseg.training.loss import refuse_unused_numbers
 
 
@@ -132,6 +132,12 @@ class TrainingRecipe:
     )
     min_epochs: int = option(0, "never stop before so many epochs are done", check=not_negative)
     monitor: Literal["dice", "iou", "loss"] = option("dice", "validation score that decides which epoch is the best")
+    ema: float = option(
+        0.0,
+        "decay of a running average of the weights, such as 0.999, which is then validated, saved as best.pt and "
+        "tested; 0: the weights themselves",
+        check=below_1,
+    )  # fmt: skip
     amp: Literal["auto", "none", "bf16", "fp16"] = option(
         "auto",
         "number type of the forward pass; auto: bf16 on a CUDA GPU, float32 (none) elsewhere; bf16 is faster on CPUs "
@@ -176,7 +182,7 @@ RENAMED = {"window": "crop_size", "windows_per_volume": "crops_per_volume"}  # f
 def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run as this version would have written them, so that it resumes with the same numbers."""
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
-    added: dict[str, Any] = {"weights": None, "freeze_encoder": 0, "threads": 0}
+    added: dict[str, Any] = {"weights": None, "freeze_encoder": 0, "threads": 0, "ema": 0.0}
     added |= {"pos_weight": 1.0, "tversky_beta": 0.7, "tversky_gamma": 1.33, "focal_gamma": 2.0, "focal_alpha": None}
     added |= {"boundary_weight": 0.01, "lesion_size": 64.0, "soft_targets": False}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:

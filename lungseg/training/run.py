@@ -23,11 +23,13 @@ from lungseg import __version__
 from lungseg.checkpoint import Checkpoint, NetworkSpec, save_checkpoint
 from lungseg.data.classes import read_classes
 from lungseg.evaluation.baselines import lesion_fractions
-from lungseg.files import whole_file
+from lungseg.files import or_warn, whole_file
 from lungseg.training.contents import Contents, differences, digest, list_contents, read_contents, write_contents
 from lungseg.training.data import Data, check_lesions, open_data
+from lungseg.training.decide import decide
 from lungseg.training.distributed import Processes
 from lungseg.training.early_stopping import EarlyStopping
+from lungseg.training.ema import WeightAverage
 from lungseg.training.log import RunLog
 from lungseg.training.machine import (
     autocast_dtype,
@@ -188,6 +190,10 @@ class Run:
         """Scales the loss for float16, in which small gradients would become 0; otherwise it does nothing."""
         return GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
+    def ema(self, model: nn.Module) -> WeightAverage | None:
+        """The running average of the weights; None without --ema."""
+        return WeightAverage(model, self.recipe.ema) if self.recipe.ema else None
+
     # ---- the epochs -------------------------------------------------------------------------------------------------
 
     def begin(self, *, stopping: EarlyStopping, **learned: Any) -> None:
@@ -255,7 +261,10 @@ class Run:
         state = self._snapshot().to_dict()
         if self.processes.is_main:
             if is_best:  # before last.pt: a kill in between repeats this epoch and ends with the same best.pt
-                save_checkpoint(self.out / "best.pt", state)
+                best = {name: part for name, part in state.items() if name != "ema"}
+                if "ema" in state:  # the weights that were validated
+                    best["model"] = state["ema"]["weights"]
+                save_checkpoint(self.out / "best.pt", best)
             save_checkpoint(self.out / "last.pt", state, keep_previous=True)
         self.print(epoch_line(epoch + 1, self.recipe.epochs, train_loss, val, is_best))  # after it was saved
         self.print(self.zero_dice.remark(val["dice"], self.data.folder, self.out))
@@ -294,11 +303,18 @@ class Run:
         return best
 
     def end(self, test: Evaluation, model: nn.Module) -> float:
-        """Write the pictures and the last line of the log, print the scores; return the mean Dice."""
+        """Choose a decision (`decide`), write the pictures and the last line of the log, print; return the mean Dice.
+
+        Args:
+            test: the result of `evaluate` for `model`, which has the weights of the best epoch.
+        """
+        decided, split = None, self.data.test_set.records[0].split
+        with or_warn("No threshold was chosen"):
+            decided = decide(model, self.data, self.out / "best.pt", **self.compute)
         if self.processes.is_main:
-            split = self.data.test_set.records[0].split
             if split != "test":
                 print("There is no test split: these images chose the best epoch, so their scores are too high.")
             plain = self.data.plain_train_set
-            print(write_summary(self.log, test, model, plain, self.data.test_set, split=split))
+            self.print(decided.line(split) if decided else "")
+            print(write_summary(self.log, test, model, plain, self.data.test_set, split=split, decided=decided))
         return test.scores["dice"]

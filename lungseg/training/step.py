@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from lungseg.evaluation.metrics import class_counts, summarise, summarise_classes
 from lungseg.training.distributed import ALONE, Processes, sync_gradients
+from lungseg.training.ema import WeightAverage
 
 CHECK_EVERY = 50  # steps between two looks at the losses on a GPU, which has to wait for each look
 
@@ -46,6 +47,7 @@ def train_one_epoch(
     autocast_dtype: torch.dtype | None = None,
     scaler: GradScaler | None = None,
     frozen: Sequence[nn.Module] = (),
+    ema: WeightAverage | None = None,
     processes: Processes = ALONE,
     title: str = "train",
 ) -> float:
@@ -62,6 +64,7 @@ def train_one_epoch(
         autocast_dtype: number type of the forward pass; None is float32.
         scaler: scales the loss so that float16 gradients do not vanish; None, or a disabled one, does nothing.
         frozen: parts of the network that stay in evaluation mode (`freeze`).
+        ema: the running average of the weights, updated after every optimizer step.
         title: text before the progress bar, which is silent where there is no terminal.
 
     Raises:
@@ -98,7 +101,11 @@ def train_one_epoch(
             scaler.update()
             if schedule is not None:
                 schedule.step()
+            if ema is not None:
+                ema.update()
             bar.set_postfix_str(watch.text(), refresh=False)
+    if ema is not None:
+        ema.share(processes)
     return watch.mean()
 
 

@@ -20,6 +20,7 @@ from lungseg.evaluation.baselines import baseline_counts
 from lungseg.evaluation.metrics import per_image, worst_median_best
 from lungseg.evaluation.pictures import prediction_rows
 from lungseg.files import or_warn
+from lungseg.training.decide import Decided
 from lungseg.training.log import RunLog
 from lungseg.training.step import Evaluation
 
@@ -59,7 +60,14 @@ class ZeroDiceWatch:
 
 
 def write_summary(
-    log: RunLog, test: Evaluation, model: nn.Module, train_set: Samples, test_set: Samples, *, split: str
+    log: RunLog,
+    test: Evaluation,
+    model: nn.Module,
+    train_set: Samples,
+    test_set: Samples,
+    *,
+    split: str,
+    decided: Decided | None = None,
 ) -> str:
     """Write the last line of the log, curves.png and predictions.png; return the last line for the screen.
 
@@ -70,13 +78,14 @@ def write_summary(
         test: the result of `evaluate` for `model` on the test split.
         train_set: without augmentation, for the threshold of the baseline.
         split: the real name of the test split, "test" or "val".
+        decided: what was chosen on validation, and its scores: for the log only.
     """
     scores = {"best epoch": test.scores}
     with or_warn("The baselines were not computed"):
         for name, counts in baseline_counts(train_set, test_set).items():
             scores[name] = replace(test, counts=counts).scores  # of the same images, with the same classes
             del scores[name]["loss"]
-    log.write(split=split, **scores)
+    log.write(split=split, **scores, **({"decision": decided.to_dict()} if decided else {}))
     with or_warn("curves.png was not drawn"):
         draw_curves(log.lines()).save(log.path.with_name("curves.png"))
     with or_warn("predictions.png was not drawn"):

@@ -61,7 +61,7 @@ def read_mask(path):
 def test_the_evaluation_has_a_row_for_each_class_that_agrees_with_the_training(learned, two_classes, log_of):
     table = read_rows(learned / "evaluation_test/evaluation.csv")
     of_network = {row["stratum"]: row for row in table if row["method"] == "UNet"}
-    last = log_of(learned)[-1]["best epoch"]
+    last = log_of(learned)[-1]["decision"]["test"]  # with the threshold that both took from the validation slices
     for name in ("solid", "cyst"):  # the two classes never meet, so that no pixel is above 1/2 for both
         assert float(of_network[f"class {name}"]["dice"]) == pytest.approx(last[f"dice of {name}"], abs=0.02)
     assert {"slices": "3", "empty_targets": "1"}.items() <= of_network["class cyst"].items()  # slice 12 holds none
@@ -117,7 +117,8 @@ def test_a_binary_network_is_evaluated_on_lesions_of_any_class(main, two_classes
 
 def test_predicted_masks_hold_class_numbers_and_overlays_their_colours(main, learned, two_classes, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main["predict"]([str(learned / "best.pt"), str(two_classes), "--out", str(out), "--probabilities"]) == 0
+    flags = ["--out", str(out), "--probabilities", "--threshold", "0.5"]
+    assert main["predict"]([str(learned / "best.pt"), str(two_classes), *flags]) == 0
     assert "pixels" in capsys.readouterr().out and read_classes(out) == ("solid", "cyst")
     right = 0
     for row in read_rows(out / "slices.csv"):

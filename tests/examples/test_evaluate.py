@@ -16,7 +16,9 @@ from lungseg.checkpoint import InputSpec, save_checkpoint
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceWriter
 from lungseg.data.volumes import VolumeWriter
+from lungseg.decision import Decision
 from lungseg.evaluation.baselines import fixed_map
+from lungseg.evaluation.choosing import Choice
 from lungseg.nn.unet import UNet
 from lungseg.predictor import Predictor
 
@@ -322,6 +324,63 @@ def test_a_folder_without_training_slices_is_evaluated_with_what_is_there(bright
     assert "| all background |" in text and "| best grey threshold |" not in text
 
 
+# ---- a decision ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decided(bright, monkeypatch):
+    """The bright network, with a decision in its checkpoint: above 0.9, and at least 60 pixels."""
+    network = evaluate.load_predictor()
+    network.decision = Decision(0.9, 60)  # the stripe at the edge has 48, lesions 29 to 113
+    monkeypatch.setattr(evaluate, "load_predictor", lambda *args, **kwargs: network)
+    return network
+
+
+def test_the_decision_of_the_checkpoint_is_used_and_one_half_stands_beside_it(decided, folder, tmp_path):
+    passes = []
+    decided.network.register_forward_hook(lambda *_: passes.append(1))
+    chosen = main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out")])
+    assert len(passes) == 4 + 3  # each image once, and three pictures
+    half = main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "half"), "--threshold", "0.5"])
+    rows = {row["method"]: row for row in table(tmp_path / "out/evaluation.csv") if row["stratum"] == "all"}
+    assert list(rows)[:2] == ["Bright", "Bright, above 0.5"]
+    plain = {row["method"]: row for row in table(tmp_path / "half/evaluation.csv") if row["stratum"] == "all"}
+    assert list(plain)[:2] == ["Bright", "all background"]
+    assert chosen != half and float(rows["Bright"]["dice"]) == pytest.approx(chosen)
+    assert {**rows["Bright, above 0.5"], "method": ""} == {**plain["Bright"], "method": ""}
+    want = []
+    for i in (6, 7, 8):
+        target = disc(i, 2)[1]
+        want.append(float(target.sum() >= 60))
+    assert chosen == pytest.approx(np.mean(want)) and 0 < sum(want) < 3
+    text = (tmp_path / "out/evaluation.md").read_text()
+    assert "Lesion is where the probability is above 0.9, in components of at least 60 pixels." in text
+
+
+def test_a_decision_can_be_chosen_for_any_checkpoints(bright, folder, tmp_path, monkeypatch):
+    asked = []
+    choice = Choice(Decision(0.9, 60), 0.8, 0.7)  # tests/test_folder_prediction.py chooses
+    monkeypatch.setattr(evaluate, "choose_decision", lambda _, folder: asked.append(folder) or choice)
+    main(["any.pt", "--data", str(folder), "--out", str(tmp_path / "out"), "--choose"])
+    text = (tmp_path / "out/evaluation.md").read_text()
+    assert asked == [folder] and "| Bright, above 0.5 |" in text
+    assert "Lesion is where the probability is above 0.9, in components of at least 60 pixels." in text
+    said = "Chosen on validation (--choose), where the mean Dice with it is 0.8000, and 0.7000 above 0.5: "
+    assert f"{said}--threshold 0.9 --min-pixels 60." in text
+
+
+def test_checkpoints_and_variations_reach_the_predictor(folder, tmp_path, monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(
+        evaluate, "load_predictor", lambda *a, **options: given.append((a, options)) or fails(KeyboardInterrupt)()
+    )
+    argv = [str(tmp_path / "a.pt"), "b.pt", "--data", str(folder), "--tta", "turns"]
+    assert main(argv) == 130
+    ((paths, _), options) = given[0]
+    assert paths == [tmp_path / "a.pt", Path("b.pt")] and options["tta"] == "turns"
+    assert f"{tmp_path / 'evaluation_test'} was not written" in capsys.readouterr().err  # next to the first
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------
 
 
@@ -340,6 +399,9 @@ def refused(capsys, argv, sentence, out):
     ("flags", "sentence"),
     [
         (["--threshold", "1"], "--threshold must be between 0 and 1, got 1.0"),
+        (["--min-pixels", "-1"], "--min-pixels must be at least 0, got -1"),
+        (["--choose", "--min-pixels", "4"], "Give the one or the other"),
+        (["--tta", "all"], "invalid choice: 'all'"),
         (["--overlap", "1"], "--overlap must be at least 0 and below 1"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--split", "holdout"], "invalid choice: 'holdout'"),

@@ -23,6 +23,7 @@ from lungseg.data.manifest import ImageRecord
 from lungseg.data.scans import Scan
 from lungseg.data.slices import SliceWriter
 from lungseg.data.volume_file import write_volume
+from lungseg.decision import PLAIN
 from lungseg.draw import PRED, TARGET
 from lungseg.nn.unet import UNet
 
@@ -155,6 +156,59 @@ def test_probabilities_are_sixteen_bits_and_the_threshold_cuts_them(predict, che
     expected = 1 / (1 + np.exp(-40 * (grey / 255 - 0.5)))
     assert levels.dtype.itemsize >= 2 and np.abs(levels / 65535 - expected).max() < 1e-4
     assert np.array_equal(read_png(tmp_path / "out/masks/scan.png"), (expected > 0.2) * np.uint8(255))
+
+
+def test_the_decision_of_the_checkpoint_is_used_unless_numbers_are_given(predict, tmp_path, capsys):
+    decided, grey = tmp_path / "decided.pt", np.zeros((24, 24), np.uint8)
+    state = load_checkpoint(save_network(tmp_path / "best.pt", source_scale=[1.0, 1.0]))
+    save_checkpoint(decided, state | {"decision": {"threshold": 0.3, "min_pixels": 4}})
+    grey[2:4, 2:4], grey[10:12, 3:5], grey[20, 20] = 255, 124, 255  # 4 pixels; 4 of probability 0.36; a single one
+    path = as_png(tmp_path, grey)
+    ways = {"chosen": ([], 8), "half": (["--threshold", "0.5"], 5), "size": (["--min-pixels", "4"], 4)}
+    for name, (flags, pixels) in ways.items():
+        assert run(predict, decided, tmp_path / name, path, *flags) == 0
+        assert table_of(tmp_path / name)[0]["predicted_px"] == str(pixels), name
+    said = capsys.readouterr().out
+    assert "UNet: lesion is where the probability is above 0.3, in components of at least 4 pixels." in said
+    assert "UNet: lesion is where the probability is above 0.5.\n" in said
+
+
+def test_several_checkpoints_are_averaged_wherever_the_flags_stand(predict, checkpoint, tmp_path, capsys):
+    """Another network, whose logits are 0 everywhere: a probability p becomes (p + 1/2) / 2."""
+    state = load_checkpoint(checkpoint)
+    zero = {name: 0 * value if name.startswith("head") else value for name, value in state["model"].items()}
+    save_checkpoint(tmp_path / "zero.pt", state | {"model": zero})
+    path = as_png(tmp_path, make_grey())
+    run(predict, checkpoint, tmp_path / "one", path, "--probabilities")
+    argv = [checkpoint, tmp_path / "zero.pt", "--out", tmp_path / "two", "--probabilities", path]
+    assert predict.main([*map(str, argv), "--device", "cpu"]) == 0
+    one, two = (read_png(tmp_path / name / "probabilities/scan.png") / 65535 for name in ("one", "two"))
+    assert np.abs(two - (one + 0.5) / 2).max() <= 1 / 65535
+    assert "UNet + UNet: lesion is where" in capsys.readouterr().out
+
+
+def test_variations_change_what_an_untrained_network_says(predict, checkpoint, tmp_path):
+    torch.manual_seed(0)
+    network, state = {"name": "UNet", "arguments": {"channels": (2, 4)}}, load_checkpoint(checkpoint)
+    untrained = state | {"network": network, "model": UNet(channels=(2, 4)).state_dict()}
+    save_checkpoint(tmp_path / "best.pt", untrained)
+    path, maps = as_png(tmp_path, make_grey()), []
+    for kind in ("none", "flips", "turns"):
+        run(predict, tmp_path / "best.pt", tmp_path / kind, path, "--probabilities", "--tta", kind)
+        maps.append(read_png(tmp_path / kind / "probabilities/scan.png").tobytes())
+    assert len(set(maps)) == 3
+
+
+def test_checkpoints_without_an_input_are_refused(predict, checkpoint, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(predict, checkpoint, tmp_path / "out", checkpoint)
+    assert "expected an INPUT after the checkpoints, got" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_attention_looks_into_one_network(predict, checkpoint, tmp_path, capsys):
+    path = as_png(tmp_path, make_grey())
+    assert run(predict, checkpoint, tmp_path / "out", checkpoint, path, "--attention", 3, 4) == 2
+    assert "--attention looks into one network, got 2 checkpoints. Give one." in capsys.readouterr().err
 
 
 def test_the_overlay_shows_the_prediction_in_orange_and_the_target_in_green(predict, checkpoint, tmp_path):
@@ -397,6 +451,7 @@ class Silent:
     """Finds nothing, at once."""
 
     spatial_dims, batch_size, input = 2, 8, InputSpec((8, 8), (1.0, 1.0), (-1000.0, 400.0), None)
+    name, decision = "Silent", PLAIN
 
     classes = ()
 
@@ -408,6 +463,9 @@ class Silent:
 
     def labels(self, probs, threshold):
         return (probs > threshold).astype(np.uint8)
+
+    def without_small(self, labels, decision, scale):
+        return labels
 
     def any_class(self, probs):
         return probs

@@ -153,7 +153,7 @@ OTHER = {
     "window_size": 3, "drop_path_rate": 0.0, "prior_bias": True, "loss": "bce", "optimizer": "adam", "lr": 0.01,
     "weight_decay": 0.5, "warmup_epochs": 2.0, "schedule": "constant", "grad_clip": 0.01, "batch_size": 3,
     "accumulate": 2, "epochs": 2, "patience": 1, "min_epochs": 3, "monitor": "loss",
-    "momentum": 0.5, "plateau_patience": 1, "min_lr": 5e-8, "freeze_encoder": 2, "amp": "bf16",
+    "momentum": 0.5, "plateau_patience": 1, "min_lr": 5e-8, "freeze_encoder": 2, "amp": "bf16", "ema": 0.9,
     "stem": "conv", "conv_channels": (6,),
 }  # fmt: skip
 NEVER_BETTER = ["--lr", "1e-7", "--monitor", "iou"]  # a network that does not change is best after its first epoch
@@ -712,7 +712,7 @@ def test_every_recipe_describes_a_network_that_can_be_built(name):
 
 def test_two_processes_learn_what_one_learns(folder, tmp_path):
     """11 training slices in batches of at most 6, 5 for validation: uneven for two processes in every way."""
-    flags = ["--epochs", "2", "--drop-path-rate", "0", "--batch-size", "6", "--lr", "1e-3"]
+    flags = ["--epochs", "2", "--drop-path-rate", "0", "--batch-size", "6", "--lr", "1e-3", "--ema", "0.9"]
     train(folder, tmp_path / "one", *flags)
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--nnodes=1"]
     argv = [*run, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", *command(folder, tmp_path / "two", *flags)[1:]]
@@ -724,9 +724,10 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path):
         for key in ("train_loss", "val"):
             if key in one:
                 assert two[key] == pytest.approx(one[key], abs=1e-4), key
-    weights = [load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("one", "two")]
-    for name in weights[0]:
-        torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-4, rtol=1e-4)
+    lasts = [load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two")]
+    for one, two in ([last["model"] for last in lasts], [last["ema"]["weights"] for last in lasts]):
+        for name in one:
+            torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-4)
 
 
 def test_the_data_decide_how_many_classes_the_network_has(learns_two_classes):

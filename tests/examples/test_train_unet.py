@@ -14,6 +14,7 @@ from lungseg.data.manifest import ImageRecord, read_manifest, write_manifest
 from lungseg.data.slices import SliceDataset
 from lungseg.data.volumes import VolumeWriter
 from lungseg.nn.unet import UNet
+from lungseg.predictor import load_predictor
 
 TINY = ["--img-size", "16", "--channels", "4", "8", "--batch-size", "4", "--epochs", "2", "--lr", "0.01"]
 SOLID = [
@@ -94,10 +95,12 @@ def test_weights_of_another_size_are_refused_with_the_flags_to_give(reference, t
 
 
 FROZEN = ["--freeze-encoder", "2", "--epochs", "4"]
+AVERAGED = ["--freeze-encoder", "1", "--epochs", "3", "--ema", "0.9"]
+WAYS = [(["--amp", "bf16"], [2]), (FROZEN, [2, 3, 4]), (AVERAGED, [2, 3])]
 
 
-@pytest.mark.parametrize(("flags", "stops"), [(["--amp", "bf16"], [2]), (FROZEN, [2, 3, 4])], ids=["bf16", "frozen"])
-def test_half_precision_and_a_frozen_encoder_are_resumed_bit_by_bit(
+@pytest.mark.parametrize(("flags", "stops"), WAYS, ids=["bf16", "frozen", "averaged"])
+def test_half_precision_a_frozen_encoder_and_averaged_weights_are_resumed_bit_by_bit(
     reference, train_unet, discs, tmp_path, monkeypatch, log_of, flags, stops
 ):
     """Stopped while it is frozen, at its first epoch of learning, and after that."""
@@ -120,9 +123,54 @@ def test_half_precision_and_a_frozen_encoder_are_resumed_bit_by_bit(
         assert log_of(out)[1:] == log_of(tmp_path / "whole")[1:]
         again = load_checkpoint(out / "last.pt")
         assert all(torch.equal(again["model"][name], tensor) for name, tensor in whole["model"].items())
+        if "--ema" in flags:
+            assert again["ema"]["steps"] == whole["ema"]["steps"] == 9  # 3 of each epoch
+            average = whole["ema"]["weights"]
+            assert all(torch.equal(again["ema"]["weights"][name], tensor) for name, tensor in average.items())
     if "bf16" in flags:
         plain = [*argv, "--amp", "none", "--out", str(tmp_path / "plain")]
         assert train_unet.main(plain) >= 0 and log_of(tmp_path / "plain")[1:] != log_of(tmp_path / "whole")[1:]
+
+
+def test_what_is_validated_saved_as_best_and_tested_are_the_averaged_weights(train_unet, discs, tmp_path, log_of):
+    out, flags = tmp_path / "run", [*TINY, "--ema", "0.6", "--epochs", "1"]
+    dice = train_unet.main(["--data", str(discs), "--out", str(out), *flags])
+    best, last = load_checkpoint(out / "best.pt"), load_checkpoint(out / "last.pt")
+    assert "ema" not in best
+    for name, tensor in last["ema"]["weights"].items():
+        assert torch.equal(best["model"][name], tensor)
+    assert not torch.equal(best["model"]["head.weight"], last["model"]["head.weight"])
+    network = UNet(**best["network"]["arguments"]).eval()
+    network.load_state_dict(best["model"])
+    for split, expected in (("val", log_of(out)[1]["val"]["dice"]), ("test", dice)):
+        scores = []
+        for image, target, _ in SliceDataset(discs, split, size=16):
+            with torch.no_grad():
+                pred = network(image[None])[0] > 0
+            scores.append((2 * (pred * target).sum() / (pred.sum() + target.sum())).item())
+        assert sum(scores) / len(scores) == pytest.approx(expected, abs=1e-6)
+    starts = ["--data", str(discs), "--weights", str(out / "last.pt"), "--out", str(tmp_path / "next"), *TINY]
+    still = ["--epochs", "1", "--lr", "1e-12", "--weight-decay", "0", "--warmup-epochs", "0"]
+    train_unet.main([*starts, *still])  # --weights takes the average too, also from last.pt
+    begun = load_checkpoint(tmp_path / "next/last.pt")["model"]["head.weight"]
+    assert torch.allclose(begun, best["model"]["head.weight"], atol=1e-6)
+
+
+def test_the_decision_is_in_the_best_checkpoint_and_beside_the_scores_at_one_half(reference, discs, log_of, capsys):
+    out, dice = reference
+    best, last = load_checkpoint(out / "best.pt"), log_of(out)[-1]
+    assert best["decision"].keys() == {"threshold", "min_pixels"} and "decision" not in load_checkpoint(out / "last.pt")
+    decided = last["decision"]
+    assert {name: decided[name] for name in best["decision"]} == best["decision"]
+    val = [line["val"]["dice"] for line in log_of(out) if line.get("is_best")][-1]
+    assert decided["val_dice_with_0.5"] == pytest.approx(val) and decided["val_dice"] >= val
+    predictor = load_predictor(out / "best.pt")
+    scores = []
+    for image, target, _ in SliceDataset(discs, "test", size=16):
+        lesion = predictor.lesions(predictor.probs(image[0].numpy(), (1.0, 1.0)), predictor.decision, (1.0, 1.0))
+        scores.append(2 * (lesion * target[0].numpy()).sum() / (lesion.sum() + target[0].numpy().sum()))
+    assert np.mean(scores) == pytest.approx(decided["test"]["dice"], abs=1e-6)
+    assert last["best epoch"]["dice"] == dice  # the headline stays that above 1/2
 
 
 def test_a_frozen_encoder_is_as_it_was_loaded_and_the_rest_learns(reference, train_unet, discs, tmp_path, capsys):

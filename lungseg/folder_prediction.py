@@ -1,0 +1,91 @@
+"""A predictor on the slices or volumes of a folder, in the pixels of its files: probabilities, and a decision."""
+
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lungseg.data.folder_files import held_kind
+from lungseg.data.manifest import ImageRecord
+from lungseg.data.slices import SliceDataset
+from lungseg.data.volumes import VolumeDataset
+from lungseg.decision import Decision
+from lungseg.evaluation.choosing import Choice, choose, dice_grid
+from lungseg.evaluation.scores import sample_spacing
+from lungseg.predictor import Predictor
+from lungseg.scale import Scale
+
+
+def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
+    """The slices or volumes of a split, at the size of their files."""
+    return VolumeDataset(folder, split) if held_kind(folder) == "volumes" else SliceDataset(folder, split)
+
+
+def known_classes(data: SliceDataset | VolumeDataset) -> tuple[str, ...]:
+    """As `Predictor.classes`: () if there is only one."""
+    return tuple(data.classes) if len(data.classes) > 1 else ()
+
+
+def predict_probs(
+    predictor: Predictor, image: NDArray, record: ImageRecord, spacing_mm: float | tuple[float, ...]
+) -> tuple[NDArray, Scale, str | None]:
+    """Probabilities of one image, whatever its HU window and pixel size; its scale; and a remark on that, if any."""
+    low, high = record.hu_low, record.hu_high
+    if (low, high) != predictor.input.hu_window:
+        image = predictor.grey(low + (high - low) * image)
+    spacing = np.broadcast_to(spacing_mm, image.ndim)  # a slice has one number for both sides
+    source = record.source_size if image.ndim == 2 else image.shape[1:]  # volumes are not shrunk
+    try:
+        scale, about_scale = predictor.scale_for(image.shape, spacing, source)
+        return predictor.probs(image, scale), scale, about_scale
+    except ValueError as error:
+        raise ValueError(f"{record.id}: {error}") from None
+
+
+def choose_decision(predictor: Predictor, folder: Path) -> Choice:
+    """The decision with the highest mean Dice on the validation images (`lungseg.evaluation.choosing`).
+
+    If the folder has other classes than the network, it is that of lesions of any class.
+
+    Raises:
+        ValueError: if there are no validation images, or none has a Dice.
+    """
+    data = open_split(folder, "val")
+    grids = []
+    for index in tqdm(range(len(data)), desc="choose", disable=None):
+        image, target, id_ = data[index]
+        probs, scale, _ = predict_probs(predictor, image[0].numpy(), data.records[index], sample_spacing(data, index))
+        if predictor.classes != known_classes(data):
+            probs, target = predictor.any_class(probs), target.amax(dim=0, keepdim=True)
+        maps = probs.reshape(target.shape)  # (K, *spatial)
+        grids.append(dice_grid(id_, maps, target.numpy(), predictor.spatial_dims, pixel=math.prod(scale)))
+    choice = choose(grids)
+    if choice is None:
+        raise ValueError(f"No validation image of {folder} holds a lesion, so no threshold can be chosen there.")
+    return choice
+
+
+def without_removed(predictor: Predictor, probs: NDArray, decision: Decision, scale: Scale) -> NDArray:
+    """Probabilities as they are drawn: not above the threshold in components that the decision leaves out."""
+    labels = predictor.labels(probs, decision.threshold)
+    removed = labels != predictor.without_small(labels, decision, scale)  # (*spatial)
+    return np.where(removed, np.minimum(probs, decision.threshold), probs)
+
+
+class KeptMaps:
+    """Maps of lesion or not by image, compressed: a few lesions on a slice take some hundred bytes."""
+
+    def __init__(self) -> None:
+        self.maps: dict[str, tuple[tuple[int, ...], bytes]] = {}
+
+    def keep(self, id: str, lesion: NDArray[np.bool_]) -> None:
+        self.maps[id] = lesion.shape, zlib.compress(np.packbits(lesion).tobytes(), level=1)
+
+    def predict(self, image: NDArray, record: ImageRecord) -> NDArray[np.bool_]:
+        """The map of an image, for `lungseg.evaluation.scores.score_all`."""
+        shape, packed = self.maps[record.id]
+        bits = np.unpackbits(np.frombuffer(zlib.decompress(packed), np.uint8), count=math.prod(shape))
+        return bits.reshape(shape).astype(bool)

@@ -1,0 +1,76 @@
+"""A predictor on a folder: what is chosen there, in which pixels, and what is kept of it."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, strategies as st
+
+from lungseg.checkpoint import InputSpec
+from lungseg.data.manifest import ImageRecord
+from lungseg.data.slices import SliceWriter
+from lungseg.decision import Decision
+from lungseg.folder_prediction import KeptMaps, choose_decision, open_split, predict_probs, without_removed
+from lungseg.predictor import Predictor
+
+SLICES = InputSpec((24, 24), (1.0, 1.0), (-1000.0, 400.0), None)
+
+
+class Grey(torch.nn.Module):
+    """The probability is the grey value."""
+
+    def forward(self, image):
+        return torch.logit(image.clamp(1e-3, 1 - 1e-3))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Lesions of 16 pixels at 0.4; a speck of 4 pixels beside each at 0.7, and noise below 0.2."""
+    with SliceWriter(tmp_path / "data") as out:
+        for i, split in enumerate(["train", "val", "val", "test"]):
+            image = np.random.default_rng(i).integers(0, 51, (24, 24)).astype(np.uint8)
+            target = np.zeros((24, 24), np.uint8)
+            target[4 + i : 8 + i, 5:9] = 1
+            image[target > 0] = 102
+            image[20:22, 20:22] = 178
+            out.add(ImageRecord(f"s{i}", f"p{i}", split), image, target)
+    return tmp_path / "data"
+
+
+def test_the_decision_is_chosen_on_validation_in_training_pixels(folder):
+    found = choose_decision(Predictor(Grey(), SLICES), folder)
+    assert found.decision == Decision(0.35, 6) and found.dice == 1 and found.plain_dice == 0
+    half = InputSpec((12, 12), (0.5, 0.5), (-1000.0, 400.0), None)  # about 4 pixels, and 1 to 2
+    found = choose_decision(Predictor(Grey(), half), folder)
+    assert found.decision.min_pixels in (2, 3) and found.dice > found.plain_dice
+
+
+def test_without_validation_lesions_nothing_can_be_chosen(folder):
+    for mask in ("s1", "s2"):
+        (folder / f"masks/{mask}.png").write_bytes(empty_png(folder))
+    with pytest.raises(ValueError, match="No validation image of .* holds a lesion"):
+        choose_decision(Predictor(Grey(), SLICES), folder)
+
+
+def empty_png(folder):
+    from PIL import Image
+
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(folder.parent / "empty.png")
+    return (folder.parent / "empty.png").read_bytes()
+
+
+def test_what_a_decision_leaves_out_is_not_drawn_above_its_threshold(folder):
+    predictor, data = Predictor(Grey(), SLICES), open_split(folder, "test")
+    probs, scale, _ = predict_probs(predictor, data[0][0][0].numpy(), data.records[0], np.nan)
+    decision = Decision(0.35, 6)
+    shown = without_removed(predictor, probs, decision, scale)
+    assert np.array_equal(shown > 0.35, predictor.lesions(probs, decision, scale) > 0) and (shown > 0.35).sum() == 16
+    assert np.array_equal(shown[:20], probs[:20])
+
+
+@given(shape=st.lists(st.integers(1, 9), min_size=2, max_size=3), seed=st.integers(0, 9))
+def test_a_kept_map_comes_back(shape, seed):
+    lesion, record = np.random.default_rng(seed).random(shape) > 0.7, ImageRecord("a", "a", "test")
+    kept = KeptMaps()
+    kept.keep("a", lesion)
+    back = kept.predict(None, record)
+    assert back.dtype == bool and np.array_equal(back, lesion)

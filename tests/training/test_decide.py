@@ -1,0 +1,125 @@
+"""The decision at the end of a run: chosen on validation, kept in best.pt, scored on test."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.decision import Decision
+from lungseg.evaluation.choosing import choose, dice_grid
+from lungseg.training.decide import decide, lesions
+from lungseg.training.distributed import ALONE
+
+
+class Grey(nn.Module):
+    """The probability is the grey value."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        return self.gain * torch.logit(image.clamp(1e-6, 1 - 1e-6))
+
+
+def batch(seed, classes=1, num=3, level=0.42):
+    """Lesions of 12 pixels at `level`, single pixels at 0.8, and noise below 0.3."""
+    rng = np.random.default_rng(seed)
+    image, target = rng.random((num, classes, 8, 8)) * 0.3, np.zeros((num, classes, 8, 8))
+    target[:, :, 1:4, 2:6] = 1
+    image[target > 0] = level
+    image[:, :, 6, 6] = 0.8
+    ids = [f"s{seed}_{i}" for i in range(num)]
+    return torch.from_numpy(image).float(), torch.from_numpy(target).float(), ids
+
+
+def data_of(val, test, classes=()):
+    return SimpleNamespace(val=val, test=test, classes=classes, input=SimpleNamespace(size=(8, 8)))
+
+
+@pytest.fixture
+def best(tmp_path):
+    save_checkpoint(tmp_path / "best.pt", {"model": {"gain": torch.ones(())}, "run": {"a": 1}})
+    return tmp_path / "best.pt"
+
+
+def test_it_is_chosen_on_validation_kept_and_scored_on_test(best):
+    model = Grey().train()
+    decided = decide(model, data_of([batch(0), batch(1)], [batch(2)]), best, processes=ALONE)
+    assert decided.choice.decision == Decision(0.4, 2)
+    assert (decided.choice.dice, decided.choice.plain_dice) == (1, 0)
+    assert decided.scores["dice"] == 1 and decided.scores["images"] == 3 and decided.scores["pooled_rmse"] == 0
+    assert load_checkpoint(best) == {"model": {"gain": torch.ones(())}, "run": {"a": 1}} | {
+        "decision": {"threshold": 0.4, "min_pixels": 2}
+    }
+    assert model.training
+    assert decided.line("val").startswith(
+        "Chosen on validation (Dice 1.0000, with 0.5 0.0000): lesion is where the probability is above 0.4, in "
+        "components of at least 2 pixels. val: Dice 1.0000, IoU 1.0000, RMSE 0.0000, recall 1.0000"
+    )
+    assert decided.to_dict()["test"] == decided.scores and decided.to_dict()["threshold"] == 0.4
+
+
+def test_a_finished_run_that_is_resumed_leaves_its_file_alone(best):
+    data = data_of([batch(0)], [batch(2)])
+    first = decide(Grey(), data, best, processes=ALONE)
+    then = best.stat()
+    assert decide(Grey(), data, best, processes=ALONE) == first
+    assert (best.stat().st_ino, best.stat().st_mtime_ns) == (then.st_ino, then.st_mtime_ns)
+
+
+def test_where_one_half_is_best_nothing_is_changed_and_that_is_said(best):
+    data = data_of([batch(0, level=0.9)], [batch(2, level=0.9)])
+    for image, *_ in (*data.val, *data.test):
+        image[:, :, 6, 6] = 0
+    decided = decide(Grey(), data, best, processes=ALONE)
+    assert decided.choice.decision == Decision()
+    assert (
+        decided.line("test")
+        == "On validation no threshold and no smallest component is better than 0.5 and none: Dice 1.0000."
+    )
+
+
+def test_several_classes_have_one_decision_and_scores_of_their_own(best):
+    data = data_of([batch(0, classes=2)], [batch(1, classes=2)], ("solid", "cyst"))
+    decided = decide(Grey(), data, best, processes=ALONE)
+    assert decided.choice.decision == Decision(0.4, 2)
+    assert decided.scores["dice of solid"] == decided.scores["dice of cyst"] == decided.scores["dice"] == 1
+
+
+def test_without_a_validation_lesion_there_is_none(best):
+    image, target, ids = batch(0)
+    assert decide(Grey(), data_of([(image, 0 * target, ids)], [batch(1)]), best, processes=ALONE) is None
+    assert "decision" not in load_checkpoint(best)
+
+
+class FirstOfTwo:
+    """The main process of two; the other one has done the validation batch of seed 1, and the test batch of seed 3."""
+
+    is_main, size, rank = True, 2, 0
+
+    def __init__(self):
+        self.val = [dice_grid(i, x.numpy(), y.numpy(), 2) for x, y, i in zip(*batch(1, level=0.36), strict=True)]
+        self.told = [self.val, []]
+
+    def gather(self, value):
+        return [value, self.told.pop(0)]
+
+
+def test_every_process_has_its_share_of_the_validation_images(best):
+    shares = decide(Grey(), data_of([batch(0)], [batch(2)]), best, processes=FirstOfTwo())
+    assert (
+        shares.choice
+        == decide(Grey(), data_of([batch(0), batch(1, level=0.36)], [batch(2)]), best, processes=ALONE).choice
+    )
+    assert shares.choice.decision == Decision(0.35, 2)
+    alone = choose(FirstOfTwo().val)
+    assert alone.decision == Decision(0.35, 2)
+
+
+def test_lesions_of_channels_may_overlap():
+    probs = np.full((2, 4, 4), 0.7, np.float32)
+    assert lesions(probs, Decision(0.5, 16), 2).sum() == 32 and lesions(probs, Decision(0.5, 17), 2).sum() == 0
