@@ -91,23 +91,33 @@ def check_data(folder: Path) -> None:
     refuse(check(folder))
 
 
-def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
-    """The slices or volumes of a split, at the size of their files."""
-    return VolumeDataset(folder, split) if held_kind(folder) == "volumes" else SliceDataset(folder, split)
+def open_split(folder: Path, split: str, neighbours: int = 0) -> SliceDataset | VolumeDataset:
+    """The slices or volumes of a split, at the size of their files; slices with the neighbours of the network."""
+    if held_kind(folder) == "volumes":
+        return VolumeDataset(folder, split)
+    return SliceDataset(folder, split, neighbours=neighbours)
+
+
+def is_stack(data: SliceDataset | VolumeDataset) -> bool:
+    """Whether an image is a slice with its neighbours, which the network is shown in place of the slice alone."""
+    return isinstance(data, SliceDataset) and data.neighbours > 0
 
 
 def predict_probs(
-    predictor: Predictor, image: NDArray, record: ImageRecord, spacing_mm: float | tuple[float, ...]
+    predictor: Predictor, data: SliceDataset | VolumeDataset, index: int, image: NDArray
 ) -> tuple[NDArray, str | None]:
     """Probabilities of one image, whatever its HU window and pixel size; and a remark on its scale, if any."""
-    low, high = record.hu_low, record.hu_high
+    record, stack = data.records[index], is_stack(data)
+    low, high, spacing_mm = record.hu_low, record.hu_high, sample_spacing(data, index)
+    source = image.shape[1:] if image.ndim == 3 else record.source_size  # volumes are not shrunk
+    if stack:
+        image = data[index][0].numpy()  # (2n + 1, H, W)
     if (low, high) != predictor.input.hu_window:
         image = predictor.grey(low + (high - low) * image)
     spacing = np.broadcast_to(spacing_mm, image.ndim)  # a slice has one number for both sides
-    source = record.source_size if image.ndim == 2 else image.shape[1:]  # volumes are not shrunk
     try:
         scale, about_scale = predictor.scale_for(image.shape, spacing, source)
-        return predictor.probs(image, scale), about_scale
+        return predictor.probs(image, scale, is_stack=stack), about_scale
     except ValueError as error:
         raise ValueError(f"{record.id}: {error}") from None
 
@@ -218,7 +228,7 @@ def draw_three_predictions(
     dice = scores_per_image(scores)["dice"]
 
     def predict(index: int, image: NDArray) -> NDArray:
-        probs, _ = predict_probs(predictor, image, data.records[index], sample_spacing(data, index))
+        probs, _ = predict_probs(predictor, data, index, image)
         return probs if by_class else predictor.any_class(probs)
 
     def caption(name: str, index: int, _: int | None) -> str:
@@ -242,15 +252,15 @@ def evaluate(args: argparse.Namespace) -> float:
         predictor = load_predictor(
             args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size
         )
-    data, threshold = open_split(args.data, args.split), options.threshold
+    data, threshold = open_split(args.data, args.split, predictor.input.neighbours), options.threshold
     name = type(predictor.network).__name__
     baselines, notes = make_baselines(args.data, data)
     by_class = len(predictor.classes) > 1 and predictor.classes == data.classes
-    spacings = {record.id: sample_spacing(data, i) for i, record in enumerate(data.records)}
+    index_of = {record.id: i for i, record in enumerate(data.records)}
     about_scale = {}  # id -> sentence
 
     def predict(image: NDArray, record: ImageRecord) -> NDArray:
-        probs, sentence = predict_probs(predictor, image, record, spacings[record.id])
+        probs, sentence = predict_probs(predictor, data, index_of[record.id], image)
         if sentence:
             about_scale[record.id] = sentence
         labels = predictor.labels(probs, threshold)
@@ -263,7 +273,9 @@ def evaluate(args: argparse.Namespace) -> float:
     }
     rows = {method: table_rows(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + scale_remark(about_scale, len(data))
-    notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor, data)]
+    lone = is_stack(data) and not any(record.series for record in data.records)
+    notes += filter(None, [unit_remark(data, known), lone and predictor.alone(np.zeros((1, 1)))])
+    notes += class_remark(predictor, data)
     of_classes = class_rows(scores[name], data.classes) if by_class else []
     calls = confusion_rows(scores[name], data.classes) if by_class else []
     report = make_report(args, threshold, rows, class_tables(of_classes, calls), notes)

@@ -27,9 +27,10 @@ If the network has several lesion classes, masks and `pred` hold their numbers 1
 outlines have the colours named in legend.png (outside the target, inside the prediction), there are
 probabilities/1/ID.png, probabilities/2/ID.png, ..., and slices.csv has one column per class.
 
-A 2-D network takes a volume slice by slice. An input is shrunk as the slices of the training were (or resampled to
-their pixel size in mm, where it is known and differs much), and covered with a sliding window if it is larger. Not a
-medical device.
+A 2-D network takes a volume slice by slice, with their neighbours if it learned from them (of single slices they are
+known in a folder whose manifest has series and slice_index). An input is shrunk as the slices of the training were (or
+resampled to their pixel size in mm, where it is known and differs much), and covered with a sliding window if it is
+larger. Not a medical device.
 """
 
 import argparse
@@ -119,7 +120,7 @@ def with_spacing(scan: Scan, spacing_mm: float | None) -> Scan:
     return replace(scan, spacing_mm=(*between_slices, spacing_mm, spacing_mm))
 
 
-def oddities(scan: Scan, grey: NDArray, about_scale: str | None) -> dict[str, str]:
+def oddities(scan: Scan, grey: NDArray, about_scale: str | None, alone: str | None = None) -> dict[str, str]:
     """kind -> sentence, for inputs that can be predicted but are probably not what was meant."""
     found = {}
     if sentence := odd_grey((grey * 255).astype(np.uint8)) if scan.from_grey else odd_hu(scan.hu):
@@ -128,6 +129,8 @@ def oddities(scan: Scan, grey: NDArray, about_scale: str | None) -> dict[str, st
         found["target"] = sentence
     if about_scale:
         found["scale"] = about_scale
+    if alone and scan.stack is None:
+        found["neighbours"] = alone
     return found
 
 
@@ -254,14 +257,14 @@ def predict(args: argparse.Namespace) -> None:
     table, lines = [], []
     with whole_folder(args.out) as out:
         for path in args.inputs:
-            rows, warned = [], set()
-            scans = read_scans(path, predictor.input.hu_window, rows=args.rows, column=args.column)
+            rows, warned, n = [], set(), predictor.input.neighbours
+            scans = read_scans(path, predictor.input.hu_window, rows=args.rows, column=args.column, neighbours=n)
             for scan in tqdm(scans, desc=path.name, unit="scan", disable=None):
                 scan, id_ = with_spacing(scan, args.spacing_mm), free_id(scan.id, used)
                 if args.attention is not None:
                     write_attention(out, id_, path, scan, predictor, args.attention)
                 grey, probs, about_scale = predict_scan(path, scan, predictor)
-                for kind, sentence in oddities(scan, grey, about_scale).items():
+                for kind, sentence in oddities(scan, grey, about_scale, predictor.alone(grey)).items():
                     if kind not in warned:  # once per input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         warned.add(kind)
@@ -281,10 +284,11 @@ def predict(args: argparse.Namespace) -> None:
 
 def predict_scan(path: Path, scan: Scan, predictor: Predictor) -> tuple[NDArray, NDArray, str | None]:
     """Grey values, probabilities (as `Predictor.probs`), and a remark on their scale; an error names the scan."""
-    grey = predictor.grey(scan.hu)
+    grey, is_stack = predictor.grey(scan.hu), scan.stack is not None
+    shown = predictor.grey(scan.stack) if is_stack else grey
     try:
         scale, about_scale = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)
-        return grey, predictor.probs(grey, scale), about_scale
+        return grey, predictor.probs(shown, scale, is_stack=is_stack), about_scale
     except ValueError as error:
         raise ValueError(f"{path}, {scan.id}: {error}") from None
 
