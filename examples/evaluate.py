@@ -56,13 +56,7 @@ from lungseg.evaluation.tables import POOLED, class_tables, image_rows, markdown
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
-from lungseg.folder_prediction import (
-    KeptMaps,
-    choose_decision,
-    open_split,
-    predict_probs,
-    without_removed,
-)
+from lungseg.folder_prediction import KeptMaps, choose_decision, is_stack, open_split, predict_probs, without_removed
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.training.data import refuse
 from lungseg.training.distributed import start_processes
@@ -206,7 +200,7 @@ def draw_three_predictions(
     dice = scores_per_image(scores)["dice"]
 
     def predict(index: int, image: NDArray) -> NDArray:
-        probs, scale, _ = predict_probs(predictor, image, data.records[index], sample_spacing(data, index))
+        probs, scale, _ = predict_probs(predictor, data, index, image)
         probs = without_removed(predictor, probs, decision, scale)
         probs = probs if by_class else predictor.any_class(probs)
         for map_ in (probs if by_class else [probs]) if kept else []:
@@ -236,18 +230,19 @@ def evaluate(args: argparse.Namespace) -> float:
         predictor = load_predictor(
             args.checkpoints, processes.device, overlap=options.overlap, batch_size=options.batch_size, tta=options.tta
         )
-    data, name = open_split(args.data, args.split), predictor.name
+    data, name = open_split(args.data, args.split, predictor.input.neighbours), predictor.name
     choice = choose_decision(predictor, args.data) if args.choose else None
     decision = choice.decision if choice else options.decision(predictor.decision)
     baselines, notes = make_baselines(args.data, data)
     notes += [choice_remark(choice)] if choice else []
     by_class = len(predictor.classes) > 1 and predictor.classes == data.classes
+    index_of = {record.id: i for i, record in enumerate(data.records)}
     spacings = {record.id: sample_spacing(data, i) for i, record in enumerate(data.records)}
     about_scale, plain = {}, KeptMaps()  # id -> sentence; what is above 0.5, so that the network predicts only once
     found: dict[str, list[Candidate]] = {}  # by id, where they are needed
 
     def predict(image: NDArray, record: ImageRecord) -> NDArray:
-        probs, scale, sentence = predict_probs(predictor, image, record, spacings[record.id])
+        probs, scale, sentence = predict_probs(predictor, data, index_of[record.id], image)
         if sentence:
             about_scale[record.id] = sentence
         if decision != PLAIN:
@@ -270,6 +265,8 @@ def evaluate(args: argparse.Namespace) -> float:
     rows = {method: table_rows(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + scale_remark(about_scale, len(data))
     notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor.classes, data.classes)]
+    lone = is_stack(data) and not any(record.series for record in data.records)
+    notes += filter(None, [lone and predictor.alone(np.zeros((1, 1)))])
     of_classes = class_rows(scores[name], data.classes) if by_class else []
     calls = confusion_rows(scores[name], data.classes) if by_class else []
     matches = match_all(data, found) if args.froc else []

@@ -30,9 +30,10 @@ If the network has several lesion classes, masks and `pred` hold their numbers 1
 outlines have the colours named in legend.png (outside the target, inside the prediction), there are
 probabilities/1/ID.png, probabilities/2/ID.png, ..., and slices.csv has one column per class.
 
-A 2-D network takes a volume slice by slice. An input is shrunk as the slices of the training were (or resampled to
-their pixel size in mm, where it is known and differs much), and covered with a sliding window if it is larger. Not a
-medical device.
+A 2-D network takes a volume slice by slice, with their neighbours if it learned from them (of single slices they are
+known in a folder whose manifest has series and slice_index). An input is shrunk as the slices of the training were (or
+resampled to their pixel size in mm, where it is known and differs much), and covered with a sliding window if it is
+larger. Not a medical device.
 """
 
 import argparse
@@ -124,7 +125,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_free(args.out)
 
 
-def oddities(scan: Scan, predictor: Predictor, about_scale: str | None) -> dict[str, str]:
+def oddities(scan: Scan, predictor: Predictor, about_scale: str | None, alone: str | None = None) -> dict[str, str]:
     """kind -> sentence, for inputs that can be predicted but are probably not what was meant."""
     found = {}
     as_grey = (predictor.grey(scan.hu) * 255).astype(np.uint8) if scan.from_grey else None
@@ -134,6 +135,8 @@ def oddities(scan: Scan, predictor: Predictor, about_scale: str | None) -> dict[
         found["target"] = sentence
     if about_scale:
         found["scale"] = about_scale
+    if alone and scan.stack is None:
+        found["neighbours"] = alone
     return found
 
 
@@ -246,16 +249,17 @@ def predict(args: argparse.Namespace) -> None:
     with whole_folder(args.out) as out:
         found = CandidateFiles(out)
         for path in args.inputs:
-            rows, warned = [], set()
-            scans = read_scans(path, predictor.input.hu_window, rows=args.rows, column=args.column)
+            rows, warned, n = [], set(), predictor.input.neighbours
+            scans = read_scans(path, predictor.input.hu_window, rows=args.rows, column=args.column, neighbours=n)
             for scan in tqdm(scans, desc=path.name, unit="scan", disable=None):
                 scan, id_ = with_spacing(scan, args.spacing_mm), free_id(scan.id, used)
                 if args.attention is not None:
                     write_attention(out, id_, path, scan, predictor, args.attention)
+                alone = None if scan.stack is not None else predictor.alone(scan.hu)
                 pred, levels, candidates, about_scale = predict_scan(
                     path, scan, predictor, decision, args.probabilities, wanted
                 )
-                for kind, sentence in oddities(scan, predictor, about_scale).items():
+                for kind, sentence in oddities(scan, predictor, about_scale, alone).items():
                     if kind not in warned:  # once per input, however many slices it has
                         tqdm.write(f"predict.py: warning: {path}, {scan.id}: {sentence}", file=sys.stderr)
                         warned.add(kind)
@@ -280,9 +284,13 @@ def predict_scan(
     path: Path, scan: Scan, predictor: Predictor, decision: Decision, each_class: bool, wanted: CandidateOptions
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16], list[Candidate], str | None]:
     """Labels and probabilities (of `predict_in_parts`), the candidates of a volume, and a remark on the scale."""
+    shown = scan.hu if scan.stack is None else scan.stack
     try:
         scale, about_scale = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)
-        pred, levels = predict_in_parts(predictor, scan.hu, scale, decision.threshold, each_class=each_class)
+        pred, levels = predict_in_parts(
+            predictor, shown, scale, decision.threshold, each_class=each_class, context=predictor.input.neighbours,
+            is_stack=scan.stack is not None,
+        )  # fmt: skip
         pred = predictor.without_small(pred, decision, scale)
         return pred, levels, keep_candidates(pred, levels, scan.hu, scan.spacing_mm, wanted), about_scale
     except ValueError as error:

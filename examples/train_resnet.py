@@ -5,7 +5,8 @@
     python examples/train_resnet.py --out runs/mine --resume           continue after Ctrl-C, a crash or a power cut
     torchrun --nproc_per_node=2 examples/train_resnet.py ...           several GPUs, or several CPU processes
 
-DIR is a folder of slices (docs/data/folder.md). Without one, phantoms are drawn into the run's folder.
+DIR is a folder of slices (docs/data/folder.md), or of volumes, whose slices are trained on (docs/data/volumes.md).
+Without one, phantoms are drawn into the run's folder.
 """
 
 import sys
@@ -17,6 +18,7 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (late
 
 from lungseg.exits import leave
 from lungseg.flags import option
+from lungseg.inference import SlidingWindow
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.training.cli import run_script
 from lungseg.training.early_stopping import EarlyStopping, monitor_mode
@@ -83,6 +85,8 @@ def train(run: Run) -> float:
     data = run.open_data()
     run.prepare(model)
     ddp_model = run.wrap(model)
+    # What is larger than the images it is trained on is evaluated with a sliding window.
+    eval_model = SlidingWindow(model, data.input.size, neighbours=data.input.neighbours)
     loss_fn = make_loss(recipe)
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
@@ -99,7 +103,7 @@ def train(run: Run) -> float:
             accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, ema=ema, title=run.title(epoch), **run.compute,
         )  # fmt: skip
         with averaged_weights(ema):  # with --ema, what is validated and tested is their running average
-            val = evaluate(model, data.val, loss_fn, classes=data.classes, **run.compute).scores
+            val = evaluate(eval_model, data.val, loss_fn, classes=data.classes, **run.compute).scores
         lr = optimizer.param_groups[0]["lr"]
         is_best = stopping.update(val[recipe.monitor])
         if plateau is not None:
@@ -107,8 +111,8 @@ def train(run: Run) -> float:
         run.end_epoch(epoch, train_loss, val, lr=lr, is_best=is_best)
 
     model.load_state_dict(run.best())
-    test = evaluate(model, data.test, loss_fn, classes=data.classes, title="test", **run.compute)
-    return run.end(test, model)
+    test = evaluate(eval_model, data.test, loss_fn, classes=data.classes, title="test", **run.compute)
+    return run.end(test, eval_model)
 
 
 def network_arguments(recipe: Recipe) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def train(run: Run) -> float:
     data = run.open_data()
     run.prepare(model)
     ddp_model = run.wrap(model)
-    # Whole volumes are evaluated with a sliding window.
-    eval_model = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model
+    # What is larger than the images it is trained on is evaluated with a sliding window.
+    eval_model = SlidingWindow(model, data.input.size, neighbours=data.input.neighbours)
     loss_fn = make_loss(recipe)
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))

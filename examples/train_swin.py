@@ -6,7 +6,8 @@
     python examples/train_swin.py --network my_swin.py                 the class SwinUNet of your own file
     torchrun --nproc_per_node=2 examples/train_swin.py ...             several GPUs, or several CPU processes
 
-DIR is a folder of slices (docs/data/folder.md). Without one, phantoms are drawn into the run's folder.
+DIR is a folder of slices (docs/data/folder.md), or of volumes, whose slices are trained on (docs/data/volumes.md).
+Without one, phantoms are drawn into the run's folder.
 """
 
 import sys
@@ -20,6 +21,7 @@ from torch import nn
 
 from lungseg.exits import leave
 from lungseg.flags import option
+from lungseg.inference import SlidingWindow
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.python_file import load_network_class
 from lungseg.training.cli import run_script
@@ -104,6 +106,8 @@ def train(run: Run) -> float:
     data = run.open_data()
     run.prepare(model)
     ddp_model = run.wrap(model)
+    # What is larger than the images it is trained on is evaluated with a sliding window.
+    eval_model = SlidingWindow(model, data.input.size, neighbours=data.input.neighbours)
     loss_fn = make_loss(recipe)
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
@@ -120,7 +124,7 @@ def train(run: Run) -> float:
             accumulate=recipe.accumulate, scaler=scaler, frozen=frozen, ema=ema, title=run.title(epoch), **run.compute,
         )  # fmt: skip
         with averaged_weights(ema):  # with --ema, what is validated and tested is their running average
-            val = evaluate(model, data.val, loss_fn, classes=data.classes, **run.compute).scores
+            val = evaluate(eval_model, data.val, loss_fn, classes=data.classes, **run.compute).scores
         lr = optimizer.param_groups[0]["lr"]
         is_best = stopping.update(val[recipe.monitor])
         if plateau is not None:
@@ -128,8 +132,8 @@ def train(run: Run) -> float:
         run.end_epoch(epoch, train_loss, val, lr=lr, is_best=is_best)
 
     model.load_state_dict(run.best())
-    test = evaluate(model, data.test, loss_fn, classes=data.classes, title="test", **run.compute)
-    return run.end(test, model)
+    test = evaluate(eval_model, data.test, loss_fn, classes=data.classes, title="test", **run.compute)
+    return run.end(test, eval_model)
 
 
 def choose_network(recipe: Recipe) -> type[nn.Module]:

@@ -96,8 +96,8 @@ def train(run: Run) -> float:
     data = run.open_data()
     run.prepare(model)
     ddp_model = run.wrap(model)
-    # Whole volumes are evaluated with a sliding window.
-    eval_model = SlidingWindow(model, recipe.crop_size) if recipe.spatial_dims == 3 else model
+    # What is larger than the images it is trained on is evaluated with a sliding window.
+    eval_model = SlidingWindow(model, data.input.size, neighbours=data.input.neighbours)
     loss_fn = make_loss(recipe)
     optimizer = make_optimizer(recipe, model)
     schedule, plateau = make_schedules(recipe, optimizer, steps_per_epoch=len(data.train))
@@ -130,7 +130,7 @@ def network_arguments(recipe: Recipe) -> dict[str, Any]:
     """The arguments of `UNETR`; each checkpoint keeps them, so that it needs no script to be rebuilt."""
     names = ["patch_size", "embed_dim", "depth", "num_heads", "feature_size", "skip_layers", "attn_scale", "drop_rate"]
     names += ["norm"] if recipe.norm != "instance" else []  # as in checkpoints of before there was a choice
-    img_size = recipe.crop_size if recipe.spatial_dims == 3 else recipe.img_size
+    img_size = recipe.crop_size if recipe.spatial_dims == 3 else recipe.crop_side or recipe.img_size
     sizes = {"spatial_dims": recipe.spatial_dims, "img_size": img_size}
     return sizes | {name: getattr(recipe, name) for name in names}
 

@@ -163,7 +163,7 @@ def attention_in_image(
     about the prediction there.
 
     Args:
-        grey, scale: as in `Predictor.probs`; a 2-D network takes (H, W) only.
+        grey, scale: as in `Predictor.probs`; a 2-D network takes (H, W) only, repeated for each neighbour it expects.
         pixel, block, head: as in `attention_map`; the pixel is one of `grey`.
 
     Returns:
@@ -180,7 +180,7 @@ def attention_in_image(
     sides = scaled.shape
     there = [int((p + 0.5) * to / n) for p, n, to in zip(pixel, grey.shape, sides, strict=True)]  # the same place
     box = nearest_window(sides, predictor.input.size, predictor.overlap, there)
-    image = torch.from_numpy(scaled[box])[None, None].to(next(predictor.network.parameters()).device)
+    image = torch.from_numpy(predictor.channels(scaled[box]))[None].to(next(predictor.network.parameters()).device)
     inside = [p - s.start for p, s in zip(there, box, strict=True)]
     whole = np.full(sides, np.nan)
     whole[box] = attention_map(predictor.network, image, inside, block=block, head=head)

@@ -61,6 +61,8 @@ class InputSpec:
         source_scale: training pixels per pixel of the sources; None is unknown, as in older checkpoints.
         stretched: slices of several sizes were all resized to `size`, so there is no one scale.
         classes: names of the lesion classes; () if there is one, lesion.
+        neighbours: slices below and above each slice that are channels of its image; 0 in older checkpoints.
+        whole_size: sides of most whole slices, in training pixels, if `size` is that of crops of them; else None.
     """
 
     size: tuple[int, ...]
@@ -70,6 +72,8 @@ class InputSpec:
     source_scale: tuple[float, ...] | None = None
     stretched: bool = False
     classes: tuple[str, ...] = ()
+    neighbours: int = 0
+    whole_size: tuple[int, ...] | None = None
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "InputSpec":
@@ -78,7 +82,7 @@ class InputSpec:
         Raises:
             KeyError, TypeError, ValueError: if an entry is missing or has no such form.
         """
-        spacing, sources = entries["spacing_mm"], entries.get("source_scale")
+        spacing, sources, whole = entries["spacing_mm"], entries.get("source_scale"), entries.get("whole_size")
         low, high = entries["hu_window"]
         return cls(
             size=tuple(entries["size"]),
@@ -88,14 +92,14 @@ class InputSpec:
             source_scale=None if sources is None else tuple(sources),
             stretched=bool(entries.get("stretched", False)),
             classes=tuple(entries.get("classes", ())),
+            neighbours=int(entries.get("neighbours", 0)),
+            whole_size=None if whole is None else tuple(whole),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, lists in place of tuples; without `classes` where there are none."""
+        """Plain types, lists in place of tuples; without `classes`, `neighbours`, `whole_size` if there are none."""
         entries = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
-        if not self.classes:
-            del entries["classes"]
-        return entries
+        return {n: v for n, v in entries.items() if v or n not in ("classes", "neighbours", "whole_size")}
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,16 @@ from lungseg.predictor import Predictor
 from lungseg.scale import Scale
 
 
-def open_split(folder: Path, split: str) -> SliceDataset | VolumeDataset:
-    """The slices or volumes of a split, at the size of their files."""
-    return VolumeDataset(folder, split) if held_kind(folder) == "volumes" else SliceDataset(folder, split)
+def open_split(folder: Path, split: str, neighbours: int = 0) -> SliceDataset | VolumeDataset:
+    """The slices or volumes of a split, at the size of their files; slices with the neighbours of the network."""
+    if held_kind(folder) == "volumes":
+        return VolumeDataset(folder, split)
+    return SliceDataset(folder, split, neighbours=neighbours)
+
+
+def is_stack(data: SliceDataset | VolumeDataset) -> bool:
+    """Whether an image is a slice with its neighbours, which the network is shown in place of the slice alone."""
+    return isinstance(data, SliceDataset) and data.neighbours > 0
 
 
 def known_classes(data: SliceDataset | VolumeDataset) -> tuple[str, ...]:
@@ -30,17 +37,21 @@ def known_classes(data: SliceDataset | VolumeDataset) -> tuple[str, ...]:
 
 
 def predict_probs(
-    predictor: Predictor, image: NDArray, record: ImageRecord, spacing_mm: float | tuple[float, ...]
+    predictor: Predictor, data: SliceDataset | VolumeDataset, index: int, image: NDArray
 ) -> tuple[NDArray, Scale, str | None]:
     """Probabilities of one image, whatever its HU window and pixel size; its scale; and a remark on that, if any."""
-    low, high = record.hu_low, record.hu_high
+    record, stack = data.records[index], is_stack(data)
+    low, high, spacing_mm = record.hu_low, record.hu_high, sample_spacing(data, index)
+    source = image.shape[1:] if image.ndim == 3 else record.source_size  # volumes are not shrunk
+    spacing = np.broadcast_to(spacing_mm, image.ndim)  # a slice has one number for both sides
+    shape = image.shape
+    if stack:
+        image = data[index][0].numpy()  # (2n + 1, H, W)
     if (low, high) != predictor.input.hu_window:
         image = predictor.grey(low + (high - low) * image)
-    spacing = np.broadcast_to(spacing_mm, image.ndim)  # a slice has one number for both sides
-    source = record.source_size if image.ndim == 2 else image.shape[1:]  # volumes are not shrunk
     try:
-        scale, about_scale = predictor.scale_for(image.shape, spacing, source)
-        return predictor.probs(image, scale), scale, about_scale
+        scale, about_scale = predictor.scale_for(shape, spacing, source)
+        return predictor.probs(image, scale, is_stack=stack), scale, about_scale
     except ValueError as error:
         raise ValueError(f"{record.id}: {error}") from None
 
@@ -53,11 +64,12 @@ def choose_decision(predictor: Predictor, folder: Path) -> Choice:
     Raises:
         ValueError: if there are no validation images, or none has a Dice.
     """
-    data = open_split(folder, "val")
+    data = open_split(folder, "val", predictor.input.neighbours)
     grids = []
     for index in tqdm(range(len(data)), desc="choose", disable=None):
         image, target, id_ = data[index]
-        probs, scale, _ = predict_probs(predictor, image[0].numpy(), data.records[index], sample_spacing(data, index))
+        middle = image[len(image) // 2].numpy()  # without neighbours
+        probs, scale, _ = predict_probs(predictor, data, index, middle)
         if predictor.classes != known_classes(data):
             probs, target = predictor.any_class(probs), target.amax(dim=0, keepdim=True)
         maps = probs.reshape(target.shape)  # (K, *spatial)

@@ -14,6 +14,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from lungseg.data.neighbours import stack_indices
+
 SIGMA = 1 / 8  # of the Gaussian, in sides of the window, as in nnU-Net; at the border, 4 sigma off, exp(-8) is left
 
 
@@ -71,19 +73,39 @@ class SlidingWindow(nn.Module):
     """`sliding_window` as a network: image (B, C, *spatial) of any size -> logits (B, K, *spatial).
 
     For `lungseg.training.evaluate` and other code that calls a network. Parameters and mode are those of the model.
+    With a window of two sides, a volume (B, 1, D, H, W) is taken slice by slice: (B, K, D, H, W).
 
     Args:
         model, window_size, overlap, batch_size: as in `sliding_window`.
+        neighbours: how many slices of a volume below and above each slice the model takes as channels.
     """
 
     def __init__(
-        self, model: nn.Module, window_size: int | Sequence[int], *, overlap: float = 0.5, batch_size: int = 4
+        self,
+        model: nn.Module,
+        window_size: int | Sequence[int],
+        *,
+        overlap: float = 0.5,
+        batch_size: int = 4,
+        neighbours: int = 0,
     ):
         super().__init__()
         self.model, self.window_size, self.overlap, self.batch_size = model, window_size, overlap, batch_size
+        self.neighbours = neighbours
 
     def forward(self, image: Tensor) -> Tensor:
+        if image.dim() == 5 and not isinstance(self.window_size, int) and len(self.window_size) == 2:
+            return torch.stack([self._slice_by_slice(volume[0]) for volume in image])  # (B, K, D, H, W)
+        return self._logits(image)
+
+    def _logits(self, image: Tensor) -> Tensor:
         return sliding_window(self.model, image, self.window_size, overlap=self.overlap, batch_size=self.batch_size)
+
+    def _slice_by_slice(self, volume: Tensor) -> Tensor:
+        """(D, H, W) -> (K, D, H, W)."""
+        channels = torch.from_numpy(stack_indices(len(volume), self.neighbours))  # (D, 2 neighbours + 1)
+        parts = [self._logits(volume[part]) for part in channels.split(self.batch_size)]  # (b, K, H, W) each
+        return torch.cat(parts).transpose(0, 1)
 
 
 # ---- positions and weights of the windows -----------------------------------------------------------------

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint
 from lungseg.data.classes import checked_classes, to_labels
 from lungseg.data.ct import hu_to_unit, resize_image
+from lungseg.data.neighbours import stack_indices
 from lungseg.decision import PLAIN, Decision, remove_small
 from lungseg.ensemble import check_agreement
 from lungseg.flags import option
@@ -170,12 +171,15 @@ def check_input(network: nn.Module, input: InputSpec) -> None:
     sound = all(math.isfinite(n) and n > 0 for n in lengths) and len(size) == len(scale) == len(sources) and low < high
     if not sound or len(size) not in (2, 3):
         raise ValueError(f'its "input" holds impossible values: {input.to_dict()}. Use another checkpoint.')
-    pixel = torch.zeros(1, 1, *[1] * len(size))  # (1, 1, 1, 1[, 1]): every network of ours takes it
+    channels = 2 * input.neighbours + 1
+    pixel = torch.zeros(1, channels, *[1] * len(size))  # (1, C, 1, 1[, 1]): every network of ours takes it
     try:
         with torch.no_grad():
             logits = network(pixel)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"its network does not take grey images with {len(size)} sides ({shorten(error)})") from None
+        of = f" and {channels} channels" if channels > 1 else ""
+        what = f"grey images with {len(size)} sides{of}"
+        raise ValueError(f"its network does not take {what} ({shorten(error)})") from None
     classes = input.classes  # none: lesion or not
     expected = len(checked_classes(classes)) if classes else 1
     if logits.shape != (1, expected, *pixel.shape[2:]):
@@ -195,7 +199,8 @@ class Predictor:
     """A trained network that takes slices and volumes of any size.
 
     Args:
-        network: (B, 1, *spatial) grey images in [0, 1] -> logits (B, K, *spatial), in evaluation mode. Of several, the
+        network: (B, C, *spatial) grey images in [0, 1] -> logits (B, K, *spatial), in evaluation mode. C is 1, or
+            2n + 1 if it was trained on slices with n neighbours (`lungseg.data.neighbours`). Of several networks, the
             probabilities are averaged.
         input: what it was trained on.
         overlap, batch_size: as in `lungseg.inference.sliding_window`.
@@ -236,12 +241,14 @@ class Predictor:
         """The scale at which an image looks like those of the training, for `probs`: see `lungseg.scale.scale_for`."""
         return scale_for(self.input, shape, spacing_mm, source_size)
 
-    def probs(self, grey: NDArray, scale: Scale | None = None) -> NDArray[np.float32]:
+    def probs(self, grey: NDArray, scale: Scale | None = None, *, is_stack: bool = False) -> NDArray[np.float32]:
         """The probability of lesion at each pixel, in the shape of `grey`; with K classes (K, *shape).
 
         Args:
-            grey: (H, W) or (D, H, W), floating point in [0, 1]. A 2-D network takes a volume slice by slice.
+            grey: (H, W) or (D, H, W), floating point in [0, 1]. A 2-D network takes a volume slice by slice, each
+                with the neighbours it was trained with, if any; a lone slice is its own neighbour.
             scale: from `scale_for`. None is for images with the pixels of the files the network was trained on.
+            is_stack: grey is one slice with its neighbours (2n + 1, H, W), not a volume; the result is (H, W).
 
         Raises:
             ValueError: for other values, or for a single slice and a network for volumes.
@@ -256,13 +263,14 @@ class Predictor:
                 f"Use Predictor.grey for HU, and divide grey levels by the largest."
             )
         scale = scale or file_scale(self.input, network_sides(self.input, grey.shape))
-        if grey.ndim == self.spatial_dims:
-            probs = self._probs(grey[None], scale)[0]  # (K, *spatial)
+        if is_stack or grey.ndim == self.spatial_dims:
+            probs = self._probs(self.channels(grey, is_stack=is_stack)[None], scale)[0]  # (K, *spatial)
             return probs if self.classes else probs[0]
-        parts = [grey[z : z + self.batch_size] for z in range(0, len(grey), self.batch_size)]
+        channels = stack_indices(len(grey), self.input.neighbours)  # (D, C)
+        parts = [channels[z : z + self.batch_size] for z in range(0, len(grey), self.batch_size)]
         quiet = None if len(parts) > 1 else True  # None: quiet when not on a terminal
         bar = tqdm(parts, desc="slices", leave=False, disable=quiet)
-        probs = np.concatenate([self._probs(slices, scale) for slices in bar])  # (D, K, H, W)
+        probs = np.concatenate([self._probs(grey[part], scale) for part in bar])  # (D, K, H, W)
         return np.moveaxis(probs, 1, 0) if self.classes else probs[:, 0]  # (K, D, H, W), (D, H, W)
 
     def labels(self, probs: NDArray, threshold: float = 0.5) -> NDArray[np.uint8]:
@@ -284,6 +292,21 @@ class Predictor:
         """(*shape) from `probs`: the largest over the classes, above a threshold exactly where `labels` has a class."""
         return probs.max(axis=0) if self.classes else probs
 
+    def alone(self, image: NDArray) -> str | None:
+        """A warning if the network was trained on slices with neighbours, and this is a lone one, (H, W); or None."""
+        if image.ndim > 2 or not self.input.neighbours:
+            return None
+        return (
+            f"the network expects {self.input.neighbours} slices below and above each slice. They are unknown here, so "
+            f"the slice takes their place. Give a volume, or a folder whose manifest has series and slice_index."
+        )
+
+    def channels(self, grey: NDArray, *, is_stack: bool = False) -> NDArray:
+        """One image as the network takes it: (C, *spatial). A lone slice is repeated for each neighbour."""
+        if is_stack:
+            return grey
+        return np.repeat(grey[None], 2 * self.input.neighbours + 1, axis=0)
+
     def scaled(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
         """(B, *spatial) -> (B, *size): the images as the sliding window sees them, in training pixels."""
         images = np.require(images, np.float32, ["C", "W"])  # torch wants no read-only array; copied only if needed
@@ -293,14 +316,16 @@ class Predictor:
         return images
 
     def _probs(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
-        """(B, *spatial) -> (B, K, *spatial), all B at once: the mean over the networks."""
-        spatial, resized = images.shape[1:], self.scaled(images, scale)
-        x, scaled = torch.from_numpy(resized), resized.shape[1:]
+        """(B, C, *spatial) -> (B, K, *spatial), all B at once: the mean over the networks."""
+        spatial = images.shape[2:]
+        resized = self.scaled(images.reshape(-1, *spatial), scale)  # (B * C, *scaled)
+        scaled = resized.shape[1:]
+        x = torch.from_numpy(resized).view(*images.shape[:2], *scaled)  # (B, C, *scaled)
         total: Tensor | None = None
         for network in self.networks:
             model = network if self.tta == "none" else AverageOverVariations(network, self.tta)
             logits = sliding_window(
-                model, x[:, None], self.input.size, overlap=self.overlap, batch_size=self.batch_size
+                model, x, self.input.size, overlap=self.overlap, batch_size=self.batch_size
             )  # (B, K, *scaled)
             if scaled != spatial:  # logits cross 0 in a nearly straight line; probabilities jump there
                 logits = F.interpolate(logits, spatial, mode="bilinear" if len(spatial) == 2 else "trilinear")

@@ -10,6 +10,7 @@ that was trained on, which prepare_data.py may have shrunk; and the *training*, 
                     whose mm are unknown too is shown pixel for pixel, with a warning
     stretched       slices of several sizes were all resized to `size`: then there is no single scale
     spacing_mm      of a pixel of the files, one number or one per side; None is unknown
+    whole_size      sides of most whole slices, in training pixels, if the network was trained on crops of them
 """
 
 import math
@@ -119,7 +120,7 @@ def file_scale(input: InputSpec, sides: Sides) -> Scale:
 
 def full_size(input: InputSpec, scale: Sequence[float]) -> Sides:
     """The size of the training files (or sources) in their own pixels, from their scale."""
-    return tuple(round(n / factor) for n, factor in zip(input.size, scale, strict=True))
+    return tuple(round(n / factor) for n, factor in zip(input.whole_size or input.size, scale, strict=True))
 
 
 def ambiguous_message(input: InputSpec, sides: Sides, trained_mm: NDArray) -> str:

@@ -23,6 +23,7 @@ def predict_in_parts(
     *,
     each_class: bool = False,
     context: int = 0,
+    is_stack: bool = False,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Labels and probabilities of a slice or a volume, the same as `Predictor.labels` and `Predictor.probs` of it all.
 
@@ -32,6 +33,7 @@ def predict_in_parts(
         threshold: as for `Predictor.labels`.
         each_class: keep the probabilities of each class, not only the largest.
         context: slices before and after a part that the network sees too, if its result depends on neighbours.
+        is_stack: hu is one slice with its neighbours (C, H, W), as for `Predictor.probs`; the result is of (H, W).
 
     Returns:
         The labels, in the shape of hu; and the probabilities as levels of 1/65535, (K, *shape) with `each_class` and K
@@ -41,9 +43,11 @@ def predict_in_parts(
         ValueError: as `Predictor.probs`.
     """
     num = len(predictor.classes) if each_class and predictor.classes else 1
-    labels, levels = np.zeros(hu.shape, np.uint8), np.zeros((num, *hu.shape), np.uint16)
-    if hu.ndim == 2 or predictor.spatial_dims == 3:
-        keep(predictor, predictor.probs(predictor.grey(hu), scale), threshold, labels, levels)
+    shape = hu.shape[1:] if is_stack else hu.shape
+    labels, levels = np.zeros(shape, np.uint8), np.zeros((num, *shape), np.uint16)
+    if is_stack or hu.ndim == 2 or predictor.spatial_dims == 3:
+        probs = predictor.probs(predictor.grey(hu), scale, **({"is_stack": True} if is_stack else {}))
+        keep(predictor, probs, threshold, labels, levels)
         return labels, levels
     with tqdm(total=len(hu), desc="slices", unit="slice", leave=False, disable=None) as bar:
         for start in range(0, len(hu), predictor.batch_size):

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from lungseg import charts, draw, inference, losses, nn, predictor
-from lungseg.data import augment, ct, elastic, manifest, scans, slices, splits, volumes
+from lungseg.data import augment, ct, elastic, manifest, scans, slice_crops, slices, splits, volumes
 from lungseg.data.phantoms import anatomy, folders, nodules, raster, scene, vessels
 from lungseg.data.pickles import table
 from lungseg.decision import Decision
@@ -86,6 +86,7 @@ TABLE = {
         "view": "chest", "num_patients": 40, "slices_per_patient": 6, "size": 256, "seed": 0, "fractions": SHARES,
     },
     slices.SliceDataset: {"split": None, "size": None, "augment": None, "seed": 0},
+    slice_crops.SliceCrops: {"crops_per_slice": 1, "foreground": 0.5, "seed": 0},
     folders.write_phantom_volumes: {
         "num_patients": 40, "shape": (32, 96, 96), "spacing_mm": (1.5, 1.0, 1.0), "num_nodules": 2,
         "diameter_mm": (8.0, 25.0), "seed": 0, "fractions": SHARES,
@@ -126,6 +127,7 @@ TABLE = {
         "grad_clip": 1.0, "batch_size": 8, "accumulate": 1, "patience": None, "min_epochs": 0, "monitor": "dice",
         "pos_weight": 1.0, "tversky_beta": 0.7, "tversky_gamma": 1.33, "focal_gamma": 2.0, "focal_alpha": None,
         "boundary_weight": 0.01, "lesion_size": 64.0, "soft_targets": False,
+        "crop_size": (0,), "crops_per_slice": 1, "foreground": 0.5,
     },
     VolumeRecipe: {"spatial_dims": 2, "crop_size": (16, 32, 32), "crops_per_volume": 2, "foreground": 0.5},
     # prediction and pictures

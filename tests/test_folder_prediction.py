@@ -60,7 +60,7 @@ def empty_png(folder):
 
 def test_what_a_decision_leaves_out_is_not_drawn_above_its_threshold(folder):
     predictor, data = Predictor(Grey(), SLICES), open_split(folder, "test")
-    probs, scale, _ = predict_probs(predictor, data[0][0][0].numpy(), data.records[0], np.nan)
+    probs, scale, _ = predict_probs(predictor, data, 0, data[0][0][0].numpy())
     decision = Decision(0.35, 6)
     shown = without_removed(predictor, probs, decision, scale)
     assert np.array_equal(shown > 0.35, predictor.lesions(probs, decision, scale) > 0) and (shown > 0.35).sum() == 16

@@ -286,3 +286,25 @@ def test_a_model_that_changes_the_size_is_refused_rather_than_spread_out(window)
     pooled = nn.AdaptiveAvgPool2d(1)  # its single pixel would fit every window by broadcasting
     with pytest.raises(ValueError, match=r"returned logits \(1, 1, 1, 1\) for windows|returned logits \(4, 1, 1, 1\)"):
         sliding_window(pooled, GOOD["image"], window)
+
+
+# ---- volumes and a network for slices ---------------------------------------------------------------------------
+
+
+class Middle(nn.Module):
+    """What comes in between the lowest and the highest channel: which slices were shown, and in which order."""
+
+    def forward(self, image):
+        return (image * torch.tensor([1.0, 10.0, 100.0])[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def test_a_volume_is_taken_slice_by_slice_with_its_neighbours():
+    volume = torch.arange(1.0, 6.0)[:, None, None].expand(5, 7, 9)  # each slice holds its number
+    seen = SlidingWindow(Middle(), (4, 5), neighbours=1, batch_size=2)
+    logits = seen(torch.stack([volume, volume.flip(0)])[:, None])  # (2, 1, 5, 7, 9)
+    assert logits.shape == (2, 1, 5, 7, 9)
+    up = [211.0, 321.0, 432.0, 543.0, 554.0]
+    assert torch.allclose(logits[0, 0], torch.tensor(up)[:, None, None].expand(5, 7, 9), atol=1e-3)
+    assert torch.allclose(logits[1, 0, 0], torch.tensor(455.0), atol=1e-3)  # 5, 5, 4
+    alone = SlidingWindow(nn.Identity(), (4, 5))(volume[None, None])
+    assert torch.allclose(alone[0, 0], volume, atol=1e-5)

@@ -449,3 +449,43 @@ def test_without_several_classes_a_label_is_lesion_or_not():
         probs = predictor.probs(grey_of((16, 16)))
         assert predictor.classes == () and probs.shape == (16, 16)
         assert np.array_equal(predictor.labels(probs, 0.4), probs > 0.4) and predictor.any_class(probs) is probs
+
+
+# ---- neighbours as channels -------------------------------------------------------------------------------------
+
+
+class Order(nn.Module):
+    """Logits in which the channels can be told apart: one tells the order of three slices."""
+
+    def forward(self, image):
+        assert image.shape[1] == 3
+        return (image * torch.tensor([1.0, 2.0, 4.0])[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def order_of(*greys):
+    return 1 / (1 + np.exp(-np.dot([1, 2, 4], greys)))
+
+
+def test_a_network_with_neighbours_is_shown_those_of_a_volume_and_of_a_stack_and_a_lone_slice_thrice():
+    predictor = Predictor(Order(), InputSpec.from_dict(SLICES | {"neighbours": 1}), batch_size=2)
+    volume = np.repeat([0.1, 0.2, 0.3, 0.4], 12).reshape(4, 3, 4).astype(np.float32)
+    expected = [order_of(*greys) for greys in ((0.1, 0.1, 0.2), (0.1, 0.2, 0.3), (0.2, 0.3, 0.4), (0.3, 0.4, 0.4))]
+    assert predictor.probs(volume) == pytest.approx(np.broadcast_to(np.reshape(expected, (4, 1, 1)), (4, 3, 4)))
+    assert predictor.probs(volume, (2.0, 2.0))[2] == pytest.approx(np.full((3, 4), expected[2]))
+    stack = predictor.probs(volume[1:], is_stack=True)
+    assert stack.shape == (3, 4) and stack == pytest.approx(np.full((3, 4), expected[2]))
+    assert predictor.probs(volume[1]) == pytest.approx(np.full((3, 4), order_of(0.2, 0.2, 0.2)))
+    assert predictor.alone(volume) is None and "expects 1 slices below and above" in predictor.alone(volume[1])
+    assert watch().alone(volume[1]) is None
+
+
+def test_a_checkpoint_says_how_many_neighbours_and_an_older_one_none(tmp_path):
+    arguments = TINY[UNet] | {"in_channels": 3}
+    three = save(tmp_path / "three.pt", UNet, arguments, input=SLICES | {"neighbours": 1, "whole_size": [64, 48]})
+    assert load_predictor(three).input.neighbours == 1 and load_predictor(three).input.whole_size == (64, 48)
+    assert load_predictor(save(tmp_path / "old.pt")).input.neighbours == 0
+    resnet = save(tmp_path / "grey.pt", ResNet50UNet, TINY[ResNet50UNet] | {"in_channels": 3, "grey_input": True},
+                  input=SLICES | {"neighbours": 1})  # fmt: skip
+    assert load_predictor(resnet).probs(grey_of((3, 8, 8))).shape == (3, 8, 8)
+    with pytest.raises(ValueError, match="does not take grey images with 2 sides and 3 channels"):
+        load_predictor(save(tmp_path / "wrong.pt", input=SLICES | {"neighbours": 1}))

@@ -157,3 +157,13 @@ def test_two_steps_only_where_the_training_took_two():
     assert sizes_on_the_way(SHRUNK, (512, 512), (224 / 512,) * 2) == [(256, 256), (224, 224)]
     assert sizes_on_the_way(SHRUNK, (256, 256), (224 / 256,) * 2) == [(256, 256), (224, 224)]  # the first is no step
     assert sizes_on_the_way(SHRUNK, (128, 128), (224 / 128,) * 2) == [(224, 224)]
+
+
+def test_after_training_on_crops_pixels_are_counted_in_whole_slices():
+    """Files of 256 pixels, made from 512; crops of 64. A lone slice of either size is told by its pixels."""
+    crops = OLD | {"size": [64, 64], "source_scale": [0.5, 0.5], "whole_size": [256, 256], "spacing_mm": None}
+    assert full_size(crops, (0.5, 0.5)) == (512, 512)
+    assert scale_for(crops, (256, 256)) == ((1.0, 1.0), None)
+    assert scale_for(crops, (512, 512)) == ((0.5, 0.5), None)
+    with pytest.raises(ValueError, match=r"neither those of the training files \(256 x 256\)"):
+        scale_for(crops, (64, 64))

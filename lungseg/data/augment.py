@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from lungseg.data.elastic import check_elastic_strength, elastic_displacement, sample_at
 
@@ -68,7 +69,7 @@ class Augmentation:
         """Augment one pair, without changing the arrays given.
 
         Args:
-            image: (H, W) float32 in [0, 1].
+            image: (H, W) float32 in [0, 1]; or (C, H, W), neighbouring slices, which are all changed alike.
             target: (H, W) uint8 in {0, 1}, or labels 0..K of lesion classes, K <= 254; or soft, float32 in [0, 1].
             rng: the only source of randomness; the same state gives the same pair.
 
@@ -82,7 +83,7 @@ class Augmentation:
         """
         check_pair(image, target, self.crop_size)
         draw = self.draw(rng)
-        size = image.shape if self.crop_size is None else (self.crop_size, self.crop_size)  # (h, w)
+        size = target.shape if self.crop_size is None else (self.crop_size, self.crop_size)  # (h, w)
         displacement = None
         if draw.elastic:
             displacement = elastic_displacement(
@@ -96,9 +97,9 @@ class Augmentation:
         if draw.angle == 0 and displacement is None:
             image, target = (flip_and_crop(array, size, origin, draw) for array in (image, target))
         else:
-            coordinates = sampling_coordinates(image.shape, size, matrix, origin, displacement)  # (2, h, w)
+            coordinates = sampling_coordinates(target.shape, size, matrix, origin, displacement)  # (2, h, w)
             soft = target.dtype == np.float32  # shares, between which one may interpolate
-            image, target = sample_at(image, coordinates, order=1), sample_at(target, coordinates, order=int(soft))
+            image, target = sample_image(image, coordinates), sample_at(target, coordinates, order=int(soft))
         return adjust_grey(image, draw.brightness, draw.contrast), target
 
     def draw(self, rng: np.random.Generator) -> Draw:
@@ -120,10 +121,10 @@ class Augmentation:
 
 def check_pair(image: NDArray, target: NDArray, crop_size: int | None) -> None:
     """Raise a ValueError unless the pair is an image in [0, 1] and its target in {0, 1} or in 0..K."""
-    if np.ndim(image) != 2 or np.shape(image) != np.shape(target) or 0 in np.shape(image):
+    if np.ndim(target) != 2 or np.shape(image)[-2:] != np.shape(target) or np.ndim(image) > 3 or 0 in np.shape(image):
         raise ValueError(
-            f"Augmentation: expected one slice, (H, W) without a channel axis, got an image of shape "
-            f"{np.shape(image)} and a target of shape {np.shape(target)}."
+            f"Augmentation: expected one slice, (H, W) without a channel axis, or (C, H, W) with its neighbours, and a "
+            f"target (H, W), got an image of shape {np.shape(image)} and a target of shape {np.shape(target)}."
         )
     if image.dtype != np.float32 or target.dtype not in (np.uint8, np.float32):
         raise ValueError(
@@ -141,9 +142,9 @@ def check_pair(image: NDArray, target: NDArray, crop_size: int | None) -> None:
         raise ValueError(
             "Augmentation: expected a target of 0 and 1, or of classes 0 to 254, got one with 255. Use (target > 0)."
         )
-    if crop_size is not None and crop_size > min(image.shape):
+    if crop_size is not None and crop_size > min(target.shape):
         raise ValueError(
-            f"Augmentation: crop_size={crop_size} does not fit into the {image.shape[0]} x {image.shape[1]} image. "
+            f"Augmentation: crop_size={crop_size} does not fit into the {target.shape[0]} x {target.shape[1]} image. "
             f"Choose a smaller crop, or pad the image first."
         )
 
@@ -195,20 +196,20 @@ def crop_origin(
 ) -> tuple[float, float]:
     """Find the first row and column of a crop of `size`, in the flipped and rotated image.
 
-    A crop on a lesion puts one lesion pixel, drawn from those still in the image, exactly on a pixel of the crop, so
-    that even a lesion of a single pixel survives the resampling. The origin may therefore be between pixels and, due to
-    the displacement, a few pixels outside.
+    A crop on a lesion puts one lesion pixel, drawn by `choose_pixel` from those still in the image, exactly on a pixel
+    of the crop, so that even a lesion of a single pixel survives the resampling. The origin may therefore be between
+    pixels and, due to the displacement, a few pixels outside.
     """
     room = np.array(target.shape) - size  # rows and columns by which the crop can move
     if not room.any():
         return 0.0, 0.0
     if draw.crop_on_lesion:
         last = np.array(target.shape) - 1
-        lesion = np.argwhere(target) - last / 2  # (n, 2), offsets from the centre
-        lesion = lesion @ matrix + last / 2  # from input to output: the inverse of the matrix is its transpose
-        lesion = lesion[((lesion >= 0) & (lesion <= last)).all(axis=1)]
-        if len(lesion):
-            pixel = lesion[int(draw.lesion_pixel * len(lesion))]  # (2,)
+        pixels = np.argwhere(target)  # (n, 2)
+        moved = (pixels - last / 2) @ matrix + last / 2  # to the output: the inverse of the matrix is its transpose
+        inside = ((moved >= 0) & (moved <= last)).all(axis=1)
+        if inside.any():
+            pixel = moved[inside][choose_pixel(target, pixels[inside], draw.lesion_pixel)]  # (2,)
             low = np.maximum(0, np.floor(pixel) - room)  # the pixel may be at `low` to `high` within the crop
             high = np.minimum(np.array(size) - 1, np.floor(pixel))
             row, col = (low + np.floor(np.multiply(draw.crop_position, high - low + 1))).astype(int)
@@ -217,11 +218,38 @@ def crop_origin(
     return tuple(np.floor(np.multiply(draw.crop_position, room + 1)))
 
 
+def choose_pixel(target: NDArray, pixels: NDArray, number: float) -> int:
+    """Which of the pixels (n, 2) of the target to choose: first a class, then one of its lesions, then a pixel of it.
+
+    So a small lesion is seen as often as a large one, and a rare class as often as a common one. `number`, uniform in
+    [0, 1), makes all three decisions.
+    """
+    classes = target[tuple(pixels.T)]  # (n,)
+    k, number = draw_one(np.unique(classes), number)
+    components, _ = ndimage.label(target == k, np.ones((3, 3)))  # (H, W): a lesion is connected also at corners
+    lesions = components[tuple(pixels.T)]  # (n,), 0 in the other classes
+    lesion, number = draw_one(np.unique(lesions[lesions > 0]), number)
+    return draw_one(np.flatnonzero(lesions == lesion), number)[0]
+
+
+def draw_one(options: NDArray, number: float) -> tuple[int, float]:
+    """One of the options (n,) by a number uniform in [0, 1); and what is left of it, again uniform in [0, 1)."""
+    place = number * len(options)
+    return int(options[int(place)]), place - int(place)
+
+
+def sample_image(image: NDArray[np.float32], coordinates: NDArray) -> NDArray[np.float32]:
+    """(H, W) or (C, H, W) at the coordinates (2, h, w), bilinear: each channel at the same ones."""
+    if image.ndim == 2:
+        return sample_at(image, coordinates, order=1)
+    return np.stack([sample_at(channel, coordinates, order=1) for channel in image])
+
+
 def flip_and_crop(array: NDArray, size: tuple[int, int], origin: tuple[float, float], draw: Draw) -> NDArray:
-    """Flip (H, W), then crop (h, w), without any resampling."""
-    flipped = array[:: -1 if draw.flip_rows else 1, :: -1 if draw.flip_cols else 1]
+    """Flip (..., H, W), then crop (..., h, w), without any resampling."""
+    flipped = array[..., :: -1 if draw.flip_rows else 1, :: -1 if draw.flip_cols else 1]
     top, left = (int(first) for first in origin)
-    return flipped[top : top + size[0], left : left + size[1]].copy()
+    return flipped[..., top : top + size[0], left : left + size[1]].copy()
 
 
 def adjust_grey(image: NDArray[np.float32], brightness: float, contrast: float) -> NDArray[np.float32]:

@@ -62,11 +62,14 @@ def resembles(name: str, ours: str) -> bool:
     return SequenceMatcher(None, "".join(words), ours.replace("_", "")).ratio() >= SIMILARITY
 
 
-def read_csv(path: Path, known: Collection[str]) -> list[tuple[int, dict[str, str]]]:
+def read_csv(
+    path: Path, known: Collection[str], *, unguarded: Collection[str] = ()
+) -> list[tuple[int, dict[str, str]]]:
     """(number of the line, cells by column) of each row of a CSV file in UTF-8.
 
-    Columns are separated by commas, semicolons or tabs, whichever gives more of the `known` columns, all of which are
-    guarded (`recognise`). Surrounding spaces are removed from cells. Columns without a name and empty rows are skipped.
+    Columns are separated by commas, semicolons or tabs, whichever gives more of the `known` columns, all of which but
+    the `unguarded` are guarded (`recognise`). Surrounding spaces are removed from cells. Columns without a name and
+    empty rows are skipped.
 
     Raises:
         ValueError: if it is not such a table, or a row has more cells than the header.
@@ -77,7 +80,8 @@ def read_csv(path: Path, known: Collection[str]) -> list[tuple[int, dict[str, st
     text = path.read_text("utf-8-sig")  # -sig: spreadsheets put a byte-order mark in front
     separator = max(SEPARATORS, key=lambda s: len(set(known) & {n.strip().lower() for n in split_header(text, s)}))
     header = split_header(text, separator)
-    names = recognise(header, known, guard=known if len(header) > 1 else ())  # one: separated by something else
+    guard = [name for name in known if name not in unguarded] if len(header) > 1 else ()  # one: separated otherwise
+    names = recognise(header, known, guard=guard)
     # strict: otherwise a single quote would swallow rows
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     rows = []

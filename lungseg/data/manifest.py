@@ -1,6 +1,6 @@
 """The manifest of a folder of slices or volumes: the patient and the split of each.
 
-    id, group, split, label, spacing_mm, hu_low, hu_high, bits, source_height, source_width
+    id, group, split, label, spacing_mm, hu_low, hu_high, bits, source_height, source_width, series, slice_index
 
 One row per slice or volume. `group` is the patient, or a cluster of near-duplicates; it is never in two splits.
 Only `id` is required.
@@ -54,6 +54,9 @@ class ImageRecord:
     # Pixels of the slice that the file was resized from; 0 if it was not, or if that is unknown.
     source_height: int = 0
     source_width: int = 0
+    # Of a slice: the scan it is from, and its place there. Neighbours have numbers that differ by 1.
+    series: str = ""  # "" is unknown
+    slice_index: int | None = None  # counted as the slices of a volume are, from the feet; None is unknown
 
     @property
     def source_size(self) -> tuple[int, int] | None:
@@ -62,7 +65,8 @@ class ImageRecord:
 
 
 COLUMNS = [f.name for f in fields(ImageRecord)]
-NUMBERS = {f.name: f.type for f in fields(ImageRecord) if f.type in (float, int)}
+NUMBERS = {f.name: f.type for f in fields(ImageRecord) if f.type in (float, int)} | {"slice_index": int}
+ORDER = ("series", "slice_index")  # if misspelt, nothing goes wrong unseen: what needs them asks for them
 
 
 def read_manifest(folder: str | Path, kind: str | None = None) -> list[ImageRecord]:
@@ -113,7 +117,7 @@ def parse_manifest(folder: Path, kind: str | None = None) -> tuple[list[ImageRec
         except ValueError as error:
             problems.append(f"{path}, line {number}: {error}")
     ids, groups, splits = ([getattr(r, name) for r in records] for name in ("id", "group", "split"))
-    sentences = find_overlaps(ids, groups, splits) + find_groups_in_capitals(records)
+    sentences = find_overlaps(ids, groups, splits) + find_groups_in_capitals(records) + find_series_problems(records)
     return records, problems + [f"{path}: {sentence}" for sentence in sentences]
 
 
@@ -148,7 +152,10 @@ def read_lines(folder: Path, kind: str) -> list[tuple[int, dict[str, str]]]:
             f"{folder} holds {others[0]} but no manifest.csv. Save it as comma-separated text of that name."
         )
     try:
-        lines = read_csv(path, COLUMNS) if path.exists() else [(0, {"id": member_id(p)}) for p in members(home)]
+        if path.exists():
+            lines = read_csv(path, COLUMNS, unguarded=ORDER)
+        else:
+            lines = [(0, {"id": member_id(p)}) for p in members(home)]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise ValueError(
             f"{path} cannot be read as a table ({error}). Save it as comma-separated UTF-8 text."
@@ -163,6 +170,8 @@ def read_lines(folder: Path, kind: str) -> list[tuple[int, dict[str, str]]]:
         raise ValueError(f"{home} lists no {kind[:-1]}{found}. {way_out}.")
     if "id" not in lines[0][1]:
         raise ValueError(f"{path} has no column id (it has {', '.join(lines[0][1])}). Separate columns by commas.")
+    if "series" in lines[0][1] and "group" not in lines[0][1]:  # one patient may have several series
+        raise ValueError(f"{path} has no column group, but series. Add group: the patient of each {kind[:-1]}.")
     return lines
 
 
@@ -185,6 +194,9 @@ def fill_in(rows: list[dict[str, str]], folder: Path, kind: str) -> list[dict[st
 def parse_row(row: dict[str, str]) -> ImageRecord:
     """One row of the table as a record; a ValueError names the column that cannot be read."""
     id_, group, split, label = row["id"], cell_text(row["group"]), row["split"].lower(), cell_text(row.get("label", ""))
+    if not all(name in row for name in ORDER):  # one alone, perhaps of another meaning, is ignored
+        row = {name: cell for name, cell in row.items() if name not in ORDER}
+    series = cell_text(row.get("series", ""))
     numbers = {}
     for name, kind in NUMBERS.items():
         if row.get(name):  # empty = the default
@@ -198,7 +210,7 @@ def parse_row(row: dict[str, str]) -> ImageRecord:
                     f"id {id_!r} has {name} {row[name]!r}, which is not a {'whole ' if kind is int else ''}number. "
                     f"Write it without a unit, and with a point as in 0.7."
                 )
-    record = ImageRecord(id_, group, split, label, **numbers)
+    record = ImageRecord(id_, group, split, label, series=series, **numbers)
     check_record(record)
     return record
 
@@ -222,6 +234,9 @@ def check_record(record: ImageRecord) -> None:
     if min(height, width) < 0 or (height == 0) != (width == 0):
         sides = f"source_height {height} and source_width {width}"
         raise ValueError(f"id {id_!r} has {sides}. Write both in pixels, or leave both empty.")
+    if (record.slice_index is None) != (not record.series) or (record.slice_index or 0) < 0:
+        order = f"series {record.series!r} and slice_index {record.slice_index}"
+        raise ValueError(f"id {id_!r} has {order}. Write the scan and a number from 0, or leave both empty.")
 
 
 def check_id(id_: str, taken: dict[str, str]) -> None:
@@ -250,15 +265,30 @@ def find_groups_in_capitals(records: list[ImageRecord]) -> list[str]:
     return list(problems.values())
 
 
+def find_series_problems(records: list[ImageRecord]) -> list[str]:
+    """One sentence for each series of two groups, and for each place in a series that two slices have."""
+    groups: dict[str, str] = {}
+    places: dict[tuple[str, int | None], str] = {}
+    problems = []
+    for r in filter(lambda r: r.series, records):
+        if (first := groups.setdefault(r.series, r.group)) != r.group:
+            problems.append(f"series {r.series!r} has the groups {first!r} and {r.group!r}. A scan is of one patient.")
+        if (other := places.setdefault((r.series, r.slice_index), r.id)) != r.id:
+            problems.append(f"{other!r} and {r.id!r} are both slice_index {r.slice_index} of series {r.series!r}.")
+    return list(dict.fromkeys(problems))
+
+
 def write_manifest(path: Path, records: list[ImageRecord]) -> None:
-    """Write manifest.csv with all columns; unknown numbers are empty cells."""
+    """Write manifest.csv; unknown numbers are empty cells, and `ORDER` is left out where no slice has it."""
+    ordered = any(record.series for record in records)
+    columns = [name for name in COLUMNS if ordered or name not in ORDER]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(columns)
         for record in records:
-            cells = [getattr(record, name) for name in COLUMNS]
-            empty = [c != c or (c == 0 and name.startswith("source_")) for c, name in zip(cells, COLUMNS, strict=True)]
-            cells = [f"{c:g}" if isinstance(c, float) else c for c in cells]
+            cells = [getattr(record, name) for name in columns]
+            empty = [c != c or (c == 0 and name.startswith("source_")) for c, name in zip(cells, columns, strict=True)]
+            cells = [f"{c:g}" if isinstance(c, float) else c for c in cells]  # csv writes None as an empty cell
             writer.writerow(["" if e else c for c, e in zip(cells, empty, strict=True)])  # NaN != NaN
 
 

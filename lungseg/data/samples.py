@@ -10,11 +10,11 @@ from lungseg.data.manifest import ImageRecord
 
 
 class Samples(Protocol):
-    """Images with their targets, one per index: `SliceDataset`, `VolumeDataset` and `CropDataset` are such data sets.
+    """Images with their targets, one per index: `SliceDataset`, `VolumeDataset`, `CropDataset` and others.
 
     Attributes:
         folder: the folder they are read from.
-        records: their rows of the manifest. (A `CropDataset` has several samples per record.)
+        records: their rows of the manifest. (Data sets of crops have several samples per record.)
         classes: names of the lesion classes; () in a binary folder without names.
     """
 
@@ -32,5 +32,5 @@ class Samples(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, str]]: ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
-        """Image (1, *spatial) float32 in [0, 1], target (K, *spatial) float32 in {0, 1}, id."""
+        """Image (C, *spatial) float32 in [0, 1] (C is 1 without neighbours), target (K, *spatial) in {0, 1}, id."""
         ...

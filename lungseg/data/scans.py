@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from lungseg.data.folder_files import find_member, manifest_path, other_files, p
 from lungseg.data.grey_png import grey_bits, read_grey_png
 from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.mapped_arrays import map_file
+from lungseg.data.neighbours import series_indices
 from lungseg.data.pickles.table import read_table
 from lungseg.data.plausible import iterate_slices
 from lungseg.data.prepare.columns import SPACING_COLUMNS, find_column, parse_spacing
@@ -44,6 +46,7 @@ class Scan:
     source_size: tuple[int, int] | None = None  # original (H, W) of the slices, before any resizing; None = unknown
     classes: tuple[str, ...] = ()  # names of the target's values 1..K; () = lesion or not
     geometry: dict[str, NDArray] = field(default_factory=dict)  # of a volume: its position, as its file states it
+    stack: NDArray | None = None  # of a slice: (2n + 1, H, W), it and its neighbours in HU; None = unknown
 
     def __post_init__(self) -> None:
         if self.target is not None and np.shape(self.target) != self.hu.shape:
@@ -57,6 +60,7 @@ def read_scans(
     *,
     rows: Sequence[int] | None = None,
     column: str = "hu_array_old",
+    neighbours: int = 0,
 ) -> Iterator[Scan]:
     """Yield the slices and volumes of a file or folder one at a time; only a table is read as a whole.
 
@@ -65,6 +69,7 @@ def read_scans(
         hu_window: (low, high), the HU of black and white in PNGs without a manifest.
         rows: for a table: read only these rows, counted from 0, in this order; None reads all.
         column: for a table: the column with HU. Targets are taken from `mask`.
+        neighbours: for a folder of slices whose manifest has their order: how many below and above to read, too.
 
     Raises:
         ValueError: in one sentence that names the file, once it is reached; scans before it have been yielded by then.
@@ -72,7 +77,7 @@ def read_scans(
     path = Path(path)
     kind = input_kind(path)
     if kind == "slices":
-        yield from read_slice_folder(path)
+        yield from read_slice_folder(path, neighbours)
     elif kind == "volumes":
         records, classes = read_records(path, "volumes"), read_classes(path)
         for record in records:
@@ -142,17 +147,30 @@ def read_pngs(files: list[Path], hu_window: tuple[float, float]) -> Iterator[Sca
         yield Scan(file.stem, hu, None, spacing, from_grey=True, source_size=source_size)
 
 
-def read_slice_folder(folder: Path) -> Iterator[Scan]:
-    """Yield the slices of a folder, with their targets where there are masks."""
-    classes = read_classes(folder)
-    for record in read_records(folder, "slices"):
+def read_slice_folder(folder: Path, neighbours: int = 0) -> Iterator[Scan]:
+    """Yield the slices of a folder, with their targets where there are masks, and with their neighbours."""
+    classes, records = read_classes(folder), read_records(folder, "slices")
+    for record, stack in zip(records, series_indices(records, neighbours).tolist(), strict=True):
         if find_member(folder / "masks", record.id).exists():
             grey, target = read_slice(folder, record, classes)
         else:
             grey, target = read_grey_png(find_member(folder / "images", record.id), record.bits), None
         spacing = square_spacing(record.spacing_mm)
         hu = grey_to_hu(grey, (record.hu_low, record.hu_high), record.bits)
-        yield Scan(record.id, hu, target, spacing, from_grey=True, source_size=record.source_size, classes=classes)
+        about: dict[str, Any] = {"from_grey": True, "source_size": record.source_size, "classes": classes}
+        if len(set(stack)) > 1:
+            about["stack"] = read_stack(folder, [records[i] for i in stack])
+        yield Scan(record.id, hu, target, spacing, **about)
+
+
+def read_stack(folder: Path, records: Sequence[ImageRecord]) -> NDArray:
+    """(n, H, W) HU of slices of one series."""
+    greys = [read_grey_png(find_member(folder / "images", record.id), record.bits) for record in records]
+    if len({grey.shape for grey in greys}) > 1:
+        ids = ", ".join(record.id for record in records)
+        raise ValueError(f"{folder}: the neighbours {ids} differ in size. Export a series at one size.")
+    slices = zip(greys, records, strict=True)
+    return np.stack([grey_to_hu(grey, (r.hu_low, r.hu_high), r.bits) for grey, r in slices])
 
 
 def read_records(folder: Path, kind: str) -> list[ImageRecord]:

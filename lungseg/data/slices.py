@@ -26,10 +26,11 @@ from lungseg.data.folder_files import find_member, members
 from lungseg.data.grey_png import read_grey_png
 from lungseg.data.manifest import ImageRecord, parse_manifest, read_split
 from lungseg.data.manifest_writer import ManifestWriter
+from lungseg.data.neighbours import series_indices
 from lungseg.data.plausible import LesionExtent, Tally, odd_grey, same_picture
 from lungseg.data.readers import count_readers_of_slices, read_share, resize_share
 
-# (image (H, W) float32, target (H, W) uint8, or float32 if soft, rng) -> the same pair, changed
+# (image (H, W) float32 or (C, H, W), target (H, W) uint8, or float32 if soft, rng) -> the same pair, changed
 Augment = Callable[[NDArray[np.float32], NDArray[np.uint8], np.random.Generator], tuple[NDArray, NDArray]]
 CACHE_BYTES = 2**30  # decoded slices stay in memory if the data set needs no more than this (in each worker process)
 
@@ -150,7 +151,8 @@ class SliceDataset(Dataset):
     """The slices of one split, as (image, target, id).
 
     image is float32 (1, H, W) in [0, 1] (grey / largest grey level); target is float32 (1, H, W) in {0, 1}, or
-    (K, H, W) if the folder has K > 1 lesion classes, named in `classes`.
+    (K, H, W) if the folder has K > 1 lesion classes, named in `classes`. With neighbours, image is (2n + 1, H, W)
+    (`lungseg.data.neighbours`), and target that of the middle channel.
 
     Args:
         folder: a folder of slices.
@@ -162,6 +164,7 @@ class SliceDataset(Dataset):
         seed: with the epoch and the index it decides each augmentation, so that neither the number of workers
             nor the order of reading changes what a sample looks like.
         soft: take as target, in [0, 1], the share of the readers who outlined each pixel (lungseg.data.readers).
+        neighbours: n, slices below and above in the same series of the manifest. 0 shows the slice alone.
 
     Raises:
         ValueError: for a bad manifest or an empty split here, and for a bad file when it is read.
@@ -176,10 +179,12 @@ class SliceDataset(Dataset):
         augment: Augment | None = None,
         seed: int = 0,
         soft: bool = False,
+        neighbours: int = 0,
     ):
         self.folder, self.size, self.augment, self.seed = Path(folder), size, augment, seed
         self.records, self.classes = read_split(folder, split, "slices"), read_classes(folder)
         self.readers = count_readers_of_slices(self.folder, self.classes) if soft else None
+        self.neighbours, self._stacks = neighbours, series_indices(self.records, neighbours)  # (n, 2 neighbours + 1)
         # In shared memory, so that set_epoch also reaches worker processes that persist over epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache: dict[int, tuple[NDArray, NDArray]] = {}
@@ -196,16 +201,32 @@ class SliceDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
         index = range(len(self))[index]  # -1 is the last slice; beyond the end is an IndexError
-        record = self.records[index]
-        grey, target = self._read(index)
-        image = grey.astype(np.float32) / (2**record.bits - 1)
+        image, target, id_ = self.pair(index)
         if self.augment is not None:
             rng = np.random.default_rng([self.seed, int(self._epoch), index])
-            image, target = self.augment(image, target.copy(), rng)  # a copy, as ours is kept for the next epoch
+            image, target = self.augment(image if self.neighbours else image[0], target, rng)
         tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-        soft = self.readers is not None
-        channels = np.ascontiguousarray(target)[None] if soft else one_hot(np.asarray(target), len(self.classes))
-        return tensor[None], torch.from_numpy(channels), record.id  # (1, H, W), (K, H, W)
+        channels = torch.from_numpy(self.target_channels(target))
+        return tensor.view(-1, *tensor.shape[-2:]), channels, id_  # (1 or 2n + 1, H, W), (K, H, W), id
+
+    def pair(self, index: int) -> tuple[NDArray[np.float32], NDArray, str]:
+        """Without augmentation: image (2n + 1, H, W) in [0, 1], target (H, W) in 0..K, id; arrays of one's own."""
+        shown = self._stacks[index].tolist()
+        greys = [self._read(i)[0].astype(np.float32) / (2 ** self.records[i].bits - 1) for i in shown]
+        if len({grey.shape for grey in greys}) > 1:
+            ids = ", ".join(self.records[i].id for i in shown)
+            raise ValueError(f"{self.folder}: the neighbours {ids} differ in size. Export a series at one size.")
+        return np.stack(greys), self._read(index)[1].copy(), self.records[index].id
+
+    def target_channels(self, target: NDArray) -> NDArray[np.float32]:
+        """(H, W) labels, or shares if soft -> (K, H, W)."""
+        if self.readers is not None:
+            return np.ascontiguousarray(target)[None]
+        return one_hot(np.asarray(target), len(self.classes))
+
+    def with_lesion(self, index: int, rng: np.random.Generator) -> int:
+        """The slice to show if a lesion is wanted: this one, whether or not it has any."""
+        return index
 
     def _read(self, index: int) -> tuple[NDArray, NDArray]:
         """The decoded pair at the requested size; kept if the whole data set fits into CACHE_BYTES."""

@@ -14,7 +14,8 @@ from lungseg.evaluation.metrics import per_image
 
 LEVELS = 256  # grey levels tried as thresholds, as in an 8-bit image
 
-Images = Iterable[tuple[Tensor, Tensor, str]]  # image (1, *spatial) in [0, 1], target of the same shape in {0, 1}, id
+# image (C, *spatial) in [0, 1], of which the middle channel counts, target (1, *spatial) in {0, 1}, id
+Images = Iterable[tuple[Tensor, Tensor, str]]
 
 
 def select_class(images: Images, k: int) -> Images:
@@ -37,7 +38,8 @@ def threshold_counts(images: Images) -> Tensor:
     rows = []
     for image, target, _ in images:
         lesion, every = torch.zeros(2, LEVELS + 1, dtype=torch.int64)
-        for cut, lesion_map in zip(*(x.view(-1, *x.shape[-2:]) for x in (image, target)), strict=True):  # (H, W)
+        shown = image[len(image) // 2]  # (*spatial): the slice itself, without its neighbours
+        for cut, lesion_map in zip(*(x.reshape(-1, *x.shape[-2:]) for x in (shown, target)), strict=True):  # (H, W)
             level = (cut * (LEVELS - 1)).round().long()  # (H, W) of one slice; a whole volume would take a gigabyte
             lesion += count_at_least(level[lesion_map > 0.5])
             every += count_at_least(level.flatten())

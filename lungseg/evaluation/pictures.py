@@ -34,7 +34,7 @@ def prediction_rows(
     rows: list[PictureRow] = []
     for name, i in chosen:
         sample, channels, _ = samples[i]
-        image, labels = sample[0].numpy(), to_labels(channels.numpy())  # (*spatial) each
+        image, labels = sample[len(sample) // 2].numpy(), to_labels(channels.numpy())  # (*spatial), without neighbours
         target = labels if by_class else (labels > 0).astype(np.uint8)
         probs, z = predict(i, image), None
         if image.ndim == 3:

@@ -130,7 +130,7 @@ def score_all(
     for index in tqdm(range(len(data)), desc=title, disable=None):
         image, target, _ = data[index]
         record = data.records[index]
-        pred = predict(image[0].numpy(), record)  # (*spatial)
+        pred = predict(image[len(image) // 2].numpy(), record)  # (*spatial), without neighbours
         about = {"id": record.id, "group": record.group, "label": record.label}
         about["spacing_mm"] = sample_spacing(data, index) if in_mm else math.nan
         about["spacing_px"] = source_pixels(record, target.shape[1:])

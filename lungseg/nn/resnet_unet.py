@@ -23,7 +23,7 @@ def imagenet_input(grey: Tensor, in_channels: int) -> Tensor:
     """Bring a grey image to the scale of the photographs that ImageNet weights were trained on.
 
     Args:
-        grey: (B, 1, H, W) in [0, 1].
+        grey: (B, 1, H, W) in [0, 1], copied into every channel; or (B, in_channels, H, W), a slice in each.
         in_channels: 3 uses the mean and standard deviation of each colour; any other number uses the average of the
             three, 0.449 and 0.226, which suits a first convolution whose input channels were summed.
 
@@ -152,8 +152,9 @@ class ResNet50UNet(nn.Module):
         num_classes: channels of the logits; 1 for lesion against background.
         stem, widths, depths: of the encoder (`ResNet50Encoder`).
         decoder_channels: channels after each of the five decoder stages, at strides 16, 8, 4, 2 and 1.
-        grey_input: the image is (B, 1, H, W), grey in [0, 1]; it is repeated for each of in_channels and normalised as
-            the ImageNet weights expect (`imagenet_input`). Published: no, the caller does this.
+        grey_input: the image is grey in [0, 1]: (B, 1, H, W), which is repeated for each of in_channels, or
+            (B, in_channels, H, W) with a slice in each. It is normalised as the ImageNet weights expect
+            (`imagenet_input`). Published: no, the caller does this.
 
     Raises:
         ValueError: unless there are four encoder and five decoder stages, or for counts below 1; in forward, for an
@@ -202,7 +203,8 @@ class ResNet50UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes, H, W), any H and W of at least 1 pixel."""
-        check_image("ResNet50UNet", image, 1 if self.grey_input else self.in_channels, self.head.weight.dtype)
+        several = not self.grey_input or image.shape[1:2] == (self.in_channels,)
+        check_image("ResNet50UNet", image, self.in_channels if several else 1, self.head.weight.dtype)
         if self.grey_input:
             image = imagenet_input(image, self.in_channels)  # (B, in_channels, H, W)
         *skips, x = self.encoder(image)  # x: (B, 2048, H/32, W/32)

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,22 +16,28 @@ from lungseg.checkpoint import InputSpec
 from lungseg.data.augment import Augmentation
 from lungseg.data.classes import read_classes
 from lungseg.data.ct import HU_WINDOW
+from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import ImageRecord, read_manifest
+from lungseg.data.neighbours import check_order_known
 from lungseg.data.samples import Samples
+from lungseg.data.slice_crops import SliceCrops
 from lungseg.data.slices import SliceDataset, check_folder, slice_size
 from lungseg.data.volumes import CropDataset, VolumeDataset, check_volume_folder
 from lungseg.training.batches import Loader, held_out_batches, train_batches
+from lungseg.training.crops import crop_sets, same_size, volume_slice_sets
 from lungseg.training.distributed import Processes
 from lungseg.training.recipe import RunOptions, TrainingRecipe, VolumeRecipe
 
+FLIPS = Augmentation(rotation=0, elastic_probability=0, brightness=0, contrast=0)
 AUGMENTATIONS = {
     "none": None,
-    "flips": Augmentation(rotation=0, elastic_probability=0, brightness=0, contrast=0),
+    "flips": FLIPS,
     "full": Augmentation(),
 }
 PHANTOM_SPACING_MM = (2.0, 1.2, 1.2)  # of phantom volumes: between slices, rows, columns
 
-Sets = tuple[SliceDataset | CropDataset, Samples, Samples, Samples]  # train, the same without augmentation, val, test
+TrainSet = SliceDataset | SliceCrops | CropDataset
+Sets = tuple[TrainSet, Samples, Samples, Samples]  # train, the same without augmentation, val, test
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Data:
     """
 
     folder: Path
-    train_set: SliceDataset | CropDataset
+    train_set: TrainSet
     plain_train_set: Samples
     val_set: Samples
     test_set: Samples
@@ -71,10 +77,15 @@ class Data:
 def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes) -> Data:
     """Slices, or volumes if the recipe has spatial_dims = 3; phantoms where `options.data` is None.
 
+    A 2-D network also takes a folder of volumes: it learns from their slices, and is evaluated on whole volumes.
+
     Raises:
         ValueError: the first thing that is wrong with the data, in one sentence.
     """
-    volumes = getattr(recipe, "spatial_dims", 2) == 3
+    solid = getattr(recipe, "spatial_dims", 2) == 3
+    volumes = solid or (options.data is not None and options.data.is_dir() and held_kind(options.data) == "volumes")
+    if recipe.neighbours and options.data is None:
+        raise ValueError("--neighbours needs --data: slices of phantoms do not follow each other.")
     if recipe.soft_targets and options.data is None:
         raise ValueError("--soft-targets needs the outlines of several readers, and phantoms have none. Give --data.")
     with processes.main_first():  # the main process draws the phantoms that the others read
@@ -82,9 +93,18 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
             folder = find_data(options.data, check_volume_folder) or draw_volumes(recipe, options)
         else:
             folder = find_data(options.data, check_folder) or draw_slices(recipe, options)
-    sets, input_ = (volume_sets if volumes else slice_sets)(folder, recipe, options.seed)
+    if recipe.soft_targets and (recipe.crop_side or volumes) and not solid:
+        raise ValueError(
+            "--soft-targets is for whole slices, or crops of volumes for a 3-D network. Leave it out here."
+        )
+    sets: Sets
+    if volumes and not solid:
+        sets, input_ = volume_slice_sets(folder, recipe, augmentation(recipe), last_split(folder), options.seed)
+    else:
+        sets, input_ = (volume_sets if solid else slice_sets)(folder, recipe, options.seed)
     share: dict[str, Any] = {"num_workers": options.num_workers, "processes": processes}
-    at_once = 1 if volumes else recipe.batch_size  # whole volumes differ in size
+    one_size = not volumes and (not recipe.crop_side or same_size(folder))  # whole volumes differ in size
+    at_once = recipe.batch_size if one_size else 1
     return Data(
         folder, *sets,
         train_batches(sets[0], recipe.batch_size, seed=options.seed, **share),
@@ -199,7 +219,7 @@ def check_lesions(data: Data, recipe: TrainingRecipe, *, report: Callable[[str],
 
 
 def slice_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, InputSpec]:
-    """The data sets of a folder of slices, all resized to img_size x img_size pixels.
+    """The data sets of a folder of slices: in crops of crop_size, or all resized to img_size x img_size pixels.
 
     Raises:
         ValueError: if the slices do not all have one HU window: the network would not know which one an image has.
@@ -211,15 +231,28 @@ def slice_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, I
             f"{folder} has slices in the HU window {a:g} to {b:g} and others in {c:g} to {d:g}, so one grey level "
             f"means two things. Export all of them with one window."
         )
+    if recipe.neighbours:
+        check_order_known(folder, read_manifest(folder))
+    if recipe.crop_side:
+        return crop_sets(folder, recipe, augmentation(recipe), last_split(folder), windows[0], seed)
     size = recipe.img_size
+    show: dict[str, Any] = {"size": size, "neighbours": recipe.neighbours}
     augment, soft = AUGMENTATIONS[recipe.augment], recipe.soft_targets
-    train = SliceDataset(folder, "train", size=size, augment=augment, seed=seed, soft=soft)
+    train = SliceDataset(folder, "train", augment=augment, seed=seed, soft=soft, **show)
     if soft:  # check_folder has not looked at the readers' outlines
         for _ in SliceDataset(folder, "train", soft=True):
             pass
-    plain, val, test = (SliceDataset(folder, split, size=size) for split in ("train", "val", last_split(folder)))
-    input_ = InputSpec((size, size), hu_window=windows[0], classes=train.classes, **scales(folder, train.records, size))
+    plain, val, test = (SliceDataset(folder, split, **show) for split in ("train", "val", last_split(folder)))
+    input_ = InputSpec(
+        (size, size), hu_window=windows[0], classes=train.classes, neighbours=recipe.neighbours,
+        **scales(folder, train.records, size),
+    )  # fmt: skip
     return (train, plain, val, test), input_
+
+
+def augmentation(recipe: TrainingRecipe) -> Augmentation:
+    """That of the recipe; "none" is one without any change."""
+    return AUGMENTATIONS[recipe.augment] or replace(FLIPS, horizontal_flip=0, vertical_flip=0)
 
 
 def scales(folder: Path, records: Sequence[ImageRecord], size: int) -> dict[str, Any]:
@@ -264,9 +297,10 @@ def most_common(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 def volume_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, InputSpec]:
     """The data sets of a folder of volumes: crops of the training volumes, whole volumes of the others."""
-    assert isinstance(recipe, VolumeRecipe)  # only such a recipe has spatial_dims = 3
+    assert isinstance(recipe, VolumeRecipe) and len(recipe.crop_size) == 3  # as `spatial_dims` = 3 requires
+    sides: tuple[int, int, int] = recipe.crop_size
     train = CropDataset(
-        folder, "train", crop_size=recipe.crop_size, crops_per_volume=recipe.crops_per_volume,
+        folder, "train", crop_size=sides, crops_per_volume=recipe.crops_per_volume,
         foreground=recipe.foreground, flips=recipe.augment != "none", seed=seed, soft=recipe.soft_targets,
     )  # fmt: skip
     plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split(folder)))

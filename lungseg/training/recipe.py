@@ -57,6 +57,17 @@ class TrainingRecipe:
         "train on the share of the readers who outlined each pixel, which --data must hold; validation and test keep "
         "the masks",
     )
+    crop_size: tuple[int, ...] = option(
+        (0,),
+        "slices: side of the square crops to train on; slices then keep the size of their files, and are evaluated and "
+        "predicted whole, with a sliding window; 0 trains on whole slices",
+        check=not_negative,
+    )
+    crops_per_slice: int = option(1, "crops: how many are drawn from each slice in an epoch")
+    foreground: float = option(0.5, "crops: share that must hold a lesion; else most hold none", check=share)
+    neighbours: int = option(
+        0, "slices below and above each slice that a 2-D network is shown too, as channels", check=from_to(0, 16)
+    )
     phantom_view: Literal["chest", "nodule"] = option(
         "nodule", "slices, if no --data is given: whole phantoms, or crops around a nodule, which are learned faster"
     )
@@ -156,24 +167,48 @@ class TrainingRecipe:
             raise ValueError(
                 f"--schedule plateau sets the rate itself, so it must have --warmup-epochs 0, not {self.warmup_epochs}"
             )
+        self.check_crop_size()
+
+    def check_crop_size(self) -> None:
+        if len(self.crop_size) != 1:
+            raise ValueError(f"crop_size={self.crop_size} must name one side, that of a square")
+
+    @property
+    def crop_side(self) -> int | None:
+        """Side in pixels of the crops of slices; None if whole slices are trained on."""
+        return self.crop_size[0] or None if len(self.crop_size) == 1 else None
 
 
 @dataclass(frozen=True)
 class VolumeRecipe(TrainingRecipe):
-    """For the networks that also take volumes: how to train on them. Training on slices ignores these fields."""
+    """For the networks that also take volumes: how to train on them. Training on slices ignores these fields, and three
+    sides of a crop."""
 
-    spatial_dims: Literal[2, 3] = option(2, "2 trains on slices, 3 on volumes")
-    crop_size: tuple[int, int, int] = option((16, 32, 32), "volumes: slices, rows and columns of a training crop")
+    spatial_dims: Literal[2, 3] = option(2, "2 trains on slices, also on those of volumes; 3 on volumes")
+    crop_size: tuple[int, ...] = option(
+        (16, 32, 32),
+        "volumes: slices, rows and columns of a training crop; slices: side of a square crop, 0 or three sides train "
+        "on whole slices",
+        check=not_negative,
+    )
     crops_per_volume: int = option(2, "volumes: crops drawn from each volume in an epoch")
-    foreground: float = option(0.5, "volumes: share of crops that must hold a lesion; else most hold none", check=share)
     phantom_volumes: int = option(240, "volumes: phantom patients to draw")
     phantom_shape: tuple[int, int, int] = option((16, 40, 40), "volumes: slices, rows and columns of a phantom")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("crop_size", "phantom_shape"):
-            if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name}={getattr(self, name)} must name three sides: slices, rows and columns")
+        if len(self.phantom_shape) != 3:
+            raise ValueError(f"phantom_shape={self.phantom_shape} must name three sides: slices, rows and columns")
+        if self.neighbours and self.spatial_dims == 3:
+            raise ValueError("--neighbours is for 2-D networks: with --spatial-dims 3 the network sees them anyway")
+
+    def check_crop_size(self) -> None:
+        sides = self.crop_size
+        if len(sides) != 3 and (self.spatial_dims == 3 or len(sides) != 1):
+            or_one = "" if self.spatial_dims == 3 else "; or, for slices, one"
+            raise ValueError(f"crop_size={sides} must name three sides: slices, rows and columns{or_one}")
+        if len(sides) == 3 and min(sides) < 1:
+            raise ValueError(f"crop_size={sides}: each side must be at least 1")
 
 
 RENAMED = {"window": "crop_size", "windows_per_volume": "crops_per_volume"}  # fields of 0.1.0 -> fields
@@ -185,6 +220,7 @@ def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     added: dict[str, Any] = {"weights": None, "freeze_encoder": 0, "threads": 0, "ema": 0.0}
     added |= {"pos_weight": 1.0, "tversky_beta": 0.7, "tversky_gamma": 1.33, "focal_gamma": 2.0, "focal_alpha": None}
     added |= {"boundary_weight": 0.01, "lesion_size": 64.0, "soft_targets": False}
+    added |= {"crop_size": (0,), "crops_per_slice": 1, "foreground": 0.5, "neighbours": 0}  # whole slices, each alone
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
     return added | settings

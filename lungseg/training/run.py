@@ -108,7 +108,8 @@ class Run:
         """Seed everything and build the network. First of all: impossible arguments must leave no files behind.
 
         Args:
-            arguments: of the network; each checkpoint keeps them, with the number of lesion classes in --data.
+            arguments: of the network; each checkpoint keeps them, with the numbers of lesion classes in --data and of
+                channels of an image with --neighbours.
             weights: file to start from, unless the run is resumed: best.pt of another run, or a published checkpoint
                 (`lungseg.weights.load_published`).
             reminder: what to print if a new run starts without weights.
@@ -118,6 +119,8 @@ class Run:
         classes = read_classes(self.options.data) if self.options.data else ()
         if len(classes) > 1:
             arguments = arguments | {"num_classes": len(classes)}
+        if self.recipe.neighbours:
+            arguments = arguments | {"in_channels": 2 * self.recipe.neighbours + 1}
         seed_everything(self.options.seed, self.device)
         self.network = NetworkSpec(network.__name__, arguments)
         model = network(**arguments)

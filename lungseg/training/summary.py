@@ -96,7 +96,7 @@ def write_summary(
     ]
     if test.counts.ndim == 3:
         parts.insert(1, classes_line(test))
-    noun = "slices" if test_set[0][0].ndim == 3 else "volumes"  # an image is (1, H, W) or (1, D, H, W)
+    noun = "slices" if test_set[0][0].ndim == 3 else "volumes"  # an image is (C, H, W) or (1, D, H, W)
     return f"{split}, {len(test.ids)} {noun}, " + " | ".join(parts)
 
 
@@ -149,8 +149,9 @@ def draw_predictions(samples: Samples, test: Evaluation, model: nn.Module) -> Im
     index_of = {record.id: index for index, record in enumerate(samples.records)}
     chosen = [(name, index_of[test.ids[i]]) for name, i in worst_median_best(list(dice.values()))]
 
-    def predict(index: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        probs = model(torch.from_numpy(image)[None, None].to(device)).sigmoid().float().cpu()[0].numpy()
+    def predict(index: int, _: NDArray[np.float32]) -> NDArray[np.float32]:
+        image = samples[index][0]  # (C, *spatial), with neighbours
+        probs = model(image[None].to(device)).sigmoid().float().cpu()[0].numpy()
         return probs if by_class else probs[0]  # (K, *spatial), (*spatial)
 
     def caption(name: str, index: int, z: int | None) -> str:

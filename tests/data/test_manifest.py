@@ -214,3 +214,47 @@ def test_a_bad_row_is_named_with_its_line(small, old, new, message):
     assert len(problems) == 1 and message in problems[0] and str(path) in problems[0]
     with pytest.raises(ValueError, match="manifest.csv"):
         read_manifest(small)
+
+
+# ---- the order of slices ----------------------------------------------------------------------------------------
+
+
+def write_table(folder, header, *rows):
+    (folder / "images").mkdir(parents=True)
+    (folder / "manifest.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder
+
+
+ORDERED = "id,group,split,series,slice_index"
+
+
+def test_the_order_is_read_and_a_manifest_without_it_is_written_without_its_columns(tmp_path):
+    records = read_manifest(write_table(tmp_path / "f", ORDERED, "a,p,train,s 1,0", "b,p,train,7,12", "c,q,val,,"))
+    assert [(r.series, r.slice_index) for r in records] == [("s 1", 0), ("7", 12), ("", None)]
+    write_manifest(tmp_path / "f/manifest.csv", records)
+    assert read_manifest(tmp_path / "f") == records
+    write_manifest(tmp_path / "f/manifest.csv", records[2:])
+    assert "series" not in (tmp_path / "f/manifest.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (["a,p,train,s,"], "line 2: id 'a' has series 's' and slice_index None. Write the scan and a number from 0"),
+        (["a,p,train,,3"], "has series '' and slice_index 3"),
+        (["a,p,train,s,-1"], "slice_index -1. Write the scan and a number from 0"),
+        (["a,p,train,s,1.5"], "slice_index '1.5', which is not a whole number"),
+        (["a,p,train,s,1", "b,p,train,s,1"], "'a' and 'b' are both slice_index 1 of series 's'"),
+        (["a,p,train,s,1", "b,q,train,s,2"], "series 's' has the groups 'p' and 'q'. A scan is of one patient"),
+    ],
+)
+def test_an_impossible_order_is_refused(tmp_path, rows, words):
+    with pytest.raises(ValueError, match=words):
+        read_manifest(write_table(tmp_path / "f", ORDERED, *rows))
+
+
+def test_one_of_its_columns_alone_means_nothing_and_never_stands_in_for_the_patient(tmp_path):
+    (record,) = read_manifest(write_table(tmp_path / "a", "id,group,split,slice_index,slice_id", "a,p,train,-5,x"))
+    assert record.slice_index is None and record.series == ""
+    with pytest.raises(ValueError, match="no column group, but series. Add group: the patient of each slice"):
+        read_manifest(write_table(tmp_path / "b", "id,split,series", "a,train,s"))

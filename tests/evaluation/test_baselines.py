@@ -161,3 +161,9 @@ def test_lesions_merge_classes_are_one_map():
     some = slices_of_two_classes()
     for (_, target, _), (_, both, _) in zip(some, merge_classes(some), strict=True):
         assert torch.equal(both[0], target.sum(0))
+
+
+@given(slices())
+def test_of_a_slice_with_neighbours_the_slice_itself_counts(some):
+    stacked = [(torch.cat([1 - image, image, image**2]), target, id_) for image, target, id_ in some]
+    assert torch.equal(threshold_counts(stacked), threshold_counts(some))

@@ -128,6 +128,8 @@ def test_a_data_set_is_scored_in_its_order_with_the_patients_and_pixels_of_its_r
     found, missed = score_all(data, lambda image, record: (image > 0.5) & (record.id != "none"))
     assert found == score_image(target[0], target[0], id="slice0", group="patient0", label="LR2", spacing_mm=0.5)
     assert (missed.id, missed.group, missed.tp, missed.fp) == ("slice1", "patient1", 0, 12)
+    stack = torch.cat([1 - target, target, 1 - target])  # with neighbours: the slice itself is predicted on
+    assert score_all(FewSlices([(stack, target, "slice0")], records), lambda image, _: image > 0.5) == [found]
     volumes = FewVolumes([(target[None], target[None], "slice0")], records)
     (score,) = score_all(volumes, lambda image, _: image > 0.5)
     assert score.diameter == pytest.approx((6 * 4 * 2.0 / math.pi) ** (1 / 3)) and score.unit == "mm"

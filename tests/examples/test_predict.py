@@ -467,6 +467,9 @@ class Silent:
     def without_small(self, labels, decision, scale):
         return labels
 
+    def alone(self, hu):
+        return None
+
     def any_class(self, probs):
         return probs
 

@@ -165,12 +165,14 @@ BASE = {  # what must be so for the field to matter
     "conv_channels": ["--stem", "conv", "--conv-channels", "5"],
     "monitor": ["--loss", "bce"],  # falls from the first epoch, before anything is found
 }  # fmt: skip
-# Phantoms; a file; and what may change the last digits only, or none (tests/training/test_run.py)
+# Phantoms; a file; what may change the last digits only, or none (tests/training/test_run.py); crops and neighbours
+# (tests/training/test_crops.py, test_neighbours.py)
 ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights", "threads", "network"}
 ELSEWHERE.add("soft_targets")  # these slices had one reader: tests/examples/test_train_unet.py
 ELSEWHERE |= {  # numbers of losses: tests/training/test_loss.py
     "pos_weight", "tversky_beta", "tversky_gamma", "focal_gamma", "focal_alpha", "boundary_weight", "lesion_size",
 }  # fmt: skip
+ELSEWHERE |= {"crop_size", "crops_per_slice", "foreground", "neighbours"}
 
 
 def test_the_list_of_changed_fields_is_complete():
@@ -655,7 +657,15 @@ def test_a_run_of_an_older_version_is_resumed(folder, reference, tmp_path):
     shutil.copytree(reference[0], out)
     state = load_checkpoint(out / "last.prev.pt")
     for part in ("recipe", "run"):
-        for name in ("weights", "freeze_encoder", "threads"):
+        for name in (
+            "weights",
+            "freeze_encoder",
+            "threads",
+            "crop_size",
+            "crops_per_slice",
+            "foreground",
+            "neighbours",
+        ):
             del state[part][name]
         state[part]["amp"] = "bf16"  # the default, with which a CPU took float32
     save_checkpoint(out / "last.pt", state)

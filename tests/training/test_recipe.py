@@ -38,6 +38,10 @@ PLAIN = TrainingRecipe()
         (VolumeRecipe(), {"crop_size": (16, 10**12, 16)}, "must be below 2"),
         (VolumeRecipe(), {"crop_size": (16, 16)}, "must name three sides"),
         (VolumeRecipe(), {"foreground": 1.5}, "share from 0 to 1"),
+        (VolumeRecipe(spatial_dims=3), {"crop_size": (16,)}, "must name three sides: slices, rows and columns$"),
+        (VolumeRecipe(spatial_dims=3), {"neighbours": 1}, "--neighbours is for 2-D networks"),
+        (PLAIN, {"crop_size": (16, 16)}, "must name one side, that of a square"),
+        (PLAIN, {"neighbours": -1}, "neighbours=-1 must be from 0 to 16"),
     ],
 )
 def test_numbers_without_meaning_are_refused_in_one_sentence(recipe, changes, words):
@@ -49,6 +53,11 @@ def test_numbers_without_meaning_are_refused_in_one_sentence(recipe, changes, wo
 def test_zero_and_none_are_allowed_where_they_mean_something():
     replace(PLAIN, grad_clip=None, patience=0, min_epochs=0, weight_decay=0.0, warmup_epochs=0.0, momentum=0.0)
     replace(PLAIN, threads=0)
+
+
+def test_the_side_of_a_crop_of_slices_is_one_number_and_none_means_whole_slices():
+    assert replace(PLAIN, crop_size=(64,)).crop_side == VolumeRecipe(crop_size=(64,)).crop_side == 64
+    assert PLAIN.crop_side is replace(PLAIN, crop_size=(0,)).crop_side is VolumeRecipe().crop_side is None
 
 
 @pytest.mark.parametrize(("then", "device"), [(a, d) for a in ("none", "bf16", "fp16") for d in ("cpu", "cuda")])
