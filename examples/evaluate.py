@@ -25,6 +25,7 @@ from tqdm import tqdm
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
+from lungseg.checkpoint import load_checkpoint, refuse_folds
 from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import SPLITS, ImageRecord
 from lungseg.data.slices import SliceDataset, check_folder
@@ -238,6 +239,8 @@ def evaluate(args: argparse.Namespace) -> float:
     options = changed(PredictOptions(), vars(args))
     check_free(args.out)
     check_data(args.data)
+    if args.split == "val":
+        refuse_folds(load_checkpoint(args.checkpoint), args.checkpoint)
     with start_processes(options.device) as processes:
         predictor = load_predictor(
             args.checkpoint, processes.device, overlap=options.overlap, batch_size=options.batch_size

@@ -118,7 +118,7 @@ TABLE = {
     "typed.py": {"torch", "files"},
     "exits.py": {"torch"},
     "checkpoint.py": {"torch", "files", "typed"},
-    "training/recipe.py": {"flags", "losses"},
+    "training/recipe.py": {"data.splits", "flags", "losses"},
     "training/early_stopping.py": set(),
     "training/optim.py": {"torch", "training.early_stopping", "training.recipe"},
     "training/machine.py": {"torch", "numpy"},

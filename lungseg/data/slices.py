@@ -27,6 +27,7 @@ from lungseg.data.grey_png import read_grey_png
 from lungseg.data.manifest import ImageRecord, parse_manifest, read_split
 from lungseg.data.manifest_writer import ManifestWriter
 from lungseg.data.plausible import LesionExtent, Tally, odd_grey, same_picture
+from lungseg.data.splits import Fold
 
 # (image (H, W) float32, target (H, W) uint8, rng) -> the same pair, changed
 Augment = Callable[[NDArray[np.float32], NDArray[np.uint8], np.random.Generator], tuple[NDArray, NDArray]]
@@ -160,6 +161,7 @@ class SliceDataset(Dataset):
             target is in {0, 1}, or a label map 0..K.
         seed: with the epoch and the index it decides each augmentation, so that neither the number of workers
             nor the order of reading changes what a sample looks like.
+        fold: of a cross-validation, which replaces the splits "train" and "val" of the manifest.
 
     Raises:
         ValueError: for a bad manifest or an empty split here, and for a bad file when it is read.
@@ -173,9 +175,10 @@ class SliceDataset(Dataset):
         size: int | None = None,
         augment: Augment | None = None,
         seed: int = 0,
+        fold: Fold | None = None,
     ):
         self.folder, self.size, self.augment, self.seed = Path(folder), size, augment, seed
-        self.records, self.classes = read_split(folder, split, "slices"), read_classes(folder)
+        self.records, self.classes = read_split(folder, split, "slices", fold), read_classes(folder)
         # In shared memory, so that set_epoch also reaches worker processes that persist over epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache: dict[int, tuple[NDArray, NDArray]] = {}

@@ -19,6 +19,7 @@ from lungseg.data.ct import HU_WINDOW
 from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.samples import Samples
 from lungseg.data.slices import SliceDataset, check_folder, slice_size
+from lungseg.data.splits import Fold
 from lungseg.data.volumes import CropDataset, VolumeDataset, check_volume_folder
 from lungseg.training.batches import Loader, held_out_batches, train_batches
 from lungseg.training.distributed import Processes
@@ -74,12 +75,12 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
     Raises:
         ValueError: the first thing that is wrong with the data, in one sentence.
     """
-    volumes = getattr(recipe, "spatial_dims", 2) == 3
+    volumes, fold = getattr(recipe, "spatial_dims", 2) == 3, recipe.cross_validation
     with processes.main_first():  # the main process draws the phantoms that the others read
         if volumes:
-            folder = find_data(options.data, check_volume_folder) or draw_volumes(recipe, options)
+            folder = find_data(options.data, check_volume_folder, fold) or draw_volumes(recipe, options)
         else:
-            folder = find_data(options.data, check_folder) or draw_slices(recipe, options)
+            folder = find_data(options.data, check_folder, fold) or draw_slices(recipe, options)
     sets, input_ = (volume_sets if volumes else slice_sets)(folder, recipe, options.seed)
     share: dict[str, Any] = {"num_workers": options.num_workers, "processes": processes}
     at_once = 1 if volumes else recipe.batch_size  # whole volumes differ in size
@@ -88,15 +89,18 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
         train_batches(sets[0], recipe.batch_size, seed=options.seed, **share),
         held_out_batches(sets[2], at_once, **share),
         held_out_batches(sets[3], at_once, **share),
-        input_, fingerprint(folder),
+        input_, fingerprint(folder, fold),
     )  # fmt: skip
 
 
 # ---- finding or drawing -----------------------------------------------------------------------------------------
 
 
-def find_data(folder: Path | None, check: Callable[[Path], list[str]]) -> Path | None:
+def find_data(folder: Path | None, check: Callable[[Path], list[str]], fold: Fold | None = None) -> Path | None:
     """The folder, once `check` has found nothing wrong with it; None if there is none.
+
+    Args:
+        fold: of a cross-validation, which needs no validation split.
 
     Raises:
         ValueError: the first thing that is wrong with it, in one sentence.
@@ -105,7 +109,7 @@ def find_data(folder: Path | None, check: Callable[[Path], list[str]]) -> Path |
         return None
     problems = check(folder)
     if not problems:
-        splits = {record.split for record in read_manifest(folder)}
+        splits = {record.split for record in read_manifest(folder, fold=fold)}
         if not {"train", "val"} <= splits:
             problems = [f"{folder} has only the splits {', '.join(sorted(splits))}. Training needs train and val."]
     refuse(problems)
@@ -147,9 +151,9 @@ def draw_volumes(recipe: TrainingRecipe, options: RunOptions) -> Path:
     return folder
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, fold: Fold | None = None) -> str:
     """A short digest of the names of the samples, their splits, and the names of the lesion classes."""
-    text = "\n".join([*(f"{r.id} {r.split}" for r in read_manifest(folder)), *read_classes(folder)])
+    text = "\n".join([*(f"{r.id} {r.split}" for r in read_manifest(folder, fold=fold)), *read_classes(folder)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -209,9 +213,10 @@ def slice_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, I
             f"{folder} has slices in the HU window {a:g} to {b:g} and others in {c:g} to {d:g}, so one grey level "
             f"means two things. Export all of them with one window."
         )
-    size = recipe.img_size
-    train = SliceDataset(folder, "train", size=size, augment=AUGMENTATIONS[recipe.augment], seed=seed)
-    plain, val, test = (SliceDataset(folder, split, size=size) for split in ("train", "val", last_split(folder)))
+    size, fold = recipe.img_size, recipe.cross_validation
+    train = SliceDataset(folder, "train", size=size, augment=AUGMENTATIONS[recipe.augment], seed=seed, fold=fold)
+    splits = "train", "val", last_split(folder)
+    plain, val, test = (SliceDataset(folder, split, size=size, fold=fold) for split in splits)
     input_ = InputSpec((size, size), hu_window=windows[0], classes=train.classes, **scales(folder, train.records, size))
     return (train, plain, val, test), input_
 
@@ -259,11 +264,12 @@ def most_common(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 def volume_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, InputSpec]:
     """The data sets of a folder of volumes: crops of the training volumes, whole volumes of the others."""
     assert isinstance(recipe, VolumeRecipe)  # only such a recipe has spatial_dims = 3
+    fold = recipe.cross_validation
     train = CropDataset(
         folder, "train", crop_size=recipe.crop_size, crops_per_volume=recipe.crops_per_volume,
-        foreground=recipe.foreground, flips=recipe.augment != "none", seed=seed,
+        foreground=recipe.foreground, flips=recipe.augment != "none", seed=seed, fold=fold,
     )  # fmt: skip
-    plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split(folder)))
+    plain, val, test = (VolumeDataset(folder, split, fold=fold) for split in ("train", "val", last_split(folder)))
     spacings = zip(*(plain.spacing_mm(i) for i in range(len(plain))), strict=True)
     spacing = tuple(median_spacing(axis) for axis in spacings)
     input_ = InputSpec(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lungseg.data.splits import Fold
 from lungseg.flags import check_fields, from_to, not_negative, option, positive, share
 from lungseg.losses import bce_loss, dice_bce_loss, dice_loss
 
@@ -61,6 +62,14 @@ class TrainingRecipe:
         600, "slices: phantom patients to draw; many patients teach more than many slices of a few patients"
     )
     phantom_slices: int = option(2, "slices of each phantom patient")
+    folds: int | None = option(
+        None,
+        "cross-validation: into how many folds all patients but those of the test split are dealt",
+        check=from_to(2, 1000),
+    )
+    fold: int | None = option(
+        None, "cross-validation: the fold that validates, counted from 0; the others train", check=not_negative
+    )  # fmt: skip
 
     # the start
     weights: str | None = option(
@@ -123,6 +132,15 @@ class TrainingRecipe:
             raise ValueError(
                 f"--schedule plateau sets the rate itself, so it must have --warmup-epochs 0, not {self.warmup_epochs}"
             )
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError("--folds and --fold go together: --folds 5 --fold 0 validates on the first fold of five")
+        if self.folds and self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"--fold {self.fold} must be from 0 to {self.folds - 1}: there are {self.folds} folds")
+
+    @property
+    def cross_validation(self) -> Fold | None:
+        """The fold that validates; None if the manifest decides."""
+        return None if self.folds is None or self.fold is None else Fold(self.fold, self.folds)
 
 
 @dataclass(frozen=True)
@@ -149,7 +167,7 @@ RENAMED = {"window": "crop_size", "windows_per_volume": "crops_per_volume"}  # f
 def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run as this version would have written them, so that it resumes with the same numbers."""
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
-    added = {"weights": None, "freeze_encoder": 0, "threads": 0}
+    added = {"weights": None, "freeze_encoder": 0, "threads": 0, "folds": None, "fold": None}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
     return added | settings
