@@ -29,6 +29,7 @@ AUGMENTATIONS = {
     "none": None,
     "flips": Augmentation(rotation=0, elastic_probability=0, brightness=0, contrast=0),
     "full": Augmentation(),
+    "strong": Augmentation(scale_probability=0.3, blur_probability=0.2, gamma_probability=0.3, noise_probability=0.3),
 }
 PHANTOM_SPACING_MM = (2.0, 1.2, 1.2)  # of phantom volumes: between slices, rows, columns
 

@@ -51,9 +51,10 @@ class TrainingRecipe:
     img_size: int = option(
         64, "slices: side in pixels to which they are resized; twice the side costs four times as much"
     )
-    augment: Literal["none", "flips", "full"] = option(
+    augment: Literal["none", "flips", "full", "strong"] = option(
         "full",
-        "variations of training slices; full: rotation, flips, elastic, brightness, contrast; volumes: flips only",
+        "variations of training slices; full: rotation, flips, elastic, brightness, contrast; strong: also scale, "
+        "blur, gamma, noise; volumes: flips only",
     )
     phantom_view: Literal["chest", "nodule"] = option(
         "nodule", "slices, if no --data is given: whole phantoms, or crops around a nodule, which are learned faster"
@@ -69,7 +70,7 @@ class TrainingRecipe:
     )
     fold: int | None = option(
         None, "cross-validation: the fold that validates, counted from 0; the others train", check=not_negative
-    )  # fmt: skip
+    )
 
     # the start
     weights: str | None = option(

@@ -79,6 +79,16 @@ def test_only_training_slices_are_augmented(drawn):
     assert not any(differ(drawn.train_set, drawn.plain_train_set))
 
 
+def test_strong_is_full_and_more(drawn):
+    full, strong = (opened(replace(FEW, augment=name), drawn.folder.parent).train_set for name in ("full", "strong"))
+    changed = [not (full[i][0] == strong[i][0]).all() for i in range(len(full))]
+    assert any(changed) and full.augment != strong.augment
+    again = opened(replace(FEW, augment="strong"), drawn.folder.parent).train_set
+    assert all((again[i][0] == strong[i][0]).all() for i in reversed(range(len(full))))
+    again.set_epoch(1)
+    assert any(not (again[i][0] == strong[i][0]).all() for i in range(len(full)))
+
+
 def test_volumes_are_learned_in_crops_and_evaluated_whole(tmp_path):
     data = opened(SOLID, tmp_path)
     assert len(read_manifest(data.folder)) == 4
