@@ -17,8 +17,9 @@ from lungseg.data.headers import recognise
 from lungseg.files import regular_file
 
 GEOMETRY = ("affine", "origin_mm", "direction", "source_shape", "crop_start")  # at most 16 numbers each
-TYPES = {"hu": "iuf", "target": "biuf", "spacing_mm": "iuf"}  # name -> kinds of number (dtype.kind) it may hold
-SAVED_AS = {"hu": "int16", "target": "uint8", "spacing_mm": "float64"}  # a sufficient type for each
+# name -> kinds of number (dtype.kind) it may hold
+TYPES = {"hu": "iuf", "target": "biuf", "votes": "biuf", "spacing_mm": "iuf"}
+SAVED_AS = {"hu": "int16", "target": "uint8", "votes": "uint8", "spacing_mm": "float64"}  # a sufficient type for each
 TYPES |= dict.fromkeys(GEOMETRY, "iuf")
 SAVED_AS |= dict.fromkeys(GEOMETRY, "float64")
 GUARDED = ("target", "spacing_mm")  # optional, so a misspelled one would be lost silently

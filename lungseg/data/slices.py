@@ -75,11 +75,14 @@ def slice_size(folder: str | Path, record: ImageRecord) -> tuple[int, int]:
         return picture.height, picture.width
 
 
-def check_folder(folder: str | Path) -> list[str]:
+def check_folder(folder: str | Path, *, negatives: bool = False) -> list[str]:
     """The problems of a folder, each a sentence with what to do; [] if there are none.
 
     What is implausible (`lungseg.data.plausible`) in more than half of the slices is a problem too; in fewer, a
     warning.
+
+    Args:
+        negatives: whether the folder is meant to add slices without a lesion; then no class needs an example.
     """
     folder = Path(folder)
     records, problems = parse_manifest(folder, "slices")
@@ -94,10 +97,11 @@ def check_folder(folder: str | Path) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], LesionExtent(target))
+        lesion = LesionExtent(target) if target.any() or not negatives else None
+        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], lesion)
         tally.add_image(record.id, record.split, image)
         seen.update(np.unique(target).tolist())
-    if not problems:  # a mask that cannot be read may hold the missing class
+    if not problems and not negatives:  # a mask that cannot be read may hold the missing class
         problems += [f"{folder}: {sentence}" for sentence in unused_classes(seen, classes)]
     problems += tally_problems(tally)
     if records or not problems:

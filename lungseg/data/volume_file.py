@@ -35,6 +35,7 @@ class Volume:
     target: NDArray | None  # (D, H, W) in {0, 1}, or labels 0..K of lesion classes; None if there is no lesion map
     spacing_mm: tuple[float, float, float]  # between slices, rows, columns; NaN is unknown
     geometry: dict[str, NDArray] = field(default_factory=dict)  # those of GEOMETRY in the file, unchanged
+    votes: NDArray | None = None  # (D, H, W), how many readers outlined the voxel
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def read_volume(path: str | Path) -> Volume:
     hu, target, spacing = arrays["hu"], arrays.get("target"), arrays.get("spacing_mm", math.nan)
     try:
         check_shapes(hu, target)
-        return Volume(hu, target, three_spacings(spacing), checked_geometry(arrays))
+        return Volume(hu, target, three_spacings(spacing), checked_geometry(arrays), arrays.get("votes"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -85,7 +86,7 @@ def read_labelled(path: Path) -> LabelledVolume:
     volume = read_volume(path)
     if volume.target is None:
         raise ValueError(f"{path} holds no array target. Save the lesion map (D, H, W) in {{0, 1}} under that name.")
-    return LabelledVolume(volume.hu, volume.target, volume.spacing_mm, volume.geometry)
+    return LabelledVolume(volume.hu, volume.target, volume.spacing_mm, volume.geometry, volume.votes)
 
 
 # ---- checking ----------------------------------------------------------------------------------------------------

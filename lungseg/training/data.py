@@ -23,6 +23,7 @@ from lungseg.data.splits import Fold
 from lungseg.data.volumes import CropDataset, VolumeDataset, check_volume_folder
 from lungseg.training.batches import Loader, held_out_batches, train_batches
 from lungseg.training.distributed import Processes
+from lungseg.training.negatives import JoinedSlices, add_negatives
 from lungseg.training.recipe import RunOptions, TrainingRecipe, VolumeRecipe
 
 AUGMENTATIONS = {
@@ -33,7 +34,8 @@ AUGMENTATIONS = {
 }
 PHANTOM_SPACING_MM = (2.0, 1.2, 1.2)  # of phantom volumes: between slices, rows, columns
 
-Sets = tuple[SliceDataset | CropDataset, Samples, Samples, Samples]  # train, the same without augmentation, val, test
+TrainSet = SliceDataset | JoinedSlices | CropDataset
+Sets = tuple[TrainSet, Samples, Samples, Samples]  # train, the same without augmentation, val, test
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,16 @@ class Data:
     """The three splits of a run, as data sets and in batches. Without a test split, the validation split serves as one.
 
     Attributes:
-        train_set: augmented, differently in each epoch (`set_epoch`).
-        plain_train_set: whole images without augmentation, for the baselines (`lungseg.evaluation.baselines`).
+        train_set: augmented, differently in each epoch (`set_epoch`); with the negatives.
+        plain_train_set: whole images without augmentation or negatives, for the baselines
+            (`lungseg.evaluation.baselines`).
         train, val, test: batches of this process.
         input: what a checkpoint says about the images it was trained on.
         fingerprint: of names and splits: a run must be resumed with the data it began with.
     """
 
     folder: Path
-    train_set: SliceDataset | CropDataset
+    train_set: TrainSet
     plain_train_set: Samples
     val_set: Samples
     test_set: Samples
@@ -215,11 +218,14 @@ def slice_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, I
             f"means two things. Export all of them with one window."
         )
     size, fold = recipe.img_size, recipe.cross_validation
-    train = SliceDataset(folder, "train", size=size, augment=AUGMENTATIONS[recipe.augment], seed=seed, fold=fold)
+    vary: dict[str, Any] = {"augment": AUGMENTATIONS[recipe.augment], "seed": seed, "fold": fold}
+    train = SliceDataset(folder, "train", size=size, **vary)
     splits = "train", "val", last_split(folder)
     plain, val, test = (SliceDataset(folder, split, size=size, fold=fold) for split in splits)
     input_ = InputSpec((size, size), hu_window=windows[0], classes=train.classes, **scales(folder, train.records, size))
-    return (train, plain, val, test), input_
+    if not recipe.negatives:
+        return (train, plain, val, test), input_
+    return (add_negatives(train, (val, test), recipe.negatives, size=size, **vary), plain, val, test), input_
 
 
 def scales(folder: Path, records: Sequence[ImageRecord], size: int) -> dict[str, Any]:

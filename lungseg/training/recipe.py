@@ -63,6 +63,10 @@ class TrainingRecipe:
         600, "slices: phantom patients to draw; many patients teach more than many slices of a few patients"
     )
     phantom_slices: int = option(2, "slices of each phantom patient")
+    negatives: tuple[str, ...] = option(
+        (),
+        "folders of slices whose training slices are added, mostly without a lesion (mine_negatives.py makes them)",
+    )
     folds: int | None = option(
         None,
         "cross-validation: into how many folds all patients but those of the test split are dealt",
@@ -82,7 +86,9 @@ class TrainingRecipe:
         check=not_negative,
     )
     prior_bias: bool = option(
-        True, "start a fresh head at the share of lesion pixels, not at 1/2: saves the steps that only learn this"
+        True,
+        "start a fresh head at the share of lesion pixels, negatives included, not at 1/2: saves the steps that only "
+        "learn this",
     )
 
     # optimization
@@ -157,6 +163,8 @@ class VolumeRecipe(TrainingRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.negatives and self.spatial_dims == 3:
+            raise ValueError("--negatives are slices, so they cannot be added to volumes (--spatial-dims 3)")
         for name in ("crop_size", "phantom_shape"):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name}={getattr(self, name)} must name three sides: slices, rows and columns")
@@ -168,7 +176,7 @@ RENAMED = {"window": "crop_size", "windows_per_volume": "crops_per_volume"}  # f
 def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run as this version would have written them, so that it resumes with the same numbers."""
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
-    added = {"weights": None, "freeze_encoder": 0, "threads": 0, "folds": None, "fold": None}
+    added = {"weights": None, "freeze_encoder": 0, "threads": 0, "negatives": (), "folds": None, "fold": None}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
     return added | settings

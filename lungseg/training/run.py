@@ -138,7 +138,8 @@ class Run:
         self.settings["slices"] = data.fingerprint
         check_same_run(self.started, self.settings, self.out)
         before = read_contents(self.out)
-        self.contents = list_contents(data.folder, before) if self.processes.is_main else {}
+        negatives = self.recipe.negatives
+        self.contents = list_contents(data.folder, before, negatives=negatives) if self.processes.is_main else {}
         now = self.settings["contents"] = self.processes.gather(digest(self.contents))[0]
         then = self.started.get("contents")  # older versions did not keep it
         if self.started and not self.saved and before:  # stopped in its first epoch

@@ -165,8 +165,9 @@ BASE = {  # what must be so for the field to matter
     "folds": FOLDS, "fold": FOLDS,
     "monitor": ["--loss", "bce"],  # falls from the first epoch, before anything is found
 }  # fmt: skip
-# Phantoms; a file; and what may change the last digits only, or none (tests/training/test_run.py)
-ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights", "threads", "network"}
+# Phantoms; files (negatives: test_mine_negatives.py); and what may change the last digits only, or none
+# (tests/training/test_run.py)
+ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights", "threads", "network", "negatives"}
 
 
 def test_the_list_of_changed_fields_is_complete():
@@ -653,7 +654,7 @@ def test_a_run_of_an_older_version_is_resumed(folder, reference, tmp_path):
     shutil.copytree(reference[0], out)
     state = load_checkpoint(out / "last.prev.pt")
     for part in ("recipe", "run"):
-        for name in ("weights", "freeze_encoder", "threads", "folds", "fold"):
+        for name in ("weights", "freeze_encoder", "threads", "folds", "fold", "negatives"):
             del state[part][name]
         state[part]["amp"] = "bf16"  # the default, with which a CPU took float32
     save_checkpoint(out / "last.pt", state)

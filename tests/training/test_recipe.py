@@ -50,7 +50,7 @@ def test_zero_and_none_are_allowed_where_they_mean_something():
 @pytest.mark.parametrize(("then", "device"), [(a, d) for a in ("none", "bf16", "fp16") for d in ("cpu", "cuda")])
 def test_a_run_of_an_older_version_computes_as_it_did(then, device):
     """Then the CPU always took float32, whatever was asked for; and bf16 was the default."""
-    added = ("weights", "freeze_encoder", "threads", "folds", "fold")
+    added = ("weights", "freeze_encoder", "threads", "folds", "fold", "negatives")
     old = {k: v for k, v in asdict(replace(PLAIN, amp=then, threads=1)).items() if k not in added}
     now = replace(PLAIN, **from_older_version(old))
     before = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[then] if device == "cuda" else None
