@@ -29,6 +29,7 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.candidates import Candidate, CandidateOptions, clear_others, keep_candidates
+from lungseg.checkpoint import load_checkpoint, refuse_folds
 from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import SPLITS, ImageRecord
 from lungseg.data.slices import SliceDataset, check_folder
@@ -226,6 +227,8 @@ def evaluate(args: argparse.Namespace) -> float:
         raise ValueError(f"--froc is for volumes that are whole scans, and {args.data} holds none. Leave it out.")
     check_free(args.out)
     check_data(args.data)
+    for checkpoint in args.checkpoints if args.split == "val" or args.choose else []:
+        refuse_folds(load_checkpoint(checkpoint), checkpoint)
     with start_processes(options.device) as processes:
         predictor = load_predictor(
             args.checkpoints, processes.device, overlap=options.overlap, batch_size=options.batch_size, tta=options.tta

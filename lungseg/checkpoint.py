@@ -163,6 +163,20 @@ class Checkpoint:
         return {name: value for name, value in entries.items() if value is not None or name not in OPTIONAL}
 
 
+def refuse_folds(saved: Mapping[str, Any], path: str | Path) -> None:
+    """Raise a ValueError if a network was trained in a cross-validation: on patients that the manifest calls "val".
+
+    Args:
+        saved: what `load_checkpoint` read from `path`.
+    """
+    recipe = saved.get("recipe", {})
+    if recipe.get("folds"):
+        raise ValueError(
+            f"{path} was trained with --folds {recipe['folds']} --fold {recipe['fold']}, so it has learned from "
+            f"patients of the split val. Use --split test; its validation scores are in log.jsonl beside it."
+        )
+
+
 # ---- files ------------------------------------------------------------------------------------------------------
 
 

@@ -80,6 +80,10 @@ def check_fields(values: "DataclassInstance") -> None:
         if isinstance(value, bool | str | Path) or value is None:
             continue
         numbers = value if isinstance(value, tuple) else (value,)
+        if f.type == tuple[str, ...]:  # paths; there may be none
+            if "" in numbers:
+                raise ValueError(f"{f.name} holds an empty path; is the shell variable it comes from set?")
+            continue
         if not numbers:
             raise ValueError(f"{f.name} must name at least one number")
         check = f.metadata["check"] or (at_least_1 if int in (f.type, *get_args(f.type)) else too_large)
@@ -185,7 +189,8 @@ def add_flags(parser: Any, values: Any) -> None:
     hints = get_type_hints(type(values))
     for f in fields(values):
         flag, default = "--" + f.name.replace("_", "-"), getattr(values, f.name)
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else "none" if default is None else default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = "none" if shown is None or shown == "" else shown
         help_ = f"{f.metadata['help']} (default: {shown})".replace("%", "%%")  # argparse formats this text
         reader = {"action": argparse.BooleanOptionalAction} if hints[f.name] is bool else _reader(hints[f.name])
         parser.add_argument(flag, help=help_, default=argparse.SUPPRESS, **reader)
@@ -201,7 +206,8 @@ def _reader(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint), "type": type(get_args(hint)[0])}
     if get_origin(hint) is tuple:  # several values after one flag: --depths 2 2 2 2
-        return {"type": get_args(hint)[0], "nargs": "+", "action": _StoreTuple, "metavar": "N"}
+        inner = get_args(hint)[0]
+        return {"type": inner, "nargs": "+", "action": _StoreTuple, "metavar": "PATH" if inner is str else "N"}
     if get_origin(hint) in (Union, types.UnionType):  # X | None: the word "none" stands for None
         (inner,) = (t for t in get_args(hint) if t is not type(None))
         return {"type": _or_none(given_path if inner is Path else inner), "metavar": inner.__name__.upper()}

@@ -72,7 +72,8 @@ TABLE = {
     augment.Augmentation: {
         "rotation": 30.0, "horizontal_flip": 0.5, "vertical_flip": 0.5, "elastic_probability": 0.5,
         "elastic_alpha": 3.0, "elastic_sigma": 24.0, "brightness": 0.05, "contrast": 0.15, "crop_size": None,
-        "crop_foreground": 0.0,
+        "crop_foreground": 0.0, "scale_probability": 0.0, "scale": 1.25, "blur_probability": 0.0, "blur": 1.0,
+        "gamma_probability": 0.0, "gamma": 1.25, "noise_probability": 0.0, "noise": 0.03,
     },
     ct.hu_to_grey: {"hu_window": LUNG, "bits": 8},
     ct.hu_to_unit: {"hu_window": LUNG},

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from tqdm import tqdm
 
 from lungseg.data.ct import hu_to_grey
 from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.data.slices import SliceWriter, read_slice
+from lungseg.mining import body_mask, false_positives
 from lungseg.predictor import load_predictor
 
 SIDE = 64  # of a crop in pixels, as of the crops with nodules
@@ -51,10 +51,8 @@ def false_detections(checkpoint: Path, hu: NDArray, seen: NDArray) -> NDArray:
     """(n, 3) slice, row and column of the middle of each detection of a trained network on nothing that was seen."""
     predictor, places = load_predictor(checkpoint), []
     for index in tqdm(range(len(hu)), desc="false detections", disable=None):
-        detections, num = ndimage.label(predictor.probs(predictor.grey(hu[index])) > 0.5, np.ones((3, 3)))
-        true = set(np.unique(detections[seen[index]]))
-        middles = ndimage.center_of_mass(detections > 0, detections, range(1, num + 1))
-        places += [(index, *middle) for number, middle in enumerate(middles, start=1) if number not in true]
+        probs = predictor.probs(predictor.grey(hu[index]))
+        places += [(index, row, col) for row, col, _ in false_positives(probs, seen[index])]
     return np.array(places).round().astype(int)
 
 
@@ -94,7 +92,7 @@ def nodule_free_place(
     hu: NDArray, seen: NDArray, rng: np.random.Generator, *, in_lung: bool, place: NDArray | None = None
 ) -> tuple[int, int]:
     """The first row and column of a crop: around a place; else centred on air inside the body, or anywhere in it."""
-    body = ndimage.binary_fill_holes(ndimage.binary_opening(hu > -400, iterations=4))  # (H, W); the table is thinner
+    body = body_mask(hu)  # (H, W)
     places = np.argwhere(body & (hu < -500) if in_lung else body)
     while True:
         centre = places[rng.integers(len(places))] if place is None else place

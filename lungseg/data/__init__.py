@@ -27,7 +27,11 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
         SliceWriter as SliceWriter,
         check_folder as check_folder,
     )
-    from lungseg.data.splits import near_duplicate_groups as near_duplicate_groups, split_by_group as split_by_group
+    from lungseg.data.splits import (
+        Fold as Fold,
+        near_duplicate_groups as near_duplicate_groups,
+        split_by_group as split_by_group,
+    )
     from lungseg.data.volumes import (
         CropDataset as CropDataset,
         PatchDataset as PatchDataset,
@@ -48,7 +52,7 @@ _EXPORTS = {
     "samples": ("Samples",),
     "scans": ("read_scans",),
     "slices": ("SliceDataset", "SliceWriter", "check_folder"),
-    "splits": ("near_duplicate_groups", "split_by_group"),
+    "splits": ("Fold", "near_duplicate_groups", "split_by_group"),
     "volumes": ("CropDataset", "PatchDataset", "VolumeDataset", "VolumeWriter", "check_volume_folder"),
 }
 __getattr__, __dir__, __all__ = lazy_exports(__name__, _EXPORTS)

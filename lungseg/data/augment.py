@@ -1,4 +1,4 @@
-"""Random augmentation of an image and its target: rotate, flip, deform, crop, change brightness and contrast.
+"""Random augmentation of an image and its target: rotate, flip, scale, deform, crop, change grey values.
 
 All geometric changes are composed into one mapping and sampled once, because each resampling blurs. Image and target
 share that mapping: sampling is bilinear for the image and nearest for the target, so the target never gains a label
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lungseg.data.elastic import check_elastic_strength, elastic_displacement, sample_at
+from lungseg.data.grey_changes import add_noise, bend_grey, blur
+
+MOST_SCALE = 4.0  # enlarged or shrunk by more, a slice shows nothing
 
 
 class Draw(NamedTuple):
@@ -28,7 +31,11 @@ class Draw(NamedTuple):
     crop_position: tuple[float, float]  # of the crop within its allowed range: rows, columns
     brightness: float  # added grey
     contrast: float  # factor
-    noise_seed: int  # of the displacement field
+    noise_seed: int  # of the displacement field and of the noise
+    scale: float = 1.0  # factor by which the image is enlarged
+    blur: float = 0.0  # standard deviation in pixels
+    gamma: float = 1.0  # exponent
+    noise: float = 0.0  # standard deviation in grey
 
 
 @dataclass(frozen=True)
@@ -49,14 +56,25 @@ class Augmentation:
     contrast: float = 0.15  # factor about the image's mean, uniform in [1 - contrast, 1 + contrast]
     crop_size: int | None = None  # side of a square crop in pixels; None keeps the whole image
     crop_foreground: float = 0.0  # probability that the crop must contain a lesion pixel, if there is one
+    scale_probability: float = 0.0  # of enlarging or shrinking the image about its centre
+    scale: float = 1.25  # largest factor; its logarithm is uniform, from 1 / scale to scale
+    blur_probability: float = 0.0
+    blur: float = 1.0  # standard deviation of the Gaussian in pixels, uniform in [0, blur]
+    gamma_probability: float = 0.0
+    gamma: float = 1.25  # largest exponent of the grey values; its logarithm is uniform, from 1 / gamma to gamma
+    noise_probability: float = 0.0
+    noise: float = 0.03  # standard deviation in grey, uniform in [0, noise]; 0.03 of the HU window is 42 HU
 
     def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "vertical_flip", "elastic_probability", "crop_foreground"):
+        also = [f"{part}_probability" for part in ("elastic", "scale", "blur", "gamma", "noise")]
+        for name in ("horizontal_flip", "vertical_flip", "crop_foreground", *also):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Augmentation: expected a probability, 0 to 1, got {name}={getattr(self, name)}.")
-        for name, most in (("rotation", 180), ("brightness", 1), ("contrast", 1)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"Augmentation: expected {name} in [0, {most}], got {name}={getattr(self, name)}.")
+        ranges = {"rotation": (0, 180), "brightness": (0, 1), "contrast": (0, 1), "blur": (0, 100), "noise": (0, 1)}
+        for name, (least, most) in (ranges | {"scale": (1, MOST_SCALE), "gamma": (1, 10)}).items():
+            if not least <= getattr(self, name) <= most:
+                value = getattr(self, name)
+                raise ValueError(f"Augmentation: expected {name} in [{least}, {most:g}], got {name}={value}.")
         check_elastic_strength(self.elastic_alpha, self.elastic_sigma)
         if self.crop_size is not None and (not isinstance(self.crop_size, int) or self.crop_size < 1):
             raise ValueError(f"Augmentation: expected a whole number >= 1 or None, got crop_size={self.crop_size}.")
@@ -75,8 +93,8 @@ class Augmentation:
 
         Returns:
             New contiguous arrays of the same types and, unless `crop_size` is given, the same shape. Outside the
-            original image both are 0: air, and no lesion. Without rotation and elastic deformation no pixel is
-            resampled: flips and crops are exact.
+            original image both are 0: air, and no lesion. Without rotation, scale and elastic deformation no pixel
+            is resampled: flips and crops are exact.
 
         Raises:
             ValueError: if the pair is not as described, or smaller than the crop.
@@ -92,19 +110,28 @@ class Augmentation:
                 sigma=self.elastic_sigma,
                 rng=np.random.default_rng(draw.noise_seed),
             )
-        matrix = input_from_output(draw.angle, draw.flip_rows, draw.flip_cols)
+        matrix = input_from_output(draw.angle, draw.flip_rows, draw.flip_cols) / draw.scale
         origin = crop_origin(target, size, matrix, displacement, draw)
-        if draw.angle == 0 and displacement is None:
+        if draw.angle == 0 and draw.scale == 1 and displacement is None:
             image, target = (flip_and_crop(array, size, origin, draw) for array in (image, target))
         else:
             coordinates = sampling_coordinates(target.shape, size, matrix, origin, displacement)  # (2, h, w)
             soft = target.dtype == np.float32  # shares, between which one may interpolate
             image, target = sample_image(image, coordinates), sample_at(target, coordinates, order=int(soft))
-        return adjust_grey(image, draw.brightness, draw.contrast), target
+        # Blur comes first and noise last, so that noise has the strength that was drawn.
+        image = adjust_grey(blur(image, draw.blur), draw.brightness, draw.contrast)
+        noise_rng = np.random.default_rng([draw.noise_seed, 2])
+        return add_noise(bend_grey(image, draw.gamma), draw.noise, noise_rng), target
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        """Make the random decisions: always eleven numbers, in this order."""
+        """Make the random decisions: always eleven numbers of `rng`, in this order.
+
+        The last of them starts a generator of its own for scale, blur, gamma and noise. So their numbers are drawn
+        whether or not they are switched on, and `rng` is left as it was before there were such changes.
+        """
         u = rng.random(10)
+        noise_seed = int(rng.integers(2**63))
+        v = np.random.default_rng([noise_seed, 1]).random(8)
         return Draw(
             angle=self.rotation * (2 * u[0] - 1),
             flip_rows=u[1] < self.vertical_flip,
@@ -115,7 +142,11 @@ class Augmentation:
             crop_position=(u[6], u[7]),
             brightness=self.brightness * (2 * u[8] - 1),
             contrast=1 + self.contrast * (2 * u[9] - 1),
-            noise_seed=int(rng.integers(2**63)),
+            noise_seed=noise_seed,
+            scale=self.scale ** (2 * v[1] - 1) if v[0] < self.scale_probability else 1.0,
+            blur=self.blur * v[3] if v[2] < self.blur_probability else 0.0,
+            gamma=self.gamma ** (2 * v[5] - 1) if v[4] < self.gamma_probability else 1.0,
+            noise=self.noise * v[7] if v[6] < self.noise_probability else 0.0,
         )
 
 
@@ -172,7 +203,7 @@ def sampling_coordinates(
     Args:
         shape: (H, W) of the input. Its centre is the fixed point.
         size: (h, w) of the output, a crop of the transformed image.
-        matrix: (2, 2), from `input_from_output`.
+        matrix: (2, 2), from `input_from_output`, divided by the scale.
         origin: row and column of the first pixel of the crop.
         displacement: (2, h, w) in pixels, or None.
 
@@ -194,7 +225,7 @@ def sampling_coordinates(
 def crop_origin(
     target: NDArray, size: tuple[int, int], matrix: NDArray, displacement: NDArray | None, draw: Draw
 ) -> tuple[float, float]:
-    """Find the first row and column of a crop of `size`, in the flipped and rotated image.
+    """Find the first row and column of a crop of `size`, in the flipped, rotated and scaled image.
 
     A crop on a lesion puts one lesion pixel, drawn by `choose_pixel` from those still in the image, exactly on a pixel
     of the crop, so that even a lesion of a single pixel survives the resampling. The origin may therefore be between
@@ -206,7 +237,8 @@ def crop_origin(
     if draw.crop_on_lesion:
         last = np.array(target.shape) - 1
         pixels = np.argwhere(target)  # (n, 2)
-        moved = (pixels - last / 2) @ matrix + last / 2  # to the output: the inverse of the matrix is its transpose
+        # To the output: the inverse of a rotation is its transpose, and the scale is undone.
+        moved = (pixels - last / 2) @ (matrix * draw.scale**2) + last / 2
         inside = ((moved >= 0) & (moved <= last)).all(axis=1)
         if inside.any():
             pixel = moved[inside][choose_pixel(target, pixels[inside], draw.lesion_pixel)]  # (2,)

@@ -11,7 +11,7 @@ import math
 import unicodedata
 import warnings
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from lungseg.data.ct import HU_WINDOW
@@ -26,7 +26,7 @@ from lungseg.data.folder_files import (
     visible,
 )
 from lungseg.data.headers import cell_text, read_csv
-from lungseg.data.splits import affordable_fractions, find_overlaps, split_by_group
+from lungseg.data.splits import Fold, affordable_fractions, find_overlaps, fold_splits, split_by_group
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -69,7 +69,7 @@ NUMBERS = {f.name: f.type for f in fields(ImageRecord) if f.type in (float, int)
 ORDER = ("series", "slice_index")  # if misspelt, nothing goes wrong unseen: what needs them asks for them
 
 
-def read_manifest(folder: str | Path, kind: str | None = None) -> list[ImageRecord]:
+def read_manifest(folder: str | Path, kind: str | None = None, *, fold: Fold | None = None) -> list[ImageRecord]:
     """The records of a folder, in the order of its manifest; unknown columns are ignored.
 
     Without a manifest (or without its group or split column) each image is its own group and the split is made here,
@@ -77,6 +77,7 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> list[ImageReco
 
     Args:
         kind: "slices" or "volumes", for callers that can use only these; None takes what the folder holds.
+        fold: of a cross-validation, which replaces the splits "train" and "val" (`lungseg.data.splits.fold_splits`).
 
     Raises:
         ValueError: the first problem of the manifest, in one sentence.
@@ -84,12 +85,18 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> list[ImageReco
     records, problems = parse_manifest(Path(folder), kind)
     if problems:
         raise ValueError(problems[0])
-    return records
+    if fold is None:
+        return records
+    try:
+        splits = fold_splits([r.group for r in records], [r.split for r in records], fold)
+    except ValueError as error:
+        raise ValueError(f"{folder}, cross-validation without the test split: {error}") from None
+    return [replace(record, split=split) for record, split in zip(records, splits, strict=True)]
 
 
-def read_split(folder: str | Path, split: str | None, kind: str) -> list[ImageRecord]:
+def read_split(folder: str | Path, split: str | None, kind: str, fold: Fold | None = None) -> list[ImageRecord]:
     """The records of one split (None takes all); if there are none, a ValueError names the existing splits."""
-    everything = read_manifest(folder, kind)
+    everything = read_manifest(folder, kind, fold=fold)
     records = [r for r in everything if split in (None, r.split)]
     if not records:
         there = ", ".join(f"{n} {s}" for s, n in Counter(r.split for r in everything).items())

@@ -29,6 +29,7 @@ from lungseg.data.manifest_writer import ManifestWriter
 from lungseg.data.neighbours import series_indices
 from lungseg.data.plausible import LesionExtent, Tally, odd_grey, same_picture
 from lungseg.data.readers import count_readers_of_slices, read_share, resize_share
+from lungseg.data.splits import Fold
 
 # (image (H, W) float32 or (C, H, W), target (H, W) uint8, or float32 if soft, rng) -> the same pair, changed
 Augment = Callable[[NDArray[np.float32], NDArray[np.uint8], np.random.Generator], tuple[NDArray, NDArray]]
@@ -76,11 +77,14 @@ def slice_size(folder: str | Path, record: ImageRecord) -> tuple[int, int]:
         return picture.height, picture.width
 
 
-def check_folder(folder: str | Path) -> list[str]:
+def check_folder(folder: str | Path, *, negatives: bool = False) -> list[str]:
     """The problems of a folder, each a sentence with what to do; [] if there are none.
 
     What is implausible (`lungseg.data.plausible`) in more than half of the slices is a problem too; in fewer, a
     warning.
+
+    Args:
+        negatives: whether the folder is meant to add slices without a lesion; then no class needs an example.
     """
     folder = Path(folder)
     records, problems = parse_manifest(folder, "slices")
@@ -95,10 +99,11 @@ def check_folder(folder: str | Path) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], LesionExtent(target))
+        lesion = LesionExtent(target) if target.any() or not negatives else None
+        tally.add(record.id, [odd_grey(image, record.bits) or same_picture(image, target)], lesion)
         tally.add_image(record.id, record.split, image)
         seen.update(np.unique(target).tolist())
-    if not problems:  # a mask that cannot be read may hold the missing class
+    if not problems and not negatives:  # a mask that cannot be read may hold the missing class
         problems += [f"{folder}: {sentence}" for sentence in unused_classes(seen, classes)]
     problems += tally_problems(tally)
     if records or not problems:
@@ -165,6 +170,7 @@ class SliceDataset(Dataset):
             nor the order of reading changes what a sample looks like.
         soft: take as target, in [0, 1], the share of the readers who outlined each pixel (lungseg.data.readers).
         neighbours: n, slices below and above in the same series of the manifest. 0 shows the slice alone.
+        fold: of a cross-validation, which replaces the splits "train" and "val" of the manifest.
 
     Raises:
         ValueError: for a bad manifest or an empty split here, and for a bad file when it is read.
@@ -180,9 +186,10 @@ class SliceDataset(Dataset):
         seed: int = 0,
         soft: bool = False,
         neighbours: int = 0,
+        fold: Fold | None = None,
     ):
         self.folder, self.size, self.augment, self.seed = Path(folder), size, augment, seed
-        self.records, self.classes = read_split(folder, split, "slices"), read_classes(folder)
+        self.records, self.classes = read_split(folder, split, "slices", fold), read_classes(folder)
         self.readers = count_readers_of_slices(self.folder, self.classes) if soft else None
         self.neighbours, self._stacks = neighbours, series_indices(self.records, neighbours)  # (n, 2 neighbours + 1)
         # In shared memory, so that set_epoch also reaches worker processes that persist over epochs.

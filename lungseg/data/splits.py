@@ -5,7 +5,9 @@ measures memorisation. So a whole group (a patient, or a cluster of near-duplica
 augmentation.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +58,46 @@ def split_by_group(groups: Sequence[str], fractions: Mapping[str, float], *, see
         lacking[split] -= sizes[g]
         empty.discard(split)
     return [group_splits[str(group)] for group in groups]
+
+
+class Fold(NamedTuple):
+    """One fold of a cross-validation: Fold(0, 5) is the first of five."""
+
+    number: int  # from 0; its groups validate, those of the other folds train
+    of: int
+
+
+def deal_folds(groups: Sequence[str], folds: int) -> list[int]:
+    """Deal the groups into folds of nearly equal numbers of groups and of rows.
+
+    Groups are dealt like cards, those with many rows first, to folds 0, 1, ..., n - 1, n - 1, ..., 1, 0, 0, 1, ...
+    So two folds differ by at most one group, and by no more rows than the largest group has. Equal sizes are in the
+    order of a digest of the name, which means nothing: names in their own order would deal hospital by hospital. There
+    is no seed, and the order of the rows does not matter, so every run of every network has the same folds.
+
+    Args:
+        groups: the group of each row; capitals are ignored, because "p1" and "P1" may be one patient.
+
+    Returns:
+        The fold of each row, 0 to folds - 1.
+
+    Raises:
+        ValueError: if there are fewer groups than folds, or fewer than two folds.
+    """
+    names, rows = np.unique(np.asarray([group.casefold() for group in groups], dtype=str), return_counts=True)
+    if not 2 <= folds <= len(names):
+        raise ValueError(f"expected 2 to {len(names)} folds for {len(names)} patients, got {folds}. Use fewer folds.")
+    digests = [hashlib.sha256(str(name).encode(errors="surrogatepass")).digest() for name in names]
+    order = sorted(range(len(names)), key=lambda g: (-rows[g], digests[g]))
+    there_and_back = [*range(folds), *reversed(range(folds))]
+    dealt = {names[g]: there_and_back[place % len(there_and_back)] for place, g in enumerate(order)}
+    return [dealt[group.casefold()] for group in groups]
+
+
+def fold_splits(groups: Sequence[str], splits: Sequence[str], fold: Fold) -> list[str]:
+    """The split of each row in one fold of a cross-validation: "test" stays, the others become "train" or "val"."""
+    dealt = iter(deal_folds([g for g, s in zip(groups, splits, strict=True) if s != "test"], fold.of))
+    return [s if s == "test" else "val" if next(dealt) == fold.number else "train" for s in splits]
 
 
 def affordable_fractions(fractions: Mapping[str, float], num_groups: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ from lungseg.data.classes import one_hot
 from lungseg.data.ct import hu_to_unit
 from lungseg.data.neighbours import stack_indices
 from lungseg.data.slices import CACHE_BYTES
+from lungseg.data.splits import Fold
 from lungseg.data.volume_file import LabelledVolume, check_target
 from lungseg.data.volumes import VolumeDataset, find_lesions, volume_path
 
@@ -25,12 +26,12 @@ class VolumeSliceDataset(VolumeDataset):
     Slices keep the size of their files. `records` are those of the volumes, so there are more samples than records.
 
     Args:
-        folder, split: as for `VolumeDataset`.
+        folder, split, fold: as for `VolumeDataset`.
         neighbours: n; 0 shows each slice alone.
     """
 
-    def __init__(self, folder: str | Path, split: str | None = None, *, neighbours: int = 0):
-        super().__init__(folder, split)
+    def __init__(self, folder: str | Path, split: str | None = None, *, neighbours: int = 0, fold: Fold | None = None):
+        super().__init__(folder, split, fold=fold)
         self.neighbours = neighbours
         self._kept: dict[int, LabelledVolume] = {}
         self._lesions: dict[int, list[list[NDArray]]] = {}  # volume -> for each class in it, the voxels of its lesions

@@ -26,6 +26,7 @@ from lungseg.data.manifest_writer import ManifestWriter
 from lungseg.data.plausible import LesionExtent, Tally
 from lungseg.data.readers import count_readers_of_volumes, vote_share
 from lungseg.data.slices import tally_problems
+from lungseg.data.splits import Fold
 from lungseg.data.volume_file import LabelledVolume, check_sums, check_target, check_volume, read_labelled, write_volume
 
 MAX_VOXELS = 2000  # kept of each lesion: enough positions for crops, and 24 kB however large the lesion is
@@ -101,15 +102,15 @@ class VolumeDataset(Dataset):
 
     image is float32 (1, D, H, W): HU_WINDOW (lungseg.data.ct) mapped to [0, 1]. target is float32 (1, D, H, W) in
     {0, 1}, or (K, D, H, W) if the folder has K > 1 lesion classes, named in `classes`. split: "train", "val" or "test";
-    None takes all.
+    None takes all. fold: of a cross-validation, which replaces the splits "train" and "val" of the manifest.
 
     Raises:
         ValueError: for a bad manifest or an empty split here, and for a bad file when it is read.
     """
 
-    def __init__(self, folder: str | Path, split: str | None = None):
+    def __init__(self, folder: str | Path, split: str | None = None, *, fold: Fold | None = None):
         self.folder = Path(folder)
-        self.records, self.classes = read_split(folder, split, "volumes"), read_classes(folder)
+        self.records, self.classes = read_split(folder, split, "volumes", fold), read_classes(folder)
         self._verified: set[int] = set()  # those whose checksums have been compared
         self._readers: dict[str, int] | None = None  # id -> number of readers, if targets are soft
 
@@ -172,6 +173,7 @@ class CropDataset(VolumeDataset):
         seed: with the epoch and the index it decides each crop, so that neither the number of workers nor the order
             of reading changes what is drawn.
         soft: take as target, in [0, 1], the share of the readers who outlined each voxel (lungseg.data.readers).
+        fold: as of `VolumeDataset`.
     """
 
     def __init__(
@@ -185,8 +187,9 @@ class CropDataset(VolumeDataset):
         flips: bool = False,
         seed: int = 0,
         soft: bool = False,
+        fold: Fold | None = None,
     ):
-        super().__init__(folder, split)
+        super().__init__(folder, split, fold=fold)
         if len(crop_size) != 3 or min(crop_size) < 1 or crops_per_volume < 1 or not 0 <= foreground <= 1:
             raise ValueError(
                 f"CropDataset: expected crop_size with three sides of at least 1, crops_per_volume of at least 1 and "

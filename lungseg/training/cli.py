@@ -18,7 +18,7 @@ from lungseg.training.recipe import RunOptions, TrainingRecipe
 from lungseg.training.resume import held, how_to_resume
 from lungseg.training.run import Run
 
-PATHS = ("weights", "pretrained", "network")  # fields of recipes that name a file
+PATHS = ("weights", "pretrained", "network", "negatives")  # fields of recipes that name files or folders
 
 
 def run_script(
@@ -55,4 +55,8 @@ def run_script(
 
 def absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same settings with absolute paths: a run may be resumed from another current folder."""
-    return {k: str(Path(v).absolute()) if k in PATHS and v else v for k, v in settings.items()}
+
+    def absolute(value: Any) -> Any:
+        return tuple(map(absolute, value)) if isinstance(value, tuple) else str(Path(value).absolute())
+
+    return {k: absolute(v) if k in PATHS and v else v for k, v in settings.items()}

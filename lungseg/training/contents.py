@@ -9,7 +9,7 @@ the same contents, an edited mask has another digest.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,16 +22,26 @@ FILE = "data.json"
 Contents = dict[str, list]  # name of a file, with "/" between folders -> its size, time and digest
 
 
-def list_contents(folder: str | Path, known: Mapping[str, list] | None = None, *, readers: bool = False) -> Contents:
+def list_contents(
+    folder: str | Path,
+    known: Mapping[str, list] | None = None,
+    *,
+    readers: bool = False,
+    negatives: Sequence[str] = (),
+) -> Contents:
     """The files that a run reads from a folder of slices or of volumes, with their sizes, times and digests.
 
     Args:
         known: the result of an earlier call (`read_contents`): files of the same size and time are not read again.
         readers: whether the run reads the outlines of each reader too, for soft targets.
+        negatives: further folders that it reads; their files are called "negatives 1/images/a.png".
     """
-    folder, known, found = Path(folder), known or {}, {}
-    for path in tqdm(data_files(folder, readers=readers), desc="digests", unit="file", leave=False, disable=None):
-        name, stat = path.relative_to(folder).as_posix(), os.stat(path)
+    known, found = known or {}, {}
+    homes = {"": Path(folder)} | {f"negatives {n}/": Path(home) for n, home in enumerate(negatives, start=1)}
+    files = [(prefix + path.relative_to(home).as_posix(), path) for prefix, home in homes.items()
+             for path in data_files(home, readers=readers and not prefix)]  # fmt: skip
+    for name, path in tqdm(files, desc="digests", unit="file", leave=False, disable=None):
+        stat = os.stat(path)
         before = known.get(name, ())
         if list(before[:2]) != [stat.st_size, stat.st_mtime_ns]:
             before = [stat.st_size, stat.st_mtime_ns, file_digest(path)]

@@ -41,7 +41,8 @@ def crop_sets(
     side = recipe.crop_side
     assert side is not None
     plain, val, test = (
-        SliceDataset(folder, split, neighbours=recipe.neighbours) for split in ("train", "val", last_split)
+        SliceDataset(folder, split, neighbours=recipe.neighbours, fold=recipe.cross_validation)
+        for split in ("train", "val", last_split)
     )
     input_ = InputSpec(
         (side, side), hu_window=hu_window, classes=plain.classes, neighbours=recipe.neighbours,
@@ -78,14 +79,15 @@ def volume_slice_sets(
     Raises:
         ValueError: if whole slices are to be trained on, and they have several sizes.
     """
-    source = VolumeSliceDataset(folder, "train", neighbours=recipe.neighbours)
+    fold = recipe.cross_validation
+    source = VolumeSliceDataset(folder, "train", neighbours=recipe.neighbours, fold=fold)
     if not recipe.crop_side and len(sizes := sorted(set(source.sizes))) > 1:
         a, b = (" x ".join(map(str, size)) for size in sizes[:2])
         raise ValueError(
             f"{folder} has volumes with slices of {len(sizes)} sizes, such as {a} and {b}, which cannot share "
             f"a batch. Give --crop-size N to train on crops of N x N pixels."
         )
-    plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split))
+    plain, val, test = (VolumeDataset(folder, split, fold=fold) for split in ("train", "val", last_split))
     spacings = [plain.spacing_mm(i)[1:] for i in range(len(plain))]
     sides = [[mm for mm in side if not np.isnan(mm)] for side in zip(*spacings, strict=True)]
     whole = most_common(source.sizes)

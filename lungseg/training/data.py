@@ -22,10 +22,12 @@ from lungseg.data.neighbours import check_order_known
 from lungseg.data.samples import Samples
 from lungseg.data.slice_crops import SliceCrops
 from lungseg.data.slices import SliceDataset, check_folder, slice_size
+from lungseg.data.splits import Fold
 from lungseg.data.volumes import CropDataset, VolumeDataset, check_volume_folder
 from lungseg.training.batches import Loader, held_out_batches, train_batches
 from lungseg.training.crops import crop_sets, same_size, volume_slice_sets
 from lungseg.training.distributed import Processes
+from lungseg.training.negatives import JoinedSlices, add_negatives
 from lungseg.training.recipe import RunOptions, TrainingRecipe, VolumeRecipe
 
 FLIPS = Augmentation(rotation=0, elastic_probability=0, brightness=0, contrast=0)
@@ -33,10 +35,11 @@ AUGMENTATIONS = {
     "none": None,
     "flips": FLIPS,
     "full": Augmentation(),
+    "strong": Augmentation(scale_probability=0.3, blur_probability=0.2, gamma_probability=0.3, noise_probability=0.3),
 }
 PHANTOM_SPACING_MM = (2.0, 1.2, 1.2)  # of phantom volumes: between slices, rows, columns
 
-TrainSet = SliceDataset | SliceCrops | CropDataset
+TrainSet = SliceDataset | JoinedSlices | SliceCrops | CropDataset
 Sets = tuple[TrainSet, Samples, Samples, Samples]  # train, the same without augmentation, val, test
 
 
@@ -45,8 +48,9 @@ class Data:
     """The three splits of a run, as data sets and in batches. Without a test split, the validation split serves as one.
 
     Attributes:
-        train_set: augmented, differently in each epoch (`set_epoch`).
-        plain_train_set: whole images without augmentation, for the baselines (`lungseg.evaluation.baselines`).
+        train_set: augmented, differently in each epoch (`set_epoch`); with the negatives.
+        plain_train_set: whole images without augmentation or negatives, for the baselines
+            (`lungseg.evaluation.baselines`).
         train, val, test: batches of this process.
         input: what a checkpoint says about the images it was trained on.
         fingerprint: of names and splits: a run must be resumed with the data it began with.
@@ -82,6 +86,7 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
     Raises:
         ValueError: the first thing that is wrong with the data, in one sentence.
     """
+    fold = recipe.cross_validation
     solid = getattr(recipe, "spatial_dims", 2) == 3
     volumes = solid or (options.data is not None and options.data.is_dir() and held_kind(options.data) == "volumes")
     if recipe.neighbours and options.data is None:
@@ -90,12 +95,16 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
         raise ValueError("--soft-targets needs the outlines of several readers, and phantoms have none. Give --data.")
     with processes.main_first():  # the main process draws the phantoms that the others read
         if volumes:
-            folder = find_data(options.data, check_volume_folder) or draw_volumes(recipe, options)
+            folder = find_data(options.data, check_volume_folder, fold) or draw_volumes(recipe, options)
         else:
-            folder = find_data(options.data, check_folder) or draw_slices(recipe, options)
+            folder = find_data(options.data, check_folder, fold) or draw_slices(recipe, options)
     if recipe.soft_targets and (recipe.crop_side or volumes) and not solid:
         raise ValueError(
             "--soft-targets is for whole slices, or crops of volumes for a 3-D network. Leave it out here."
+        )
+    if recipe.negatives and (recipe.crop_side or volumes):
+        raise ValueError(
+            "--negatives are for slices that are trained on whole: of crops, --foreground says how many hold a lesion."
         )
     sets: Sets
     if volumes and not solid:
@@ -110,15 +119,18 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
         train_batches(sets[0], recipe.batch_size, seed=options.seed, **share),
         held_out_batches(sets[2], at_once, **share),
         held_out_batches(sets[3], at_once, **share),
-        input_, fingerprint(folder),
+        input_, fingerprint(folder, fold),
     )  # fmt: skip
 
 
 # ---- finding or drawing -----------------------------------------------------------------------------------------
 
 
-def find_data(folder: Path | None, check: Callable[[Path], list[str]]) -> Path | None:
+def find_data(folder: Path | None, check: Callable[[Path], list[str]], fold: Fold | None = None) -> Path | None:
     """The folder, once `check` has found nothing wrong with it; None if there is none.
+
+    Args:
+        fold: of a cross-validation, which needs no validation split.
 
     Raises:
         ValueError: the first thing that is wrong with it, in one sentence.
@@ -127,7 +139,7 @@ def find_data(folder: Path | None, check: Callable[[Path], list[str]]) -> Path |
         return None
     problems = check(folder)
     if not problems:
-        splits = {record.split for record in read_manifest(folder)}
+        splits = {record.split for record in read_manifest(folder, fold=fold)}
         if not {"train", "val"} <= splits:
             problems = [f"{folder} has only the splits {', '.join(sorted(splits))}. Training needs train and val."]
     refuse(problems)
@@ -169,9 +181,9 @@ def draw_volumes(recipe: TrainingRecipe, options: RunOptions) -> Path:
     return folder
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, fold: Fold | None = None) -> str:
     """A short digest of the names of the samples, their splits, and the names of the lesion classes."""
-    text = "\n".join([*(f"{r.id} {r.split}" for r in read_manifest(folder)), *read_classes(folder)])
+    text = "\n".join([*(f"{r.id} {r.split}" for r in read_manifest(folder, fold=fold)), *read_classes(folder)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -235,19 +247,22 @@ def slice_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, I
         check_order_known(folder, read_manifest(folder))
     if recipe.crop_side:
         return crop_sets(folder, recipe, augmentation(recipe), last_split(folder), windows[0], seed)
-    size = recipe.img_size
+    size, soft = recipe.img_size, recipe.soft_targets
+    vary: dict[str, Any] = {"augment": AUGMENTATIONS[recipe.augment], "seed": seed, "fold": recipe.cross_validation}
     show: dict[str, Any] = {"size": size, "neighbours": recipe.neighbours}
-    augment, soft = AUGMENTATIONS[recipe.augment], recipe.soft_targets
-    train = SliceDataset(folder, "train", augment=augment, seed=seed, soft=soft, **show)
+    train = SliceDataset(folder, "train", soft=soft, **vary, **show)
     if soft:  # check_folder has not looked at the readers' outlines
-        for _ in SliceDataset(folder, "train", soft=True):
+        for _ in SliceDataset(folder, "train", soft=True, fold=recipe.cross_validation):
             pass
-    plain, val, test = (SliceDataset(folder, split, **show) for split in ("train", "val", last_split(folder)))
+    splits = "train", "val", last_split(folder)
+    plain, val, test = (SliceDataset(folder, split, fold=recipe.cross_validation, **show) for split in splits)
     input_ = InputSpec(
         (size, size), hu_window=windows[0], classes=train.classes, neighbours=recipe.neighbours,
         **scales(folder, train.records, size),
     )  # fmt: skip
-    return (train, plain, val, test), input_
+    if not recipe.negatives:
+        return (train, plain, val, test), input_
+    return (add_negatives(train, (val, test), recipe.negatives, size=size, **vary), plain, val, test), input_
 
 
 def augmentation(recipe: TrainingRecipe) -> Augmentation:
@@ -299,11 +314,12 @@ def volume_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, 
     """The data sets of a folder of volumes: crops of the training volumes, whole volumes of the others."""
     assert isinstance(recipe, VolumeRecipe) and len(recipe.crop_size) == 3  # as `spatial_dims` = 3 requires
     sides: tuple[int, int, int] = recipe.crop_size
+    fold = recipe.cross_validation
     train = CropDataset(
-        folder, "train", crop_size=sides, crops_per_volume=recipe.crops_per_volume,
-        foreground=recipe.foreground, flips=recipe.augment != "none", seed=seed, soft=recipe.soft_targets,
+        folder, "train", crop_size=sides, crops_per_volume=recipe.crops_per_volume, foreground=recipe.foreground,
+        flips=recipe.augment != "none", seed=seed, soft=recipe.soft_targets, fold=fold,
     )  # fmt: skip
-    plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split(folder)))
+    plain, val, test = (VolumeDataset(folder, split, fold=fold) for split in ("train", "val", last_split(folder)))
     spacings = zip(*(plain.spacing_mm(i) for i in range(len(plain))), strict=True)
     spacing = tuple(median_spacing(axis) for axis in spacings)
     input_ = InputSpec(

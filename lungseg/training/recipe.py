@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lungseg.data.splits import Fold
 from lungseg.flags import below_1, check_fields, from_to, not_negative, option, positive, share
 from lungseg.training.loss import refuse_unused_numbers
 
@@ -48,9 +49,10 @@ class TrainingRecipe:
     img_size: int = option(
         64, "slices: side in pixels to which they are resized; twice the side costs four times as much"
     )
-    augment: Literal["none", "flips", "full"] = option(
+    augment: Literal["none", "flips", "full", "strong"] = option(
         "full",
-        "variations of training slices; full: rotation, flips, elastic, brightness, contrast; volumes: flips only",
+        "variations of training slices; full: rotation, flips, elastic, brightness, contrast; strong: also scale, "
+        "blur, gamma, noise; volumes: flips only",
     )
     soft_targets: bool = option(
         False,
@@ -75,6 +77,18 @@ class TrainingRecipe:
         600, "slices: phantom patients to draw; many patients teach more than many slices of a few patients"
     )
     phantom_slices: int = option(2, "slices of each phantom patient")
+    negatives: tuple[str, ...] = option(
+        (),
+        "folders of slices whose training slices are added, mostly without a lesion (mine_negatives.py makes them)",
+    )
+    folds: int | None = option(
+        None,
+        "cross-validation: into how many folds all patients but those of the test split are dealt",
+        check=from_to(2, 1000),
+    )
+    fold: int | None = option(
+        None, "cross-validation: the fold that validates, counted from 0; the others train", check=not_negative
+    )
 
     # the start
     weights: str | None = option(
@@ -86,7 +100,9 @@ class TrainingRecipe:
         check=not_negative,
     )
     prior_bias: bool = option(
-        True, "start a fresh head at the share of lesion pixels, not at 1/2: saves the steps that only learn this"
+        True,
+        "start a fresh head at the share of lesion pixels, negatives included, not at 1/2: saves the steps that only "
+        "learn this",
     )
 
     # optimization
@@ -167,6 +183,10 @@ class TrainingRecipe:
             raise ValueError(
                 f"--schedule plateau sets the rate itself, so it must have --warmup-epochs 0, not {self.warmup_epochs}"
             )
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError("--folds and --fold go together: --folds 5 --fold 0 validates on the first fold of five")
+        if self.folds and self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"--fold {self.fold} must be from 0 to {self.folds - 1}: there are {self.folds} folds")
         self.check_crop_size()
 
     def check_crop_size(self) -> None:
@@ -177,6 +197,11 @@ class TrainingRecipe:
     def crop_side(self) -> int | None:
         """Side in pixels of the crops of slices; None if whole slices are trained on."""
         return self.crop_size[0] or None if len(self.crop_size) == 1 else None
+
+    @property
+    def cross_validation(self) -> Fold | None:
+        """The fold that validates; None if the manifest decides."""
+        return None if self.folds is None or self.fold is None else Fold(self.fold, self.folds)
 
 
 @dataclass(frozen=True)
@@ -197,6 +222,8 @@ class VolumeRecipe(TrainingRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.negatives and self.spatial_dims == 3:
+            raise ValueError("--negatives are slices, so they cannot be added to volumes (--spatial-dims 3)")
         if len(self.phantom_shape) != 3:
             raise ValueError(f"phantom_shape={self.phantom_shape} must name three sides: slices, rows and columns")
         if self.neighbours and self.spatial_dims == 3:
@@ -221,6 +248,7 @@ def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     added |= {"pos_weight": 1.0, "tversky_beta": 0.7, "tversky_gamma": 1.33, "focal_gamma": 2.0, "focal_alpha": None}
     added |= {"boundary_weight": 0.01, "lesion_size": 64.0, "soft_targets": False}
     added |= {"crop_size": (0,), "crops_per_slice": 1, "foreground": 0.5, "neighbours": 0}  # whole slices, each alone
+    added |= {"negatives": (), "folds": None, "fold": None}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
     return added | settings

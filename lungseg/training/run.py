@@ -143,8 +143,9 @@ class Run:
         self.settings["slices"] = data.fingerprint
         check_same_run(self.started, self.settings, self.out)
         before = read_contents(self.out)
-        soft = self.recipe.soft_targets
-        self.contents = list_contents(data.folder, before, readers=soft) if self.processes.is_main else {}
+        recipe = self.recipe
+        more: dict[str, Any] = {"readers": recipe.soft_targets, "negatives": recipe.negatives}
+        self.contents = list_contents(data.folder, before, **more) if self.processes.is_main else {}
         now = self.settings["contents"] = self.processes.gather(digest(self.contents))[0]
         then = self.started.get("contents")  # older versions did not keep it
         if self.started and not self.saved and before:  # stopped in its first epoch

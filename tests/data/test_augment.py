@@ -175,6 +175,103 @@ def test_the_image_stays_in_0_1_however_strong_the_change(seed):
     assert image.min() >= 0 and image.max() <= 1
 
 
+# ---- scale, blur, gamma, noise ---------------------------------------------------------------------------
+
+ALWAYS = {f"{part}_probability": 1 for part in ("scale", "blur", "gamma", "noise")}
+STRONG = dataclasses.replace(EVERYTHING, **ALWAYS)
+
+
+def test_a_disc_grows_by_the_scale_and_stays_round():
+    rows, cols = np.indices((81, 81)) - 40
+    disc = (np.hypot(rows, cols) <= 15.5).astype(np.uint8)
+    only = dataclasses.replace(NOTHING, scale_probability=1, scale=1.6)
+    factors = []
+    for seed in range(40):
+        factor = only.draw(np.random.default_rng(seed)).scale
+        image, target = only(disc.astype(np.float32), disc, np.random.default_rng(seed))
+        for area in (image.sum(), target.sum()):
+            assert area == pytest.approx(np.pi * (15.5 * factor) ** 2, rel=0.05)
+        assert abs(int(target[40].sum()) - int(target[:, 40].sum())) <= 1
+        factors.append(factor)
+    assert 1 / 1.6 <= min(factors) < 0.7 and 1.5 < max(factors) <= 1.6 and abs(np.log(factors).mean()) < 0.15
+
+
+def test_scale_is_composed_with_the_other_geometry_and_resampled_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "lungseg.data.augment.sample_at", lambda *a, order: calls.append(order) or sample_at(*a, order=order)
+    )
+    STRONG(*random_pair(0), np.random.default_rng(0))
+    assert sorted(calls) == [0, 1]
+    image, target = random_pair(1)
+    rng, still = np.random.default_rng, dataclasses.replace(NOTHING, rotation=30, scale_probability=1)
+    draw = still.draw(rng(3))
+    _, moved = still(image, target, rng(3))
+    cos, sin = np.cos(np.radians(draw.angle)), np.sin(np.radians(draw.angle))
+    for row, col in ((20, 25), (10, 30), (31, 12)):  # by hand: back by the angle, and 1 / scale as far from the centre
+        r, c = (row - 19.5) / draw.scale, (col - 24.5) / draw.scale
+        source = cos * r + sin * c + 19.5, -sin * r + cos * c + 24.5
+        assert moved[row, col] == target[tuple(int(np.rint(x)) for x in source)]
+
+
+def test_full_makes_the_draws_it_always_made_and_strong_shares_them():
+    """So runs from before there were these changes are repeated bit by bit."""
+    for seed in range(30):
+        rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+        full, strong = Augmentation().draw(rng), STRONG.draw(np.random.default_rng(seed))
+        u, noise_seed = again.random(10), int(again.integers(2**63))
+        assert rng.random() == again.random()
+        assert (full.angle, full.brightness, full.contrast) == (
+            30 * (2 * u[0] - 1), 0.05 * (2 * u[8] - 1), 1 + 0.15 * (2 * u[9] - 1)
+        )  # fmt: skip
+        assert (full.scale, full.blur, full.gamma, full.noise) == (1, 0, 1, 0) and full.noise_seed == noise_seed
+        assert strong[:10] == full[:3] + (True,) + full[4:10]  # bends always, here
+
+
+def test_each_change_comes_as_often_as_it_should_and_fills_its_range():
+    half = Augmentation(**{name: 0.5 for name in ALWAYS})
+    draws = [half.draw(np.random.default_rng(seed)) for seed in range(2000)]
+    for name, off, low, high in (
+        ("scale", 1, 0.8, 1.25),
+        ("blur", 0, 0, 1),
+        ("gamma", 1, 0.8, 1.25),
+        ("noise", 0, 0, 0.03),
+    ):
+        on = np.array([getattr(d, name) for d in draws if getattr(d, name) != off])
+        assert 0.45 < len(on) / 2000 < 0.55
+        margin = 0.02 * (high - low)
+        assert low <= on.min() < low + margin and high - margin < on.max() <= high
+    switched = np.array([[d.scale != 1, d.blur != 0, d.gamma != 1, d.noise != 0] for d in draws], float)
+    assert np.abs(np.corrcoef(switched.T) - np.eye(4)).max() < 0.08
+
+
+@pytest.mark.parametrize("name", sorted(ALWAYS))
+def test_each_change_alone_changes_the_image_and_only_scale_the_target(name):
+    alone = dataclasses.replace(NOTHING, **{name: 1})
+    image, target = random_pair(4)
+    new, moved = alone(image, target, np.random.default_rng(0))
+    assert not np.array_equal(new, image) and new.min() >= 0 and new.max() <= 1 and new.dtype == np.float32
+    assert np.array_equal(moved, target) == (name != "scale_probability")
+
+
+@given(seed=st.integers(0, 9999), crop=st.sampled_from([None, 24]))
+def test_strong_keeps_type_range_and_labels_and_repeats_itself(seed, crop):
+    check_pair(dataclasses.replace(STRONG, crop_size=crop, noise=1, gamma=5, scale=2), (40, 31), 0.3, seed)
+
+
+def test_strong_without_noise_keeps_the_promises_of_every_correct_augmentation():
+    check_augmentation(dataclasses.replace(STRONG, noise_probability=0))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scale": 0.9}, {"scale": 5}, {"gamma": 0.5}, {"blur": -1}, {"noise": 2}, {"blur_probability": 1.5}]
+)
+def test_impossible_strengths_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"got {name}="):
+        Augmentation(**wrong)
+
+
 # ---- crops -----------------------------------------------------------------------------------------------
 
 
@@ -215,9 +312,9 @@ def test_a_foreground_crop_holds_even_a_lesion_of_one_pixel(height, width, where
     image = target.astype(np.float32)
     settings_ = {"crop_size": size, "crop_foreground": 1, "brightness": 0, "contrast": 0}
     if moves:
-        augmentation = dataclasses.replace(EVERYTHING, **settings_)
-        # A rotation can carry the corners out of the picture; inside the inscribed circle nothing gets lost.
-        if np.hypot(row - (height - 1) / 2, col - (width - 1) / 2) > (min(height, width) - 1) / 2:
+        augmentation = dataclasses.replace(EVERYTHING, scale_probability=0.5, **settings_)
+        # Turning and enlarging can carry the corners out of the picture; inside this circle nothing gets lost.
+        if 1.25 * np.hypot(row - (height - 1) / 2, col - (width - 1) / 2) > (min(height, width) - 1) / 2:
             return
     else:
         augmentation = dataclasses.replace(NOTHING, horizontal_flip=0.5, **settings_)

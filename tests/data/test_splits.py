@@ -12,11 +12,14 @@ from hypothesis import given, settings, strategies as st
 from lungseg.data.ct import hu_to_grey
 from lungseg.data.phantoms.scene import phantom_patient
 from lungseg.data.splits import (
+    Fold,
     affordable_fractions,
     check_disjoint,
+    deal_folds,
     find_overlaps,
     find_similar_groups,
     fine_structure,
+    fold_splits,
     group_slices,
     link_similar_slices,
     near_duplicate_groups,
@@ -112,6 +115,48 @@ def test_rows_pass_exactly_when_ids_are_unique_and_groups_have_one_split(rows):
     ids, groups, splits = ([row[i] for row in rows] for i in range(3))
     clean = len(set(ids)) == len(ids) and len({(g, s) for _, g, s in rows}) == len(set(groups))
     assert (find_overlaps(ids, groups, splits) == []) == clean
+
+
+# ---- folds -------------------------------------------------------------------------------------------------
+
+
+@given(groups=GROUPS, folds=st.integers(2, 6), seed=st.integers(0, 99))
+def test_folds_are_of_whole_groups_of_nearly_equal_numbers_whatever_the_order_of_the_rows(groups, folds, seed):
+    rows = Counter(groups)
+    if len(rows) < folds:
+        with pytest.raises(ValueError, match=f"expected 2 to {len(rows)} folds for {len(rows)} patients, got {folds}"):
+            deal_folds(groups, folds)
+        return
+    dealt = dict(zip(groups, deal_folds(groups, folds), strict=True))
+    assert [dealt[group] for group in groups] == deal_folds(groups, folds)  # whole groups
+    number = [sum(k == fold for k in dealt.values()) for fold in range(folds)]
+    size = [sum(rows[group] for group, k in dealt.items() if k == fold) for fold in range(folds)]
+    assert min(number) >= 1 and max(number) - min(number) <= 1
+    assert max(size) - min(size) <= max(rows.values())
+    order = np.random.default_rng(seed).permutation(len(groups))
+    shuffled = [groups[i] for i in order]
+    assert deal_folds(shuffled, folds) == [dealt[group] for group in shuffled]
+    assert deal_folds([g.upper() if i % 2 else g for i, g in enumerate(groups)], folds) == deal_folds(groups, folds)
+
+
+def test_names_in_order_are_not_dealt_in_order():
+    """Ten patients of each of two hospitals: with five folds in the order of the names, all folds would be alike."""
+    names = [f"{hospital}{i}" for hospital in "ab" for i in range(10)]
+    dealt = deal_folds(names, 5)
+    assert dealt != [*range(5), *reversed(range(5))] * 2 and Counter(dealt) == dict.fromkeys(range(5), 4)
+    # Fixed for ever: a resumed run, and a fold trained next year, must find the same patients.
+    assert dealt == [1, 0, 2, 1, 4, 0, 0, 0, 3, 1, 4, 2, 3, 1, 2, 4, 3, 2, 3, 4]
+
+
+@given(groups=GROUPS, folds=st.integers(2, 4))
+def test_each_group_outside_the_test_split_validates_once(groups, folds):
+    splits = ["test" if group.endswith(("1", "4")) else "train" for group in groups]
+    if len({g for g, s in zip(groups, splits, strict=True) if s != "test"}) < folds:
+        return
+    by_fold = [fold_splits(groups, splits, Fold(k, folds)) for k in range(folds)]
+    for was, *now in zip(splits, *by_fold, strict=True):
+        assert now == ["test"] * folds if was == "test" else sorted(now) == ["train"] * (folds - 1) + ["val"]
+    assert find_overlaps([str(i) for i in range(len(groups))], groups, by_fold[0]) == []
 
 
 # ---- near-duplicates ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lungseg.checkpoint import InputSpec, save_checkpoint
+from lungseg.checkpoint import InputSpec, load_checkpoint, save_checkpoint
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceWriter
 from lungseg.data.volumes import VolumeWriter
@@ -101,6 +101,7 @@ def bright(monkeypatch):
         about = {"size": size, "scale": [1.0] * len(size), "hu_window": [-1000.0, 400.0], "spacing_mm": 1.0}
         network = Predictor(Bright(), InputSpec.from_dict(about | changes))
         monkeypatch.setattr(evaluate, "load_predictor", lambda *args, **kwargs: network)
+        monkeypatch.setattr(evaluate, "load_checkpoint", lambda path: {})
 
     use()
     return use
@@ -495,6 +496,14 @@ def test_an_error_while_writing_leaves_nothing(bright, folder, tmp_path, capsys,
     monkeypatch.setattr(evaluate, "write_csv", fails(OSError(28, "No space left on device")))
     out = tmp_path / "out"
     refused(capsys, ["any.pt", "--data", str(folder), "--out", str(out)], "No space left on device", out)
+
+
+def test_a_network_of_a_fold_is_not_validated_on_patients_it_was_trained_on(checkpoint, folder, tmp_path, capsys):
+    of_fold, out = tmp_path / "fold.pt", tmp_path / "out"
+    save_checkpoint(of_fold, load_checkpoint(checkpoint) | {"recipe": {"folds": 5, "fold": 2}})
+    argv = [str(of_fold), "--data", str(folder), "--out", str(out)]
+    refused(capsys, [*argv, "--split", "val"], "fold.pt was trained with --folds 5 --fold 2", out)
+    assert isinstance(main(argv), float)
 
 
 def test_a_picture_that_fails_loses_no_score(bright, folder, tmp_path, capsys, monkeypatch):

@@ -155,19 +155,22 @@ OTHER = {
     "accumulate": 2, "epochs": 2, "patience": 1, "min_epochs": 3, "monitor": "loss",
     "momentum": 0.5, "plateau_patience": 1, "min_lr": 5e-8, "freeze_encoder": 2, "amp": "bf16", "ema": 0.9,
     "stem": "conv", "conv_channels": (6,),
+    "folds": 2, "fold": 1,
 }  # fmt: skip
 NEVER_BETTER = ["--lr", "1e-7", "--monitor", "iou"]  # a network that does not change is best after its first epoch
 PLATEAU = [*NEVER_BETTER, "--schedule", "plateau", "--warmup-epochs", "0", "--min-lr", "0"]
+FOLDS = ["--folds", "3", "--fold", "0"]
 BASE = {  # what must be so for the field to matter
     "patience": NEVER_BETTER, "min_epochs": [*NEVER_BETTER, "--patience", "1"], "momentum": ["--optimizer", "sgd"],
     "plateau_patience": PLATEAU, "min_lr": [*PLATEAU, "--plateau-patience", "1"],
+    "folds": FOLDS, "fold": FOLDS,
     "stem": ["--conv-channels", "5"],  # as many as a patch of 2 pixels needs
     "conv_channels": ["--stem", "conv", "--conv-channels", "5"],
     "monitor": ["--loss", "bce"],  # falls from the first epoch, before anything is found
 }  # fmt: skip
-# Phantoms; a file; what may change the last digits only, or none (tests/training/test_run.py); crops and neighbours
-# (tests/training/test_crops.py, test_neighbours.py)
-ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights", "threads", "network"}
+# Phantoms; files (negatives: test_mine_negatives.py); what may change the last digits only, or none
+# (tests/training/test_run.py); crops and neighbours (tests/training/test_crops.py, test_neighbours.py)
+ELSEWHERE = {"phantom_view", "phantom_patients", "phantom_slices", "weights", "threads", "network", "negatives"}
 ELSEWHERE.add("soft_targets")  # these slices had one reader: tests/examples/test_train_unet.py
 ELSEWHERE |= {  # numbers of losses: tests/training/test_loss.py
     "pos_weight", "tversky_beta", "tversky_gamma", "focal_gamma", "focal_alpha", "boundary_weight", "lesion_size",
@@ -382,7 +385,9 @@ def test_a_run_is_never_overwritten(folder, reference, capsys):
     assert log_of(reference[0]) == before
 
 
-@pytest.mark.parametrize("flags", ["--lr 0.1", "--recipe report", "--seed 5", "--epochs 4", "--threads 2"])
+@pytest.mark.parametrize(
+    "flags", ["--lr 0.1", "--recipe report", "--seed 5", "--epochs 4", "--threads 2", "--folds 3 --fold 1"]
+)
 def test_a_resumed_run_cannot_become_another(reference, capsys, flags):
     assert "was started with" in refused(capsys, ["--out", reference[0], "--resume", *flags.split()])
 
@@ -665,6 +670,9 @@ def test_a_run_of_an_older_version_is_resumed(folder, reference, tmp_path):
             "crops_per_slice",
             "foreground",
             "neighbours",
+            "folds",
+            "fold",
+            "negatives",
         ):
             del state[part][name]
         state[part]["amp"] = "bf16"  # the default, with which a CPU took float32
@@ -689,10 +697,20 @@ def test_a_run_begun_before_the_fused_optimizer_is_resumed_with_the_plain_one(fo
     assert_same_run(tmp_path / "old", out)
 
 
+def test_a_fold_resumes_by_itself(folder, tmp_path):
+    """Its numbers are in its checkpoint; without them, other patients would validate."""
+    dice = train(folder, tmp_path / "whole", *FOLDS, "--epochs", "2")
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    os.replace(tmp_path / "out/last.prev.pt", tmp_path / "out/last.pt")  # after the first epoch
+    assert main(["--out", str(tmp_path / "out"), "--resume"]) == dice
+    assert_same_run(tmp_path / "whole", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "flags",
     ["--patch-size 0", "--embed-dim 0", "--window-size 0", "--depths 2 0", "--grad-clip 0", "--lr nan"]
-    + ["--warmup-epochs -1", "--seed 99999999999999999999"],
+    + ["--warmup-epochs -1", "--seed 99999999999999999999"]
+    + ["--folds 1 --fold 0", "--folds 5 --fold 5"],
 )
 def test_impossible_numbers_are_refused_before_anything_is_written(folder, tmp_path, capsys, flags):
     with pytest.raises(SystemExit) as stop:

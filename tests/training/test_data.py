@@ -79,6 +79,16 @@ def test_only_training_slices_are_augmented(drawn):
     assert not any(differ(drawn.train_set, drawn.plain_train_set))
 
 
+def test_strong_is_full_and_more(drawn):
+    full, strong = (opened(replace(FEW, augment=name), drawn.folder.parent).train_set for name in ("full", "strong"))
+    changed = [not (full[i][0] == strong[i][0]).all() for i in range(len(full))]
+    assert any(changed) and full.augment != strong.augment
+    again = opened(replace(FEW, augment="strong"), drawn.folder.parent).train_set
+    assert all((again[i][0] == strong[i][0]).all() for i in reversed(range(len(full))))
+    again.set_epoch(1)
+    assert any(not (again[i][0] == strong[i][0]).all() for i in range(len(full)))
+
+
 def test_volumes_are_learned_in_crops_and_evaluated_whole(tmp_path):
     data = opened(SOLID, tmp_path)
     assert len(read_manifest(data.folder)) == 4
@@ -201,6 +211,34 @@ def test_the_fingerprint_is_of_the_slices_not_of_the_place(tmp_path):
     assert fingerprint(tmp_path / "moved") == fingerprint(data)
     assert fingerprint(small_folder(tmp_path / "split", ["train", "val", "train"])) != fingerprint(data)
     assert fingerprint(small_folder(tmp_path / "fewer", ["train", "train"])) != fingerprint(data)
+
+
+# ---- cross-validation -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", [FEW, SOLID], ids=["slices", "volumes"])
+def test_each_patient_validates_in_one_fold_and_the_test_split_stays(recipe, tmp_path):
+    whole = opened(recipe, tmp_path)
+    validated, fingerprints = [], set()
+    for fold in range(3):
+        data = opened(replace(recipe, folds=3, fold=fold), tmp_path)
+        assert data.folder == whole.folder  # the same phantoms
+        train, val, test = ({r.group for r in s.records} for s in (data.train_set, data.val_set, data.test_set))
+        assert {r.group for r in data.plain_train_set.records} == train
+        assert {r.split for r in data.val_set.records} == {"val"}
+        assert test == {r.group for r in whole.test_set.records} and not (train & val or test & (train | val))
+        assert train | val | test == {r.group for r in read_manifest(whole.folder)}
+        validated += val
+        fingerprints.add(data.fingerprint)
+    assert len(validated) == len(set(validated)) and len(fingerprints) == 3
+
+
+def test_folds_need_no_validation_split_and_enough_patients(tmp_path):
+    folder = small_folder(tmp_path / "data", ["train", "train", "test"])
+    data = opened(replace(FEW, folds=2, fold=1), tmp_path, folder)
+    assert len(data.val_set) == len(data.train_set) == 1 and data.test_set.records[0].split == "test"
+    with pytest.raises(ValueError, match="data, cross-validation without the test split: expected 2 to 2 folds for 2"):
+        opened(replace(FEW, folds=3, fold=1), tmp_path, folder)
 
 
 # ---- lesion classes ---------------------------------------------------------------------------------------------

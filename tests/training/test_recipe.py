@@ -65,11 +65,12 @@ def test_a_run_of_an_older_version_computes_as_it_did(then, device):
     """Then the CPU always took float32, whatever was asked for; and bf16 was the default."""
     added = {"weights", "freeze_encoder", "threads", "boundary_weight", "lesion_size", "pos_weight", "tversky_beta"}
     added |= {"tversky_gamma", "focal_gamma", "focal_alpha", "soft_targets"}
+    added |= {"folds", "fold", "negatives"}
     old = {k: v for k, v in asdict(replace(PLAIN, amp=then, threads=1)).items() if k not in added}
     now = replace(PLAIN, **from_older_version(old))
     before = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[then] if device == "cuda" else None
     assert autocast_dtype(now.amp, torch.device(device)) == before
-    assert now.freeze_encoder == 0 and now.weights is None and now.threads == 0
+    assert now.cross_validation is None and now.freeze_encoder == 0 and now.weights is None and now.threads == 0
 
 
 def test_a_run_of_this_version_is_left_as_it_is():
@@ -82,6 +83,15 @@ def test_fields_that_were_renamed_keep_their_values():
     now = asdict(VolumeRecipe(spatial_dims=3, crop_size=(4, 8, 16), crops_per_volume=5))
     old = {{"crop_size": "window", "crops_per_volume": "windows_per_volume"}.get(k, k): v for k, v in now.items()}
     assert old["window"] == (4, 8, 16) and from_older_version(old) == now == from_older_version(now)
+
+
+def test_a_fold_needs_the_number_of_folds_and_the_other_way_round():
+    assert replace(PLAIN, folds=5, fold=4).cross_validation == (4, 5) and PLAIN.cross_validation is None
+    for half in ({"folds": 5}, {"fold": 0}):
+        with pytest.raises(ValueError, match="^--folds and --fold go together"):
+            replace(PLAIN, **half)
+    with pytest.raises(ValueError, match="^--fold 5 must be from 0 to 4: there are 5 folds"):
+        replace(PLAIN, folds=5, fold=5)
 
 
 def test_options_that_cannot_be():
