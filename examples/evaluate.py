@@ -93,31 +93,25 @@ def check_data(folder: Path) -> None:
 
 def open_split(folder: Path, split: str, neighbours: int = 0) -> SliceDataset | VolumeDataset:
     """The slices or volumes of a split, at the size of their files; slices with the neighbours of the network."""
-    if held_kind(folder) == "volumes":
-        return VolumeDataset(folder, split)
-    return SliceDataset(folder, split, neighbours=neighbours)
-
-
-def is_stack(data: SliceDataset | VolumeDataset) -> bool:
-    """Whether an image is a slice with its neighbours, which the network is shown in place of the slice alone."""
-    return isinstance(data, SliceDataset) and data.neighbours > 0
+    volumes = held_kind(folder) == "volumes"
+    return VolumeDataset(folder, split) if volumes else SliceDataset(folder, split, neighbours=neighbours)
 
 
 def predict_probs(
     predictor: Predictor, data: SliceDataset | VolumeDataset, index: int, image: NDArray
 ) -> tuple[NDArray, str | None]:
     """Probabilities of one image, whatever its HU window and pixel size; and a remark on its scale, if any."""
-    record, stack = data.records[index], is_stack(data)
+    record, is_stack = data.records[index], getattr(data, "neighbours", 0) > 0
     low, high, spacing_mm = record.hu_low, record.hu_high, sample_spacing(data, index)
     source = image.shape[1:] if image.ndim == 3 else record.source_size  # volumes are not shrunk
-    if stack:
+    if is_stack:  # the network is shown the slice with its neighbours
         image = data[index][0].numpy()  # (2n + 1, H, W)
     if (low, high) != predictor.input.hu_window:
         image = predictor.grey(low + (high - low) * image)
     spacing = np.broadcast_to(spacing_mm, image.ndim)  # a slice has one number for both sides
     try:
         scale, about_scale = predictor.scale_for(image.shape, spacing, source)
-        return predictor.probs(image, scale, is_stack=stack), about_scale
+        return predictor.probs(image, scale, is_stack=is_stack), about_scale
     except ValueError as error:
         raise ValueError(f"{record.id}: {error}") from None
 
@@ -273,7 +267,7 @@ def evaluate(args: argparse.Namespace) -> float:
     }
     rows = {method: table_rows(of_method) for method, of_method in scores.items()}
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + scale_remark(about_scale, len(data))
-    lone = is_stack(data) and not any(record.series for record in data.records)
+    lone = isinstance(data, SliceDataset) and not any(record.series for record in data.records)
     notes += filter(None, [unit_remark(data, known), lone and predictor.alone(np.zeros((1, 1)))])
     notes += class_remark(predictor, data)
     of_classes = class_rows(scores[name], data.classes) if by_class else []
