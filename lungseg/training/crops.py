@@ -13,6 +13,7 @@ import numpy as np
 from lungseg.checkpoint import InputSpec
 from lungseg.data.augment import Augmentation
 from lungseg.data.ct import HU_WINDOW
+from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.samples import Samples
 from lungseg.data.slice_crops import SliceCrops
@@ -124,3 +125,13 @@ def most_common(sizes: list[tuple[int, int]]) -> tuple[int, int]:
 def same_size(folder: Path) -> bool:
     """Whether all slices of a folder have one size, so that they can share a batch."""
     return len({slice_size(folder, record) for record in read_manifest(folder)}) == 1
+
+
+def volumes_remark(folder: Path, input: InputSpec) -> str:
+    """A sentence if a 2-D network is to learn from volumes, which may not be what was meant; or ""."""
+    if len(input.size) == 3 or held_kind(folder) == "slices":
+        return ""
+    return (
+        f"{folder} holds volumes: this 2-D network learns from their slices, and is scored on whole volumes. "
+        f"(Scripts with the flag --spatial-dims 3 also learn in 3-D.)"
+    )

@@ -206,14 +206,16 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class VolumeRecipe(TrainingRecipe):
-    """For the networks that also take volumes: how to train on them. Training on slices ignores these fields, and three
-    sides of a crop."""
+    """For the networks that also take volumes: how to train on them. Training on slices ignores these fields.
+
+    A `crop_size` of three sides, the default, is one for volumes: then whole slices are trained on.
+    """
 
     spatial_dims: Literal[2, 3] = option(2, "2 trains on slices, also on those of volumes; 3 on volumes")
     crop_size: tuple[int, ...] = option(
         (16, 32, 32),
-        "volumes: slices, rows and columns of a training crop; slices: side of a square crop, 0 or three sides train "
-        "on whole slices",
+        "volumes: slices, rows and columns of a training crop; slices: side of a square crop, or 0 for whole slices, "
+        "which three sides mean too",
         check=not_negative,
     )
     crops_per_volume: int = option(2, "volumes: crops drawn from each volume in an epoch")

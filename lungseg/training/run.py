@@ -25,6 +25,7 @@ from lungseg.data.classes import read_classes
 from lungseg.evaluation.baselines import lesion_fractions
 from lungseg.files import or_warn, whole_file
 from lungseg.training.contents import Contents, differences, digest, list_contents, read_contents, write_contents
+from lungseg.training.crops import volumes_remark
 from lungseg.training.data import Data, check_lesions, open_data
 from lungseg.training.decide import decide
 from lungseg.training.distributed import Processes
@@ -157,6 +158,7 @@ class Run:
                 f"Restore it, or start a new run in another --out."
             )
         check_lesions(data, self.recipe, report=self.print)
+        self.print(volumes_remark(data.folder, data.input))
         self._data = data
         return data
 

@@ -62,7 +62,7 @@ def test_the_share_with_a_lesion_is_as_asked_also_when_slices_are_turned(tmp_pat
     source = write(tmp_path / "f", [spots((40, 40), (13, 24))])
     shares = {
         foreground: share_with_lesion(
-            SliceCrops(source, crop_size=8, crops_per_slice=300, foreground=foreground, augment=augment)
+            SliceCrops(source, crop_size=8, crops_per_slice=150, foreground=foreground, augment=augment)
         )
         for foreground in (0.0, 0.5, 1.0)
     }
@@ -72,12 +72,12 @@ def test_the_share_with_a_lesion_is_as_asked_also_when_slices_are_turned(tmp_pat
 def test_a_small_lesion_is_seen_as_often_as_a_large_one_and_a_rare_class_as_a_common_one(tmp_path):
     target = np.zeros((30, 30), np.uint8)
     target[2:12, 2:12], target[25, 25] = 1, 1
-    crops = SliceCrops(write(tmp_path / "a", [target]), crop_size=4, crops_per_slice=300, foreground=1, augment=NOTHING)
+    crops = SliceCrops(write(tmp_path / "a", [target]), crop_size=4, crops_per_slice=200, foreground=1, augment=NOTHING)
     small = np.mean([target.sum() == 1 and bool(image.max() * 65535 > 600) for image, target, _ in crops])
     assert small == pytest.approx(0.5, abs=0.1)
     target[25, 25] = 2
     source = write(tmp_path / "b", [target], classes=("common", "rare"))
-    crops = SliceCrops(source, crop_size=4, crops_per_slice=300, foreground=1, augment=NOTHING)
+    crops = SliceCrops(source, crop_size=4, crops_per_slice=200, foreground=1, augment=NOTHING)
     assert np.mean([bool(target[1].any()) for _, target, _ in crops]) == pytest.approx(0.5, abs=0.1)
 
 

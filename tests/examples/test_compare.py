@@ -194,8 +194,9 @@ def test_each_network_of_the_comparison_can_be_trained_by_its_script(compare, ex
 
         recipe, _, _ = parse_recipe(module.RECIPES, RunOptions(), [*flags, *compare.SHARED.split()])
         assert module.network_arguments(recipe)
-        of_each = ("lr", "batch_size", "epochs")  # its own rate; the budget, which the other flags say
+        of_each = ("lr", "batch_size", "epochs", "crop_size")  # its own rate; the budget, which the other flags say
         shared.append({f.name: getattr(recipe, f.name) for f in fields(TrainingRecipe) if f.name not in of_each})
+        assert recipe.crop_side is None  # none of them is trained on crops
     assert all(found == shared[0] for found in shared)
 
 

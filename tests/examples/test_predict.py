@@ -458,8 +458,11 @@ class Silent:
     def grey(self, hu):
         return np.zeros(hu.shape, np.float32)
 
-    def probs(self, grey, scale):
+    def probs(self, grey, scale, *, is_stack):
         return grey
+
+    def alone(self, grey):
+        return None
 
     def labels(self, probs, threshold):
         return (probs > threshold).astype(np.uint8)

@@ -12,6 +12,7 @@ from lungseg.data.volumes import VolumeWriter
 from lungseg.inference import SlidingWindow, sliding_window
 from lungseg.losses import bce_loss
 from lungseg.nn.unet import UNet
+from lungseg.training.crops import volumes_remark
 from lungseg.training.data import open_data
 from lungseg.training.distributed import ALONE
 from lungseg.training.recipe import RunOptions, TrainingRecipe, VolumeRecipe
@@ -67,7 +68,11 @@ def test_crops_to_train_on_and_whole_slices_of_any_size_to_be_evaluated_on(tmp_p
 def test_slices_of_one_size_share_batches_and_each_field_of_the_recipe_matters(tmp_path):
     folder = slice_folder(tmp_path / "f", [(20, 30)] * 5, series=True, source_height=40, source_width=60)
     data = opened(CROPS, folder)
-    assert [len(ids) for _, _, ids in data.test] == [2] and data.input.source_scale == (0.5, 0.5)
+    assert (
+        volumes_remark(folder, data.input) == ""
+        and [len(ids) for _, _, ids in data.test] == [2]
+        and data.input.source_scale == (0.5, 0.5)
+    )
     assert len(opened(replace(CROPS, crops_per_slice=1), folder).train_set) == 2
     anywhere = opened(replace(CROPS, foreground=0.0, crops_per_slice=20), folder).train_set
     assert np.mean([bool(target.any()) for _, target, _ in anywhere]) < 0.9
@@ -93,6 +98,7 @@ def test_from_volumes_a_2d_network_learns_slices_and_is_evaluated_on_volumes(rec
     assert [tuple(image.shape) for image, _, _ in data.train] == [(5, 3, 12, 10)]  # 2 + 3 slices
     assert [tuple(image.shape) for image, _, _ in data.val] == [(1, 1, 4, 12, 10)]
     assert len(data.test_set) == 2 and data.input.spacing_mm == (0.7, 0.7)
+    assert "learns from their slices, and is scored on whole volumes" in volumes_remark(data.folder, data.input)
     assert data.input.size == (12, 10) and data.input.neighbours == 1 and data.input.source_scale == (1.0, 1.0)
     crops = opened(replace(recipe, crop_size=(6,), crops_per_slice=2), volumes)
     assert len(crops.train_set) == 10 and crops.train_set[0][0].shape == (3, 6, 6)
