@@ -458,7 +458,7 @@ class Silent:
     def grey(self, hu):
         return np.zeros(hu.shape, np.float32)
 
-    def probs(self, grey, scale, *, is_stack):
+    def probs(self, grey, scale, *, is_stack=False):
         return grey
 
     def alone(self, grey):
@@ -469,9 +469,6 @@ class Silent:
 
     def without_small(self, labels, decision, scale):
         return labels
-
-    def alone(self, hu):
-        return None
 
     def any_class(self, probs):
         return probs
