@@ -76,6 +76,8 @@ def check_fields(values: "DataclassInstance") -> None:
         numbers = value if isinstance(value, tuple) else (value,)
         if not numbers:
             raise ValueError(f"{f.name} must name at least one number")
+        if isinstance(numbers[0], str):
+            continue
         check = f.metadata["check"] or (at_least_1 if int in (f.type, *get_args(f.type)) else too_large)
         for number in numbers:
             problem = check(number)
@@ -195,7 +197,8 @@ def _reader(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint), "type": type(get_args(hint)[0])}
     if get_origin(hint) is tuple:  # several values after one flag: --depths 2 2 2 2
-        return {"type": get_args(hint)[0], "nargs": "+", "action": _StoreTuple, "metavar": "N"}
+        inner = get_args(hint)[0]
+        return {"type": inner, "nargs": "+", "action": _StoreTuple, "metavar": "NAME" if inner is str else "N"}
     if get_origin(hint) in (Union, types.UnionType):  # X | None: the word "none" stands for None
         (inner,) = (t for t in get_args(hint) if t is not type(None))
         return {"type": _or_none(given_path if inner is Path else inner), "metavar": inner.__name__.upper()}
