@@ -6,10 +6,9 @@
     python examples/compare.py --data data/lungs --networks u_net unetr --folds 5 --out runs/folds
 
 --data is a folder of slices or of volumes. All networks see the same patients, in batches of the same size, with the
-same loss, augmentation and schedule; each has its own learning rate. The budget is a number of optimizer steps, or of
-seconds, in whole epochs. With --folds K each is trained K times, and every patient outside the test split validates
-once. Each training run is a command that is printed and can be run by itself. Started again with the same --out, the
-comparison continues where it was stopped. In --out there will be
+same loss, augmentation and schedule, each with its own learning rate. The budget is a number of optimizer steps, or of
+seconds, in whole epochs. With --folds K every patient outside the test split validates once. Each run is a command that
+is printed and can be run by itself. Started again, the comparison continues where it was stopped. In --out will be
 
     comparison.md, comparison.csv     the tables: networks by lesion size, and the original report's
     worst_median_best.png             three slices of each network (of volumes: one slice each)
@@ -29,7 +28,6 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.data.folder_files import held_kind
-from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volume_file import read_labelled
 from lungseg.data.volumes import VolumeDataset, check_volume_folder, volume_path
@@ -77,7 +75,6 @@ VOLUME_NETWORKS = {  # on volumes; a 2-D network learns from their slices
 }
 SHARED = "--augment full --schedule cosine --warmup-epochs 1 --threads 0"
 CROPS_PER_VOLUME = 2
-
 Images = SliceDataset | VolumeDataset
 
 
@@ -98,6 +95,7 @@ class Comparison:
     crop_size: tuple[int, int, int] = option(
         (8, 48, 48), "volumes: slices, rows and columns of a crop; 2-D networks learn from crops of as many rows"
     )
+    slice_mm: float | None = option(None, "volumes: 3-D networks learn from slices so many mm apart", check=positive)
     batch_size: int = option(8, "slices or crops per optimizer step")
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "where to compute; auto takes a GPU if there is one")
     images: bool = option(True, "show the slices in the picture; --no-images if they must not leave your machine")
@@ -106,8 +104,8 @@ class Comparison:
         check_fields(self)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds} must be different numbers")
-        if len(self.crop_size) != 3:
-            raise ValueError(f"crop_size={self.crop_size} must name three sides: slices, rows and columns")
+        if len(self.crop_size) != 3 or self.crop_size[1] != self.crop_size[2]:
+            raise ValueError(f"crop_size={self.crop_size} must name slices, rows and as many columns")
 
 
 def main(argv: list[str] | None = None) -> dict[str, float] | int:
@@ -144,7 +142,7 @@ def compare(options: Comparison) -> dict[str, float]:
 
 def choose_networks(options: Comparison) -> dict[str, str]:
     """The networks for this kind of data, or those of them that were asked for."""
-    known = VOLUME_NETWORKS if options.data is not None and is_volumes(options.data) else NETWORKS
+    known = VOLUME_NETWORKS if is_volumes(options.data) else NETWORKS
     asked = {folder_name(name) for name in (known if options.networks == ("all",) else options.networks)}
     if unknown := asked - {folder_name(name) for name in known}:
         names = ", ".join(map(folder_name, known))
@@ -155,8 +153,8 @@ def choose_networks(options: Comparison) -> dict[str, str]:
 # ---- the data ---------------------------------------------------------------------------------------------------
 
 
-def is_volumes(folder: Path) -> bool:
-    return folder.is_dir() and held_kind(folder) == "volumes"
+def is_volumes(folder: Path | None) -> bool:
+    return folder is not None and held_kind(folder) == "volumes"
 
 
 def open_split(folder: Path, split: str, fold: tuple[int, int] | None = None) -> Images:
@@ -164,7 +162,7 @@ def open_split(folder: Path, split: str, fold: tuple[int, int] | None = None) ->
     data_set = VolumeDataset if is_volumes(folder) else SliceDataset
     if fold is None:
         return data_set(folder, split)
-    from lungseg.data.splits import Fold
+    from lungseg.data.splits import Fold  # only cross-validation needs it
 
     return data_set(folder, split, fold=Fold(*fold))
 
@@ -176,8 +174,8 @@ def check_test(test: Images) -> None:
 
 def check_same_comparison(options: Comparison) -> None:
     """Keep the settings in --out; refuse other settings there, which would mix two comparisons in one table."""
-    volumes = options.data is not None and is_volumes(options.data)
-    free = ("out", "device", "images", "networks", "img_size" if volumes else "crop_size")  # the last means nothing
+    unused = ("img_size",) if is_volumes(options.data) else ("crop_size", "slice_mm")
+    free = ("out", "device", "images", "networks", *unused)
     settings = {name: value for name, value in asdict(options).items() if name not in free}
     if options.data is not None:  # phantoms depend only on the settings
         settings["contents"] = digest(list_contents(options.data))
@@ -199,6 +197,7 @@ def make_trainings(name: str, command: str, data: Path, options: Comparison) -> 
     flags = f"--img-size {options.img_size}"
     if is_volumes(data) and "--spatial-dims 3" in command:
         flags = f"--crop-size {' '.join(map(str, options.crop_size))} --crops-per-volume {CROPS_PER_VOLUME}"
+        flags += f" --slice-mm {options.slice_mm}"
     elif is_volumes(data):
         flags = f"--crop-size {options.crop_size[1]}"
     flags += f" --batch-size {options.batch_size} {SHARED} --device {options.device}"
@@ -239,7 +238,8 @@ def score_out_of_fold(trainings: Trainings, data: Path, options: Comparison) -> 
 
 
 def score_run(folder: Path, data: Images, options: Comparison) -> list[ImageScore]:
-    return score_all(data, partial(predict_lesions, load_run(folder, options)), title=folder.name)
+    predictor, index_of = load_run(folder, options), {record.id: i for i, record in enumerate(data.records)}
+    return score_all(data, lambda x, r: predict(predictor, data, index_of[r.id], x) > 0.5, title=folder.name)
 
 
 def load_run(folder: Path, options: Comparison) -> Predictor:
@@ -248,15 +248,18 @@ def load_run(folder: Path, options: Comparison) -> Predictor:
         return load_predictor(folder / "best.pt", processes.device)
 
 
-def predict_lesions(predictor: Predictor, image: NDArray, record: ImageRecord) -> NDArray:
-    """Where an image (*spatial) in [0, 1] has lesions of any class; `score_all` also gives the record."""
-    return predictor.any_class(predictor.probs(image)) > 0.5
+def predict(predictor: Predictor, data: Images, index: int, image: NDArray) -> NDArray:
+    """The probability that there is a lesion of any class: of an image (*spatial) in [0, 1], in the same shape."""
+    scale = None  # that of the files
+    if predictor.input.slice_mm is not None and isinstance(data, VolumeDataset):
+        scale, _ = predictor.scale_for(image.shape, data.spacing_mm(index))
+    return predictor.any_class(predictor.probs(image, scale))
 
 
 def three_predictions(trainings: Trainings, test: Images, scores: list[ImageScore], options: Comparison) -> list[tuple]:
     """The worst, median and best image of the first run, for `prediction_sheet`."""
     predictor = load_run(trainings.runs[0][0], options)
-    rows = three_rows(test, scores[: len(test)], lambda _, x: predictor.any_class(predictor.probs(x)), trainings.name)
+    rows = three_rows(test, scores[: len(test)], partial(predict, predictor, test), trainings.name)
     return rows if options.images else [(text, None, target, probs) for text, _, target, probs in rows]
 
 

@@ -61,6 +61,7 @@ class InputSpec:
         source_scale: training pixels per pixel of the sources; None is unknown, as in older checkpoints.
         stretched: slices of several sizes were all resized to `size`, so there is no one scale.
         classes: names of the lesion classes; () if there is one, lesion.
+        slice_mm: between slices of the volumes, which were all resampled to it; None: they were left as they were.
     """
 
     size: tuple[int, ...]
@@ -70,6 +71,7 @@ class InputSpec:
     source_scale: tuple[float, ...] | None = None
     stretched: bool = False
     classes: tuple[str, ...] = ()
+    slice_mm: float | None = None
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "InputSpec":
@@ -88,14 +90,13 @@ class InputSpec:
             source_scale=None if sources is None else tuple(sources),
             stretched=bool(entries.get("stretched", False)),
             classes=tuple(entries.get("classes", ())),
+            slice_mm=entries.get("slice_mm"),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, lists in place of tuples; without `classes` where there are none."""
+        """Plain types, lists in place of tuples; without `classes` and `slice_mm` where there are none."""
         entries = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
-        if not self.classes:
-            del entries["classes"]
-        return entries
+        return {name: v for name, v in entries.items() if v or name not in ("classes", "slice_mm")}
 
 
 @dataclass(frozen=True)

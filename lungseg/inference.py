@@ -12,6 +12,7 @@ from functools import reduce
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIGMA = 1 / 8  # of the Gaussian, in sides of the window, as in nnU-Net; at the border, 4 sigma off, exp(-8) is left
@@ -84,6 +85,16 @@ class SlidingWindow(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return sliding_window(self.model, image, self.window_size, overlap=self.overlap, batch_size=self.batch_size)
+
+
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (B, K, *spatial) of resampled images, back at the `size` of the images; unchanged if they have it.
+
+    Logits cross 0 in a nearly straight line; probabilities jump there.
+    """
+    if logits.shape[2:] == torch.Size(size):
+        return logits
+    return F.interpolate(logits, tuple(size), mode="bilinear" if len(size) == 2 else "trilinear")
 
 
 # ---- positions and weights of the windows -----------------------------------------------------------------

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,7 +22,7 @@ from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint
 from lungseg.data.classes import checked_classes, to_labels
 from lungseg.data.ct import hu_to_unit, resize_image
 from lungseg.flags import option
-from lungseg.inference import sliding_window
+from lungseg.inference import resize_logits, sliding_window
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
@@ -123,7 +122,7 @@ def check_input(network: nn.Module, input: InputSpec) -> None:
     size, scale, spacing, (low, high) = input.size, input.scale, input.spacing_mm, input.hu_window
     sources = input.source_scale or scale
     spacings = spacing if isinstance(spacing, tuple) else (spacing,)
-    lengths = [*size, *scale, *sources, *(mm for mm in spacings if mm is not None)]  # None is unknown
+    lengths = [*size, *scale, *sources, *(mm for mm in (*spacings, input.slice_mm) if mm is not None)]
     sound = all(math.isfinite(n) and n > 0 for n in lengths) and len(size) == len(scale) == len(sources) and low < high
     if not sound or len(size) not in (2, 3):
         raise ValueError(f'its "input" holds impossible values: {input.to_dict()}. Use another checkpoint.')
@@ -221,14 +220,11 @@ class Predictor:
 
     def _probs(self, images: NDArray, scale: Scale) -> NDArray[np.float32]:
         """(B, *spatial) -> (B, K, *spatial), all B at once."""
-        spatial, resized = images.shape[1:], self.scaled(images, scale)
-        x, scaled = torch.from_numpy(resized), resized.shape[1:]
+        spatial, x = images.shape[1:], torch.from_numpy(self.scaled(images, scale))
         logits = sliding_window(
             self.network, x[:, None], self.input.size, overlap=self.overlap, batch_size=self.batch_size
         )  # (B, K, *scaled)
-        if scaled != spatial:  # logits cross 0 in a nearly straight line; probabilities jump there
-            logits = F.interpolate(logits, spatial, mode="bilinear" if len(spatial) == 2 else "trilinear")
-        return logits.sigmoid().numpy()  # (B, K, *spatial)
+        return resize_logits(logits, spatial).sigmoid().numpy()  # (B, K, *spatial)
 
 
 def resize(image: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:

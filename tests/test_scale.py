@@ -157,3 +157,29 @@ def test_two_steps_only_where_the_training_took_two():
     assert sizes_on_the_way(SHRUNK, (512, 512), (224 / 512,) * 2) == [(256, 256), (224, 224)]
     assert sizes_on_the_way(SHRUNK, (256, 256), (224 / 256,) * 2) == [(256, 256), (224, 224)]  # the first is no step
     assert sizes_on_the_way(SHRUNK, (128, 128), (224 / 128,) * 2) == [(224, 224)]
+
+
+SLICES = VOLUMES | {"spacing_mm": [1.25, 0.7, 0.7], "slice_mm": 1.25}  # resampled along the slice axis
+
+
+@given(slices=st.floats(0.45, 5), plane=st.floats(0.5, 0.98))
+def test_slices_are_always_resampled_to_those_of_the_training(slices, plane):
+    """By less than MOST_RATIO too, and whatever is known of the other sides."""
+    for mm in ((slices, plane, plane), (slices, np.nan, np.nan)):
+        scale, said = scale_for(SLICES, (20, 64, 64), mm)
+        assert scale == pytest.approx((slices / 1.25, 1.0, 1.0)) and said is None
+        assert sizes_on_the_way(SLICES, (20, 64, 64), scale) == [(max(1, round(20 * slices / 1.25)), 64, 64)]
+    assert scale_for(SLICES | {"spacing_mm": None}, (20, 64, 64), (slices, 0.7, 0.7))[0][0] == scale[0]
+
+
+def test_the_plane_of_resampled_slices_is_checked_in_mm_as_ever():
+    scale, said = scale_for(SLICES, (20, 64, 64), (2.5, 1.4, 1.4))
+    assert scale == pytest.approx((2.0, 2.0, 2.0)) and "resampled" in said
+
+
+def test_an_unknown_or_impossible_distance_between_slices_is_refused():
+    for unknown in (None, (np.nan, 0.7, 0.7)):
+        with pytest.raises(ValueError, match="on slices 1.25 mm apart, and it is unknown .* State it as spacing_mm"):
+            scale_for(SLICES, (20, 64, 64), unknown)
+    with pytest.raises(ValueError, match="its slices are 700 mm apart, and were 1.25 mm apart"):
+        scale_for(SLICES, (20, 64, 64), (700.0, 0.7, 0.7))

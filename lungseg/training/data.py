@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +18,8 @@ from lungseg.data.augment import Augmentation
 from lungseg.data.classes import read_classes
 from lungseg.data.ct import HU_WINDOW
 from lungseg.data.manifest import ImageRecord, read_manifest
-from lungseg.data.samples import Samples
+from lungseg.data.resampled_volumes import ResampledVolumes
+from lungseg.data.samples import Samples, shown
 from lungseg.data.slices import SliceDataset, check_folder, slice_size
 from lungseg.data.volumes import CropDataset, VolumeDataset, check_volume_folder
 from lungseg.training.batches import Loader, held_out_batches, train_batches
@@ -86,8 +88,8 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
     return Data(
         folder, *sets,
         train_batches(sets[0], recipe.batch_size, seed=options.seed, **share),
-        held_out_batches(sets[2], at_once, **share),
-        held_out_batches(sets[3], at_once, **share),
+        held_out_batches(shown(sets[2]), at_once, **share),
+        held_out_batches(shown(sets[3]), at_once, **share),
         input_, fingerprint(folder),
     )  # fmt: skip
 
@@ -259,16 +261,22 @@ def most_common(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 def volume_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, InputSpec]:
     """The data sets of a folder of volumes: crops of the training volumes, whole volumes of the others."""
     assert isinstance(recipe, VolumeRecipe)  # only such a recipe has spatial_dims = 3
+    slice_mm = recipe.slice_mm
+    whole = VolumeDataset if slice_mm is None else partial(ResampledVolumes, slice_mm=slice_mm)
+    plain, val, test = (whole(folder, split) for split in ("train", "val", last_split(folder)))
     train = CropDataset(
         folder, "train", crop_size=recipe.crop_size, crops_per_volume=recipe.crops_per_volume,
-        foreground=recipe.foreground, flips=recipe.augment != "none", seed=seed,
+        foreground=recipe.foreground, flips=recipe.augment != "none", slice_mm=slice_mm, seed=seed,
+        augment=None if recipe.augment in ("none", "flips") else AUGMENTATIONS[recipe.augment],
     )  # fmt: skip
-    plain, val, test = (VolumeDataset(folder, split) for split in ("train", "val", last_split(folder)))
     spacings = zip(*(plain.spacing_mm(i) for i in range(len(plain))), strict=True)
     spacing = tuple(median_spacing(axis) for axis in spacings)
+    if slice_mm is not None:
+        spacing = (slice_mm, *spacing[1:])
     input_ = InputSpec(
-        recipe.crop_size, (1.0, 1.0, 1.0), HU_WINDOW, None if None in spacing else spacing, classes=train.classes
-    )
+        recipe.crop_size, (1.0, 1.0, 1.0), HU_WINDOW, None if None in spacing else spacing, classes=train.classes,
+        slice_mm=slice_mm,
+    )  # fmt: skip
     return (train, plain, val, test), input_
 
 

@@ -52,7 +52,8 @@ class TrainingRecipe:
     )
     augment: Literal["none", "flips", "full"] = option(
         "full",
-        "variations of training slices; full: rotation, flips, elastic, brightness, contrast; volumes: flips only",
+        "variations of training images; full: rotation, flips, elastic, brightness, contrast; of volumes, in the plane "
+        "of the slices",
     )
     phantom_view: Literal["chest", "nodule"] = option(
         "nodule", "slices, if no --data is given: whole phantoms, or crops around a nodule, which are learned faster"
@@ -133,6 +134,11 @@ class VolumeRecipe(TrainingRecipe):
     crop_size: tuple[int, int, int] = option((16, 32, 32), "volumes: slices, rows and columns of a training crop")
     crops_per_volume: int = option(2, "volumes: crops drawn from each volume in an epoch")
     foreground: float = option(0.5, "volumes: share of crops that must hold a lesion; else most hold none", check=share)
+    slice_mm: float | None = option(
+        None,
+        "volumes: resample to slices so many mm apart, in training and prediction, such as 1.25; none: as stored",
+        check=positive,
+    )
     phantom_volumes: int = option(240, "volumes: phantom patients to draw")
     phantom_shape: tuple[int, int, int] = option((16, 40, 40), "volumes: slices, rows and columns of a phantom")
 
@@ -141,6 +147,8 @@ class VolumeRecipe(TrainingRecipe):
         for name in ("crop_size", "phantom_shape"):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name}={getattr(self, name)} must name three sides: slices, rows and columns")
+        if self.slice_mm is not None and self.spatial_dims == 2:
+            raise ValueError("--slice-mm is for networks on volumes: give --spatial-dims 3 as well")
 
 
 RENAMED = {"window": "crop_size", "windows_per_volume": "crops_per_volume"}  # fields of 0.1.0 -> fields
@@ -149,7 +157,11 @@ RENAMED = {"window": "crop_size", "windows_per_volume": "crops_per_volume"}  # f
 def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run as this version would have written them, so that it resumes with the same numbers."""
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
-    added = {"weights": None, "freeze_encoder": 0, "threads": 0}
+    added: dict[str, Any] = {"weights": None, "freeze_encoder": 0, "threads": 0}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
+    if settings.get("spatial_dims") == 3 and "slice_mm" not in settings and settings.get("augment") == "full":
+        settings = settings | {"augment": "flips"}  # then volumes had no other variations
+    if "spatial_dims" in settings:
+        added["slice_mm"] = None
     return added | settings

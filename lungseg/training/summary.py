@@ -14,12 +14,13 @@ from torch import nn
 
 from lungseg.charts import line_chart
 from lungseg.data.folder_files import held_kind
-from lungseg.data.samples import Samples
+from lungseg.data.samples import Samples, shown
 from lungseg.draw import contact_sheet, prediction_sheet
 from lungseg.evaluation.baselines import baseline_counts
 from lungseg.evaluation.metrics import per_image, worst_median_best
 from lungseg.evaluation.pictures import prediction_rows
 from lungseg.files import or_warn
+from lungseg.inference import resize_logits
 from lungseg.training.log import RunLog
 from lungseg.training.step import Evaluation
 
@@ -141,7 +142,8 @@ def draw_predictions(samples: Samples, test: Evaluation, model: nn.Module) -> Im
     chosen = [(name, index_of[test.ids[i]]) for name, i in worst_median_best(list(dice.values()))]
 
     def predict(index: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        probs = model(torch.from_numpy(image)[None, None].to(device)).sigmoid().float().cpu()[0].numpy()
+        logits = model(shown(samples)[index][0][None].to(device))
+        probs = resize_logits(logits, image.shape).sigmoid().float().cpu()[0].numpy()
         return probs if by_class else probs[0]  # (K, *spatial), (*spatial)
 
     def caption(name: str, index: int, z: int | None) -> str:

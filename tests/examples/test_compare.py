@@ -203,6 +203,7 @@ def test_a_budget_of_seconds_is_measured_in_epochs(compare, discs, tmp_path, mon
         ["--recipe", "demo"],
         ["--folds", "1"],
         ["--crop-size", "8", "8"],
+        ["--crop-size", "8", "8", "9"],
     ],
 )
 def test_impossible_settings_are_refused(compare, flags, capsys):
@@ -264,10 +265,10 @@ def test_volumes_are_compared_whole_and_by_the_size_of_their_balls(compare, ball
     monkeypatch.setattr(compare, "VOLUME_NETWORKS", SOLID)
     out = tmp_path / "run"
     argv = ["--data", str(balls), "--out", str(out), "--steps", "24", "--seeds", "0", "--batch-size", "4"]
-    dice = compare.main([*argv, "--crop-size", "4", "12", "8"])
+    dice = compare.main([*argv, "--crop-size", "4", "12", "12", "--slice-mm", "1"])
     state = load_checkpoint(out / "u_net_3_d_seed0/last.pt")
     assert state["recipe"]["epochs"] == 6 and state["schedule"]["last_epoch"] == 24
-    assert tuple(state["recipe"]["crop_size"]) == (4, 12, 8)
+    assert tuple(state["recipe"]["crop_size"]) == (4, 12, 12) and state["recipe"]["slice_mm"] == 1
     last = json.loads((out / "u_net_3_d_seed0/log.jsonl").read_text().splitlines()[-1])
     assert dice["U-Net 3-D"] == pytest.approx(last["best epoch"]["dice"]) and dice["U-Net 3-D"] > 0
     whole, *by_size = read_rows(out)
