@@ -67,7 +67,7 @@ VOLUME_NETWORKS = {  # on volumes; a 2-D network learns from their slices
     "U-Net 3-D": "train_unet.py --spatial-dims 3 --channels 8 16 32 64 --norm instance --lr 2e-3",
     "UNETR 3-D": "train_unetr.py --spatial-dims 3 --patch-size 8 --embed-dim 96 --depth 4 --num-heads 3 "
     "--feature-size 8 --skip-layers 1 2 --lr 1e-3",
-    "RRC-U-Net 3-D": "train_rrc_unet.py --spatial-dims 3 --channels 8 16 32 --norm instance --lr 2e-3",
+    "RRC-U-Net 3-D": "train_rrc_unet.py --spatial-dims 3 --channels 4 8 16 32 --norm instance --lr 2e-3",
     "U-Net": U_NET,
     "U-Net + neighbours": U_NET + " --neighbours 1",
     "Swin-UNet (conv)": SWIN_CONV,
@@ -93,7 +93,7 @@ class Comparison:
     )
     img_size: int = option(64, "side in pixels to resize slices to: 64 for crops around a nodule, 256 for whole slices")
     crop_size: tuple[int, int, int] = option(
-        (8, 48, 48), "volumes: slices, rows and columns of a crop; 2-D networks learn from crops of as many rows"
+        (8, 32, 32), "volumes: slices, rows and columns of a crop; 2-D networks learn from crops of as many rows"
     )
     slice_mm: float | None = option(None, "volumes: 3-D networks learn from slices so many mm apart", check=positive)
     batch_size: int = option(8, "slices or crops per optimizer step")

@@ -62,7 +62,7 @@ def scale_for(
     scale = scale_by_pixels(input, sides, source_size)
     if scale is None and np.isnan(by_mm).any():
         raise ValueError(ambiguous_message(input, sides, trained_mm=known))
-    usual = np.array(scale or input.scale)
+    usual = np.array(scale or input.scale, dtype=float)
     if input.slice_mm is not None:
         usual[0] = slice_scale(input.slice_mm, here[0])  # always by mm: the training had all kinds of spacings
         scale = tuple(usual.tolist())

@@ -169,6 +169,7 @@ def test_slices_are_always_resampled_to_those_of_the_training(slices, plane):
         scale, said = scale_for(SLICES, (20, 64, 64), mm)
         assert scale == pytest.approx((slices / 1.25, 1.0, 1.0)) and said is None
         assert sizes_on_the_way(SLICES, (20, 64, 64), scale) == [(max(1, round(20 * slices / 1.25)), 64, 64)]
+    assert scale_for(SLICES | {"scale": [1, 1, 1]}, (20, 64, 64), mm)[0][0] == scale[0]  # whole numbers
     assert scale_for(SLICES | {"spacing_mm": None}, (20, 64, 64), (slices, 0.7, 0.7))[0][0] == scale[0]
 
 
