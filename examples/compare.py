@@ -1,25 +1,22 @@
-"""Train every 2-D network under one equal budget and evaluate all on the same test patients, with several seeds.
+"""Train several networks under one equal budget and evaluate all on the same test patients, with several seeds.
 
     python examples/compare.py                                                      phantoms, to see it work
     python examples/compare.py --data data/lungs --img-size 256 --steps 20000 --seeds 0 1 2 --out runs/compare
-    python examples/compare.py --data data/lungs --img-size 256 --seconds 3600 --out runs/compare
+    python examples/compare.py --data data/volumes --seconds 3600 --out runs/volumes
+    python examples/compare.py --data data/lungs --networks u_net unetr --folds 5 --out runs/folds
 
-All networks see the same slices in the same order, in batches of the same size, with the same loss, augmentation and
-schedule; each has its own learning rate, which its script recommends for this size. The budget is a number of optimizer
-steps, or of seconds, in whole epochs. Each training run is a command that is printed and can be run by itself. Started
-again with the same --out, the comparison continues where it was stopped. In --out there will be
+--data is a folder of slices or of volumes. All networks see the same patients, in batches of the same size, with the
+same loss, augmentation and schedule, each with its own learning rate. The budget is a number of optimizer steps, or of
+seconds, in whole epochs. With --folds K every patient outside the test split validates once. Each run is a command that
+is printed and can be run by itself. Started again, the comparison continues where it was stopped. In --out will be
 
-    comparison.md, comparison.csv     the table: networks by lesion size, and the original report's
-    worst_median_best.png             three slices of each network
-    <network>_seed<n>/                each training run (docs/runs.md)
+    comparison.md, comparison.csv     the tables: networks by lesion size, and the original report's
+    worst_median_best.png             three slices of each network (of volumes: one slice each)
+    <network>_seed<n>/                each training run (docs/runs.md); with folds <network>_fold<k>_seed<n>/
 """
 
-import json
 import math
-import shlex
-import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,59 +27,76 @@ from numpy.typing import NDArray
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.data.manifest import ImageRecord
+from lungseg.data.folder_files import held_kind
 from lungseg.data.slices import SliceDataset, check_folder
+from lungseg.data.volume_file import read_labelled
+from lungseg.data.volumes import VolumeDataset, check_volume_folder, volume_path
 from lungseg.draw import prediction_sheet
-from lungseg.evaluation.comparison import dice_iou_remark, difference_remark, per_run, seed_remark
-from lungseg.evaluation.metrics import worst_median_best
-from lungseg.evaluation.pictures import prediction_rows
-from lungseg.evaluation.scores import ImageScore, known_spacings, score_all, scores_per_image, unit_remark
-from lungseg.evaluation.strata import table_rows
-from lungseg.evaluation.tables import MAIN, Column, markdown_table, write_csv
+from lungseg.evaluation import comparison
+from lungseg.evaluation.pictures import three_rows
+from lungseg.evaluation.report import report_table
+from lungseg.evaluation.scores import ImageScore, score_all
+from lungseg.evaluation.tables import write_csv
 from lungseg.exits import leave, run_main
-from lungseg.files import or_warn, whole_file
-from lungseg.flags import check_fields, not_negative, option, parse_options, positive
+from lungseg.files import or_warn
+from lungseg.flags import check_fields, from_to, not_negative, option, parse_options, positive
 from lungseg.predictor import Predictor, load_predictor
+from lungseg.training.commands import Trainings, folder_name, keep_settings
 from lungseg.training.contents import digest, list_contents
 from lungseg.training.data import draw_slices, find_data
 from lungseg.training.distributed import start_processes
 from lungseg.training.lock import locked
-from lungseg.training.log import RunLog
 from lungseg.training.recipe import RunOptions, TrainingRecipe
 
-NETWORKS = {  # name -> the script that trains it, and sizes that a CPU can afford
-    "Swin-UNet": "train_swin.py --patch-size 4 --embed-dim 48 --depths 2 2 2 --num-heads 3 6 12 --window-size 8 "
-    "--drop-path-rate 0.1 --lr 5e-4",
+# ---- the networks: the script that trains each, its learning rate, and sizes that a CPU can afford -----------------
+
+U_NET = "train_unet.py --channels 16 32 64 128 256 --lr 1e-3"
+SWIN = "train_swin.py --embed-dim 48 --depths 2 2 2 --num-heads 3 6 12 --window-size 8 --drop-path-rate 0.1 "
+SWIN_CONV = SWIN + "--stem conv --conv-channels 16 32 --lr 1e-3"
+
+NETWORKS = {  # on slices
+    "Swin-UNet": SWIN + "--patch-size 4 --lr 5e-4",
+    "Swin-UNet (conv)": SWIN_CONV,
     "UNETR": "train_unetr.py --patch-size 8 --embed-dim 192 --depth 6 --num-heads 3 --feature-size 8 "
     "--skip-layers 2 4 --lr 5e-4",
     "ResNet50-U-Net": "train_resnet.py --stem 32 --widths 32 64 128 256 --depths 3 4 6 3 "
     "--decoder-channels 128 64 32 16 16 --lr 1e-3",
-    "U-Net": "train_unet.py --channels 16 32 64 128 256 --lr 1e-3",
+    "U-Net": U_NET,
+}
+VOLUME_NETWORKS = {  # on volumes; a 2-D network learns from their slices
+    "U-Net 3-D": "train_unet.py --spatial-dims 3 --channels 8 16 32 64 --norm instance --lr 2e-3",
+    "UNETR 3-D": "train_unetr.py --spatial-dims 3 --patch-size 8 --embed-dim 96 --depth 4 --num-heads 3 "
+    "--feature-size 8 --skip-layers 1 2 --lr 1e-3",
+    "RRC-U-Net 3-D": "train_rrc_unet.py --spatial-dims 3 --channels 4 8 16 32 --norm instance --lr 2e-3",
+    "U-Net": U_NET,
+    "U-Net + neighbours": U_NET + " --neighbours 1",
+    "Swin-UNet (conv)": SWIN_CONV,
+    "Swin-UNet (conv) + neighbours": SWIN_CONV + " --neighbours 1",
 }
 SHARED = "--augment full --schedule cosine --warmup-epochs 1 --threads 0"
-COLUMNS = [column for column in MAIN if column.key not in ("rmse", "pooled_dice", "lesions")]
-SCORES = ("dice", "iou", "rmse", "recall")
-REPORT = {  # network -> its SCORES, with the digits of Table 3 of the report and of what it quotes; None: not stated
-    "Swin-UNet": (0.7969, 0.7143, 0.01193, 0.7927),
-    "UNETR": (0.8063, 0.6772, 0.0223, 0.7727),
-    "ResNet50-U-Net": (0.7558, 0.6754, 0.0147, 0.7760),
-    "U-Net": (0.862, None, None, None),
-    "RRC-U-Net": (0.8777, 0.7274, None, None),
-}
-TITLES = {"U-Net": "U-Net (quoted)", "RRC-U-Net": "RRc-UNet 3D (quoted)"}  # quoted from others
+CROPS_PER_VOLUME = 2
+Images = SliceDataset | VolumeDataset
 
 
 @dataclass(frozen=True)
 class Comparison:
     """All settings that decide what the table says."""
 
-    data: Path | None = option(None, "folder of slices with splits train, val and test; without it, phantoms are drawn")
+    data: Path | None = option(None, "folder with splits train, val and test; without it, phantom slices are drawn")
     out: Path = option(Path("runs/compare"), "folder of the training runs and tables")
+    networks: tuple[str, ...] = option(("all",), "only these, by the names of their folders: u_net swin_unet_conv")
     steps: int = option(450, "optimizer steps for each network, rounded to whole epochs")
     seconds: float | None = option(None, "seconds for each network instead; one epoch is timed first", check=positive)
     seeds: tuple[int, ...] = option((0, 1), "one run of each network per seed; use at least two", check=not_negative)
+    folds: int | None = option(
+        None, "cross-validation: deal the patients outside the test split into so many folds", check=from_to(2, 99)
+    )
     img_size: int = option(64, "side in pixels to resize slices to: 64 for crops around a nodule, 256 for whole slices")
-    batch_size: int = option(8, "slices per optimizer step")
+    crop_size: tuple[int, int, int] = option(
+        (8, 32, 32), "volumes: slices, rows and columns of a crop; 2-D networks learn from crops of as many rows"
+    )
+    slice_mm: float | None = option(None, "volumes: 3-D networks learn from slices so many mm apart", check=positive)
+    batch_size: int = option(8, "slices or crops per optimizer step")
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "where to compute; auto takes a GPU if there is one")
     images: bool = option(True, "show the slices in the picture; --no-images if they must not leave your machine")
 
@@ -90,149 +104,162 @@ class Comparison:
         check_fields(self)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={self.seeds} must be different numbers")
+        if len(self.crop_size) != 3 or self.crop_size[1] != self.crop_size[2]:
+            raise ValueError(f"crop_size={self.crop_size} must name slices, rows and as many columns")
 
 
 def main(argv: list[str] | None = None) -> dict[str, float] | int:
-    """Return the mean Dice of each network, or an exit code: 2 for what the user can fix, 130 for Ctrl-C."""
+    """Return the mean test Dice of each network, or an exit code: 2 for what the user can fix, 130 for Ctrl-C."""
     options = parse_options(Comparison(), argv, description=__doc__)
-    stopped, remedy = "The same command continues from here.", "Lower --img-size or --batch-size."
+    stopped, remedy = "The same command continues from here.", "Lower --img-size, --crop-size or --batch-size."
     return run_main("compare.py", lambda: compare(options), stopped=stopped, too_little_memory=remedy)
 
 
 def compare(options: Comparison) -> dict[str, float]:
-    """Find the slices, train, evaluate and write, unless another process is writing into --out."""
+    """Find the data, train, evaluate and write, unless another process is writing into --out."""
     with locked(options.out):
+        networks = choose_networks(options)
         if options.data is not None:  # before any file: a bad folder must leave no trace
-            find_data(options.data, check_folder)
-            check_test(SliceDataset(options.data, "test"))
+            find_data(options.data, check_volume_folder if is_volumes(options.data) else check_folder)
+            check_test(open_split(options.data, "test"))
         check_same_comparison(options)
         data = options.data or draw_phantoms(options)
-        epochs = {name: count_epochs(name, data, options) for name in NETWORKS}
+        plan = {name: make_trainings(name, networks[name], data, options) for name in networks}
+        for name, trainings in plan.items():
+            trainings.epochs = count_epochs(trainings, networks[name], data, options)
         for seed in options.seeds:
-            for name in NETWORKS:
-                train(name, data, options, epochs[name], seed)
-        test = SliceDataset(data, "test")
-        scores = {name: score_runs(name, test, options) for name in NETWORKS}
-        dice = write_tables(options, test, scores, epochs)
+            for trainings in plan.values():
+                trainings.train(seed)
+        test = open_split(data, "test")
+        scores = {name: score_test(trainings, test, options) for name, trainings in plan.items()}
+        dice = write_tables(options, test, plan, scores)
         with or_warn("worst_median_best.png was not drawn"):
-            rows = [row for name in NETWORKS for row in three_predictions(name, test, scores[name], options)]
-            sheet = prediction_sheet(rows, scale=max(1, 128 // options.img_size))
+            rows = [row for name in plan for row in three_predictions(plan[name], test, scores[name], options)]
+            sheet = prediction_sheet(rows, scale=max(1, 128 // rows[0][2].shape[0]))
             sheet.save(options.out / "worst_median_best.png", optimize=True)
         return dice
 
 
-def check_test(test: SliceDataset) -> None:
-    """Refuse a test split without a lesion."""
+def choose_networks(options: Comparison) -> dict[str, str]:
+    """The networks for this kind of data, or those of them that were asked for."""
+    known = VOLUME_NETWORKS if is_volumes(options.data) else NETWORKS
+    asked = {folder_name(name) for name in (known if options.networks == ("all",) else options.networks)}
+    if unknown := asked - {folder_name(name) for name in known}:
+        names = ", ".join(map(folder_name, known))
+        raise ValueError(f"--networks {sorted(unknown)[0]}: expected names among {names}.")
+    return {name: command for name, command in known.items() if folder_name(name) in asked}
+
+
+# ---- the data ---------------------------------------------------------------------------------------------------
+
+
+def is_volumes(folder: Path | None) -> bool:
+    return folder is not None and held_kind(folder) == "volumes"
+
+
+def open_split(folder: Path, split: str, fold: tuple[int, int] | None = None) -> Images:
+    """The slices or volumes of a split, at the size of their files; `fold` is (k, folds) of a cross-validation."""
+    data_set = VolumeDataset if is_volumes(folder) else SliceDataset
+    if fold is None:
+        return data_set(folder, split)
+    from lungseg.data.splits import Fold  # only cross-validation needs it
+
+    return data_set(folder, split, fold=Fold(*fold))
+
+
+def check_test(test: Images) -> None:
     if not any(target.any() for _, target, _ in test):
-        raise ValueError(f"No test slice of {test.folder} holds a lesion, so there would be no Dice to compare.")
+        raise ValueError(f"No test image of {test.folder} holds a lesion, so there would be no Dice to compare.")
+
+
+def check_same_comparison(options: Comparison) -> None:
+    """Keep the settings in --out; refuse other settings there, which would mix two comparisons in one table."""
+    unused = ("img_size",) if is_volumes(options.data) else ("crop_size", "slice_mm")
+    free = ("out", "device", "images", "networks", *unused)
+    settings = {name: value for name, value in asdict(options).items() if name not in free}
+    if options.data is not None:  # phantoms depend only on the settings
+        settings["contents"] = digest(list_contents(options.data))
+    keep_settings(options.out / "compare.json", settings, what="comparison")
+
+
+def draw_phantoms(options: Comparison) -> Path:
+    """Slices around phantom nodules, as in the demo of each script, but from fewer patients."""
+    recipe = TrainingRecipe(img_size=options.img_size, phantom_patients=200)
+    return draw_slices(recipe, RunOptions(out=options.out, seed=min(options.seeds)))
 
 
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
-def check_same_comparison(options: Comparison) -> None:
-    """Keep the settings in --out; refuse other settings there, which would mix two comparisons in one table."""
-    settings = {name: value for name, value in asdict(options).items() if name not in ("out", "device", "images")}
-    settings["contents"] = options.data and digest(list_contents(options.data))  # phantoms depend only on the settings
-    text = json.dumps(settings, indent=1, default=str) + "\n"
-    file = options.out / "compare.json"
-    if file.exists():
-        if file.read_text() != text:
-            raise ValueError(f"{options.out} holds a comparison with other settings or data. Choose another --out.")
-    elif any(path.name[0] != "." for path in options.out.iterdir()):
-        raise ValueError(f"{options.out} is not empty, and holds no comparison. Choose another --out.")
-    with whole_file(file) as partial:
-        partial.write_text(text)
+def make_trainings(name: str, command: str, data: Path, options: Comparison) -> Trainings:
+    """The runs of one network: its own flags, then those that all share."""
+    script, *sizes = command.split()
+    flags = f"--img-size {options.img_size}"
+    if is_volumes(data) and "--spatial-dims 3" in command:
+        flags = f"--crop-size {' '.join(map(str, options.crop_size))} --crops-per-volume {CROPS_PER_VOLUME}"
+        flags += f" --slice-mm {options.slice_mm}"
+    elif is_volumes(data):
+        flags = f"--crop-size {options.crop_size[1]}"
+    flags += f" --batch-size {options.batch_size} {SHARED} --device {options.device}"
+    script_path = Path(__file__).resolve().with_name(script)
+    all_flags = ["--data", str(data), *sizes, *flags.split()]
+    return Trainings(name, script_path, all_flags, options.out, seeds=options.seeds, folds=options.folds)
 
 
-def draw_phantoms(options: Comparison) -> Path:
-    """Crops around phantom nodules, as in the demo of each script, but from fewer patients."""
-    recipe = TrainingRecipe(img_size=options.img_size, phantom_patients=200)
-    return draw_slices(recipe, RunOptions(out=options.out, seed=min(options.seeds)))
-
-
-def count_epochs(name: str, data: Path, options: Comparison) -> int:
+def count_epochs(trainings: Trainings, command: str, data: Path, options: Comparison) -> int:
     """The budget in whole epochs; for a budget in seconds, one epoch is timed first."""
-    if options.seconds is None:
-        steps_per_epoch = math.ceil(len(SliceDataset(data, "train")) / options.batch_size)
-        return max(1, round(options.steps / steps_per_epoch))
-    train(name, data, options, epochs=1, seed=options.seeds[0], kind="trial")
-    return max(1, int(options.seconds / read_log(run_folder(name, options, "trial"))[1]["seconds"]))
-
-
-def run_folder(name: str, options: Comparison, kind: str) -> Path:
-    """The folder of one training run; kind is seed0, seed1, ... or trial."""
-    return options.out / f"{name.lower().replace('-', '_')}_{kind}"
-
-
-def train(name: str, data: Path, options: Comparison, epochs: int, seed: int, kind: str = "") -> None:
-    """Run one training script, from the beginning or from where it was stopped, unless it is finished."""
-    folder = run_folder(name, options, kind or f"seed{seed}")
-    if "best epoch" in read_log(folder)[-1]:
-        return
-    script, *sizes = NETWORKS[name].split()
-    flags = f"--img-size {options.img_size} --batch-size {options.batch_size} {SHARED} --epochs {epochs} --seed {seed}"
-    places = [str(Path(__file__).resolve().with_name(script)), "--data", str(data), "--out", str(folder)]
-    command = [sys.executable, *places, *sizes, *flags.split(), "--device", options.device]
-    if (folder / "recipe.json").exists():  # it was stopped after it had begun to train
-        command.append("--resume")
-    print(f"\n$ {shlex.join(command)}", flush=True)
-    done = subprocess.run(command)
-    if done.returncode == 130:
-        raise KeyboardInterrupt
-    if done.returncode:
-        raise ValueError(f"the training of {name} with seed {seed} ended with the error above.")
-
-
-def read_log(folder: Path) -> list[dict]:
-    """The lines of the log of a run, or one empty line: first the settings, then one per epoch, last the test."""
-    file = folder / "log.jsonl"
-    return (RunLog(file, enabled=False).lines() if file.exists() else []) or [{}]
-
-
-def training_cost(name: str, options: Comparison, epochs: int) -> dict[str, int | float]:
-    """Parameters, epochs, and minutes of one training run, validation included; the mean over the seeds."""
-    folders = [run_folder(name, options, f"seed{seed}") for seed in options.seeds]
-    seconds = [line.get("seconds", 0.0) for folder in folders for line in read_log(folder)]
-    parameters = sum(p.numel() for p in load_predictor(folders[0] / "best.pt").network.parameters())
-    return {"parameters": parameters, "epochs": epochs, "minutes": sum(seconds) / len(folders) / 60}
+    if options.seconds is not None:
+        return max(1, int(options.seconds / trainings.seconds_per_epoch()))
+    train = open_split(data, "train", trainings.folds[0])
+    samples = len(train)
+    if isinstance(train, VolumeDataset) and "--spatial-dims 3" in command:
+        samples *= CROPS_PER_VOLUME
+    elif isinstance(train, VolumeDataset):  # a 2-D network sees a crop of every slice
+        samples = sum(len(read_labelled(volume_path(data, record)).hu) for record in train.records)
+    return max(1, round(options.steps / math.ceil(samples / options.batch_size)))
 
 
 # ---- evaluating ----------------------------------------------------------------------------------------------------
 
 
-def score_runs(name: str, test: SliceDataset, options: Comparison) -> list[ImageScore]:
-    """The scores of every test slice by every seed's network, one seed after the other.
+def score_test(trainings: Trainings, test: Images, options: Comparison) -> list[ImageScore]:
+    """The scores of every test image by the network of every run, one run after the other.
 
-    A mean over all of them is the mean over the seeds. Drawing whole patients draws the slices of a patient with all
-    seeds, so the interval is about patients, not about seeds.
+    A mean over all of them is the mean over the runs. Drawing whole patients draws the images of a patient with all
+    runs, so the interval is about patients, not about seeds.
     """
-    scores = []
-    for seed in options.seeds:
-        predict = partial(predict_lesions, load_run(name, options, seed))
-        scores += score_all(test, predict, title=f"{name}, seed {seed}")
-    return scores
+    return [score for folder, _, _ in trainings.runs for score in score_run(folder, test, options)]
 
 
-def load_run(name: str, options: Comparison, seed: int) -> Predictor:
+def score_out_of_fold(trainings: Trainings, data: Path, options: Comparison) -> list[ImageScore]:
+    """The scores of every image outside the test split by the network that did not learn from its fold."""
+    runs = [(folder, open_split(data, "val", fold)) for folder, _, fold in trainings.runs]
+    return [score for folder, val in runs for score in score_run(folder, val, options)]
+
+
+def score_run(folder: Path, data: Images, options: Comparison) -> list[ImageScore]:
+    predictor, index_of = load_run(folder, options), {record.id: i for i, record in enumerate(data.records)}
+    return score_all(data, lambda x, r: predict(predictor, data, index_of[r.id], x) > 0.5, title=folder.name)
+
+
+def load_run(folder: Path, options: Comparison) -> Predictor:
     """The network of the best epoch of one training run."""
     with start_processes(options.device) as processes:
-        return load_predictor(run_folder(name, options, f"seed{seed}") / "best.pt", processes.device)
+        return load_predictor(folder / "best.pt", processes.device)
 
 
-def predict_lesions(predictor: Predictor, image: NDArray, record: ImageRecord) -> NDArray:
-    """Where an image (H, W) in [0, 1] has lesions of any class; `score_all` also gives the record."""
-    return predictor.any_class(predictor.probs(image)) > 0.5
+def predict(predictor: Predictor, data: Images, index: int, image: NDArray) -> NDArray:
+    """The probability that there is a lesion of any class: of an image (*spatial) in [0, 1], in the same shape."""
+    scale = None  # that of the files
+    if predictor.input.slice_mm is not None and isinstance(data, VolumeDataset):
+        scale, _ = predictor.scale_for(image.shape, data.spacing_mm(index))
+    return predictor.any_class(predictor.probs(image, scale))
 
 
-def three_predictions(name: str, test: SliceDataset, scores: list[ImageScore], options: Comparison) -> list[tuple]:
-    """The worst, median and best slice of the first seed's network, for `prediction_sheet`."""
-    predictor, dice = load_run(name, options, options.seeds[0]), scores_per_image(scores[: len(test)])["dice"]
-
-    def caption(place: str, i: int, _: int | None) -> str:
-        return f"{name}\n{place}\nDice {dice[i]:.3f}\n{scores[i].diameter:.0f} {scores[i].unit}"
-
-    rows = prediction_rows(test, worst_median_best(dice), lambda _, x: predictor.any_class(predictor.probs(x)), caption)
+def three_predictions(trainings: Trainings, test: Images, scores: list[ImageScore], options: Comparison) -> list[tuple]:
+    """The worst, median and best image of the first run, for `prediction_sheet`."""
+    predictor = load_run(trainings.runs[0][0], options)
+    rows = three_rows(test, scores[: len(test)], partial(predict, predictor, test), trainings.name)
     return rows if options.images else [(text, None, target, probs) for text, _, target, probs in rows]
 
 
@@ -240,59 +267,34 @@ def three_predictions(name: str, test: SliceDataset, scores: list[ImageScore], o
 
 
 def write_tables(
-    options: Comparison, test: SliceDataset, scores: dict[str, list[ImageScore]], epochs: dict[str, int]
+    options: Comparison, test: Images, plan: dict[str, Trainings], scores: dict[str, list[ImageScore]]
 ) -> dict[str, float]:
-    """Write the tables to the screen and to --out; return the mean Dice of each network."""
-    runs = len(options.seeds)
-    rows: list[dict] = []
-    for name, of_all in scores.items():
-        cost = {"network": name} | training_cost(name, options, epochs[name])
-        rows += [cost | per_run(row, runs) for row in table_rows(of_all)]
-    whole = [row for row in rows if row["stratum"] == "all"]
-    strata = list(dict.fromkeys(row["stratum"] for row in rows))  # each once, in their order
-    by_size = sorted((row for row in rows if row["stratum"] != "all"), key=lambda row: strata.index(row["stratum"]))
-    costs = Column("parameters", "parameters"), Column("epochs", "epochs"), Column("minutes", "minutes", decimals=1)
-    remarks = [seed_remark(scores, runs), difference_remark(scores), unit_remark(test, known_spacings(test))]
-    if len(test.classes) > 1:
-        remarks.append(f"Lesions of any class are scored, not whether they are {', '.join(test.classes)}.")
-    parts = [
-        f"# Every network on {test.folder.name}, seeds {', '.join(map(str, options.seeds))}",
-        markdown_table(whole, (*costs, *COLUMNS), names=("network",)),
-        markdown_table(by_size, COLUMNS, names=("stratum", "network")),
-        f"Means over {runs} training runs of each network; in parentheses 95 % intervals from 2,000 bootstrap draws of "
-        "whole patients, which do not show how much one run differs from the next.",
-        " ".join(filter(None, remarks)),
-        report_table({row["network"]: row for row in whole}),
-    ]
-    text = "\n\n".join(parts)
+    """Write the tables to the screen and to --out; return the mean test Dice of each network."""
+    volumes, seeds, folds = isinstance(test, VolumeDataset), len(options.seeds), options.folds
+    columns = comparison.VOLUME_COLUMNS if volumes else comparison.SLICE_COLUMNS
+    costs = {name: training_cost(trainings) for name, trainings in plan.items()}
+    rows = comparison.rows_of(scores, costs, seeds * (folds or 1), split="test")
+    ours = {row["network"]: row for row in rows if row["stratum"] == "all"}
+    parts = [f"# Every network on {test.folder.name}, seeds {', '.join(map(str, options.seeds))}"]
+    parts += [f"## The test patients, by the networks of {folds} folds"] if folds else []
+    parts += [comparison.tables_of(rows, scores, seeds * (folds or 1), columns)]
+    if folds:
+        held_out = {name: score_out_of_fold(trainings, test.folder, options) for name, trainings in plan.items()}
+        more = comparison.rows_of(held_out, costs, seeds, split="out of fold")
+        parts += [comparison.OUT_OF_FOLD, comparison.tables_of(more, held_out, seeds, columns)]
+        rows += more
+    parts += comparison.data_remarks(test)
+    text = "\n\n".join([*parts, report_table(ours, volumes=volumes)])
     (options.out / "comparison.md").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     write_csv(options.out / "comparison.csv", rows)
     print(f"\n{text}\n\nWritten to {options.out}.")
-    return {row["network"]: row["dice"] for row in whole}
+    return {name: row["dice"] for name, row in ours.items()}
 
 
-# ---- the original report ---------------------------------------------------------------------------------------
-
-
-def report_table(ours: Mapping[str, Mapping[str, float]]) -> str:
-    """The table of the original report next to ours, in Markdown, and a paragraph on how to read it.
-
-    Args:
-        ours: name of a network -> its mean scores by the names of SCORES, or NaN. Networks not in REPORT get a row too.
-    """
-    lines = ["| network | " + " | ".join(f"{name}: report | ours" for name in SCORES) + " |", "|---" * 9 + "|"]
-    for name in {**REPORT, **ours}:
-        here = [ours.get(name, {}).get(score, math.nan) for score in SCORES]
-        cells = [TITLES.get(name, name)]
-        for theirs, mine in zip(REPORT.get(name, (None,) * len(SCORES)), here, strict=True):
-            cells += ["–" if theirs is None else f"{theirs}", "–" if math.isnan(mine) else f"{mine:.4f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    possible = [dice_iou_remark(TITLES.get(name, name), *theirs[:2]) for name, theirs in REPORT.items()]
-    paragraph = (
-        "Data, size, training and averaging differ, so the numbers of the report (its Table 3, and what it quotes) are "
-        "no target to beat. For means over the same images, IoU <= Dice <= 2 IoU / (1 + IoU) must hold."
-    )
-    return "\n".join([*lines, "", " ".join([paragraph, *possible])])
+def training_cost(trainings: Trainings) -> dict[str, int | float]:
+    """Parameters, epochs, and minutes of one training run, validation included; the mean over the runs."""
+    weights = load_predictor(trainings.runs[0][0] / "best.pt").network.parameters()
+    return {"parameters": sum(p.numel() for p in weights), "epochs": trainings.epochs, "minutes": trainings.minutes()}
 
 
 if __name__ == "__main__":

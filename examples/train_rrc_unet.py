@@ -39,10 +39,10 @@ class Recipe(VolumeRecipe):
 
 
 RECIPES = {
-    "demo": Recipe(spatial_dims=3, lr=2e-3, epochs=10, threads=1),
+    "demo": Recipe(spatial_dims=3, augment="flips", lr=2e-3, epochs=10, threads=1),
     # What we would use on a GPU. The paper's own settings are not stated in anything we could read.
     "recommended": Recipe(
-        spatial_dims=3, phantom_volumes=200, phantom_shape=(64, 128, 128),
+        spatial_dims=3, augment="flips", phantom_volumes=200, phantom_shape=(64, 128, 128),
         crop_size=(64, 96, 96),  # 6 to 10 cm: a large tumour and its surroundings
         channels=(16, 32, 64, 128, 256), lr=1e-3, weight_decay=0.01, warmup_epochs=5.0, batch_size=4, epochs=200,
     ),

@@ -41,7 +41,7 @@ class Recipe(VolumeRecipe):
 RECIPES = {
     "demo": Recipe(lr=1e-3, epochs=25, threads=1),
     "volumes": Recipe(
-        spatial_dims=3, channels=(8, 16, 32), norm="instance",
+        spatial_dims=3, channels=(8, 16, 32), norm="instance", augment="flips",
         lr=2e-3, epochs=15, threads=1,
     ),
     # The report trained no U-Net; these are its settings for the ResNet50-U-Net, applied to a plain U-Net.

@@ -57,7 +57,7 @@ RECIPES = {
     "demo": Recipe(epochs=22, threads=1),
     # Volumes in minutes: a third axis multiplies the patches, so everything is smaller.
     "volumes": Recipe(
-        spatial_dims=3,
+        spatial_dims=3, augment="flips",
         embed_dim=96, depth=4, num_heads=3, skip_layers=(1, 2), epochs=18, batch_size=8, lr=1e-3, threads=1,
     ),
     # The training of the original report: SGD 0.1, batches of 8, 100 epochs, the best kept, the rate lowered when the

@@ -27,6 +27,7 @@ PARTS = {  # what a training run is resumed from, and the types
     "log_position": int, "rng": list, "data": str | None,
 }  # fmt: skip
 STOPPING = {"best": float | int | None, "best_epoch": int | None, "epochs": int, "stop": bool}
+LATER = ("classes", "neighbours", "whole_size", "slice_mm")  # entries of the input that older files lack
 OPTIONAL = ("schedule", "plateau", "scaler", "ema", "decision")  # what a training may have
 
 
@@ -63,6 +64,7 @@ class InputSpec:
         classes: names of the lesion classes; () if there is one, lesion.
         neighbours: slices below and above each slice that are channels of its image; 0 in older checkpoints.
         whole_size: sides of most whole slices, in training pixels, if `size` is that of crops of them; else None.
+        slice_mm: between slices of the volumes, which were all resampled to it; None: they were left as they were.
     """
 
     size: tuple[int, ...]
@@ -74,6 +76,7 @@ class InputSpec:
     classes: tuple[str, ...] = ()
     neighbours: int = 0
     whole_size: tuple[int, ...] | None = None
+    slice_mm: float | None = None
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "InputSpec":
@@ -94,12 +97,13 @@ class InputSpec:
             classes=tuple(entries.get("classes", ())),
             neighbours=int(entries.get("neighbours", 0)),
             whole_size=None if whole is None else tuple(whole),
+            slice_mm=entries.get("slice_mm"),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, lists in place of tuples; without `classes`, `neighbours`, `whole_size` if there are none."""
+        """Plain types, lists in place of tuples; without the entries of `LATER` that are empty, as in older files."""
         entries = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
-        return {n: v for n, v in entries.items() if v or n not in ("classes", "neighbours", "whole_size")}
+        return {name: v for name, v in entries.items() if v or name not in LATER}
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ def check_fields(values: "DataclassInstance") -> None:
             continue
         if not numbers:
             raise ValueError(f"{f.name} must name at least one number")
+        if isinstance(numbers[0], str):
+            continue
         check = f.metadata["check"] or (at_least_1 if int in (f.type, *get_args(f.type)) else too_large)
         for number in numbers:
             problem = check(number)

@@ -12,6 +12,7 @@ from functools import reduce
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.data.neighbours import stack_indices
@@ -106,6 +107,16 @@ class SlidingWindow(nn.Module):
         channels = torch.from_numpy(stack_indices(len(volume), self.neighbours))  # (D, 2 neighbours + 1)
         parts = [self._logits(volume[part]) for part in channels.split(self.batch_size)]  # (b, K, H, W) each
         return torch.cat(parts).transpose(0, 1)
+
+
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (B, K, *spatial) of resampled images, back at the `size` of the images; unchanged if they have it.
+
+    Logits cross 0 in a nearly straight line; probabilities jump there.
+    """
+    if logits.shape[2:] == torch.Size(size):
+        return logits
+    return F.interpolate(logits, tuple(size), mode="bilinear" if len(size) == 2 else "trilinear")
 
 
 # ---- positions and weights of the windows -----------------------------------------------------------------

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,7 +25,7 @@ from lungseg.data.neighbours import stack_indices
 from lungseg.decision import PLAIN, Decision, remove_small
 from lungseg.ensemble import check_agreement
 from lungseg.flags import option
-from lungseg.inference import sliding_window
+from lungseg.inference import resize_logits, sliding_window
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.swin_unet import SwinUNet
@@ -167,7 +166,7 @@ def check_input(network: nn.Module, input: InputSpec) -> None:
     size, scale, spacing, (low, high) = input.size, input.scale, input.spacing_mm, input.hu_window
     sources = input.source_scale or scale
     spacings = spacing if isinstance(spacing, tuple) else (spacing,)
-    lengths = [*size, *scale, *sources, *(mm for mm in spacings if mm is not None)]  # None is unknown
+    lengths = [*size, *scale, *sources, *(mm for mm in (*spacings, input.slice_mm) if mm is not None)]
     sound = all(math.isfinite(n) and n > 0 for n in lengths) and len(size) == len(scale) == len(sources) and low < high
     if not sound or len(size) not in (2, 3):
         raise ValueError(f'its "input" holds impossible values: {input.to_dict()}. Use another checkpoint.')
@@ -319,17 +318,15 @@ class Predictor:
         """(B, C, *spatial) -> (B, K, *spatial), all B at once: the mean over the networks."""
         spatial = images.shape[2:]
         resized = self.scaled(images.reshape(-1, *spatial), scale)  # (B * C, *scaled)
-        scaled = resized.shape[1:]
-        x = torch.from_numpy(resized).view(*images.shape[:2], *scaled)  # (B, C, *scaled)
+        x = torch.from_numpy(resized).view(*images.shape[:2], *resized.shape[1:])  # (B, C, *scaled)
         total: Tensor | None = None
         for network in self.networks:
             model = network if self.tta == "none" else AverageOverVariations(network, self.tta)
             logits = sliding_window(
                 model, x, self.input.size, overlap=self.overlap, batch_size=self.batch_size
             )  # (B, K, *scaled)
-            if scaled != spatial:  # logits cross 0 in a nearly straight line; probabilities jump there
-                logits = F.interpolate(logits, spatial, mode="bilinear" if len(spatial) == 2 else "trilinear")
-            total = logits.sigmoid() if total is None else total.add_(logits.sigmoid())  # a volume's map is large
+            probs = resize_logits(logits, spatial).sigmoid()
+            total = probs if total is None else total.add_(probs)  # a volume's map is large
         assert total is not None  # there is at least one network
         return total.div_(len(self.networks)).numpy()  # (B, K, *spatial)
 

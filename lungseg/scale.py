@@ -9,6 +9,7 @@ that was trained on, which prepare_data.py may have shrunk; and the *training*, 
     source_scale    training pixels per pixel of the sources; None is unknown (as in older checkpoints): then an image
                     whose mm are unknown too is shown pixel for pixel, with a warning
     stretched       slices of several sizes were all resized to `size`: then there is no single scale
+    slice_mm        volumes were all resampled to slices this far apart: then there is none along the slice axis either
     spacing_mm      of a pixel of the files, one number or one per side; None is unknown
     whole_size      sides of most whole slices, in training pixels, if the network was trained on crops of them
 """
@@ -62,7 +63,10 @@ def scale_for(
     scale = scale_by_pixels(input, sides, source_size)
     if scale is None and np.isnan(by_mm).any():
         raise ValueError(ambiguous_message(input, sides, trained_mm=known))
-    usual = np.array(scale or input.scale)
+    usual = np.array(scale or input.scale, dtype=float)
+    if input.slice_mm is not None:
+        usual[0] = slice_scale(input.slice_mm, here[0])  # always by mm: the training had all kinds of spacings
+        scale = tuple(usual.tolist())
     difference = np.abs(np.log(by_mm / usual)).max()  # NaN if unknown: then no comparison is true
     sizes = [" x ".join(f"{mm:.3g}" for mm in lengths) for lengths in (here, known * usual)]
     compared = f"a pixel is {sizes[0]} mm, and was {sizes[1]} mm in the training"
@@ -75,6 +79,22 @@ def scale_for(
     if np.isnan(difference) and not is_grid_known(input, sides, source_size):
         return scale, pixel_for_pixel_remark(input, sides, trained_mm=known)
     return scale, None
+
+
+def slice_scale(slice_mm: float, spacing_mm: float) -> float:
+    """Resampled slices per slice of a volume, for a network that was trained on slices `slice_mm` apart."""
+    if not spacing_mm > 0:  # NaN is unknown
+        raise ValueError(
+            f"the network was trained on slices {slice_mm:g} mm apart, and it is unknown how far apart those of this "
+            f"image are. State it as spacing_mm in its file."
+        )
+    scale = spacing_mm / slice_mm
+    if not 1 / MOST_BELIEVABLE <= scale <= MOST_BELIEVABLE:
+        raise ValueError(
+            f"its slices are {spacing_mm:g} mm apart, and were {slice_mm:g} mm apart in the training: one of them must "
+            f"be wrong. Correct the spacing of the image."
+        )
+    return scale
 
 
 def network_sides(input: InputSpec, shape: Sequence[int]) -> Sides:

@@ -268,3 +268,16 @@ def test_a_value_without_meaning_is_one_sentence(changes, words):
         return
     with pytest.raises(ValueError, match=words):
         Limits(**changes)
+
+
+@dataclass(frozen=True)
+class Names:
+    names: tuple[str, ...] = option(("all",), "several names")
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+def test_a_flag_takes_several_names():
+    assert parse_options(Names(), []).names == ("all",)
+    assert parse_options(Names(), ["--names", "u_net", "unetr"]).names == ("u_net", "unetr")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 from torch import nn
 
-from lungseg.inference import SlidingWindow, blending_weights, sliding_window, window_starts
+from lungseg.inference import SlidingWindow, blending_weights, resize_logits, sliding_window, window_starts
 from lungseg.losses import bce_loss
 from lungseg.training.step import evaluate
 
@@ -308,3 +308,11 @@ def test_a_volume_is_taken_slice_by_slice_with_its_neighbours():
     assert torch.allclose(logits[1, 0, 0], torch.tensor(455.0), atol=1e-3)  # 5, 5, 4
     alone = SlidingWindow(nn.Identity(), (4, 5))(volume[None, None])
     assert torch.allclose(alone[0, 0], volume, atol=1e-5)
+
+
+def test_logits_of_resampled_images_come_back_at_the_size_of_the_images():
+    logits = torch.arange(8.0).reshape(1, 1, 8, 1, 1).expand(1, 2, 8, 3, 3)
+    assert resize_logits(logits, (8, 3, 3)) is logits
+    back = resize_logits(logits, torch.Size((4, 3, 3)))
+    assert back.shape == (1, 2, 4, 3, 3) and torch.allclose(back[0, 1, :, 1, 1], torch.tensor([0.5, 2.5, 4.5, 6.5]))
+    assert resize_logits(torch.ones(1, 1, 4, 4), (6, 3)).shape == (1, 1, 6, 3)

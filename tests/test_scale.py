@@ -167,3 +167,30 @@ def test_after_training_on_crops_pixels_are_counted_in_whole_slices():
     assert scale_for(crops, (512, 512)) == ((0.5, 0.5), None)
     with pytest.raises(ValueError, match=r"neither those of the training files \(256 x 256\)"):
         scale_for(crops, (64, 64))
+
+
+SLICES = VOLUMES | {"spacing_mm": [1.25, 0.7, 0.7], "slice_mm": 1.25}  # resampled along the slice axis
+
+
+@given(slices=st.floats(0.45, 5), plane=st.floats(0.5, 0.98))
+def test_slices_are_always_resampled_to_those_of_the_training(slices, plane):
+    """By less than MOST_RATIO too, and whatever is known of the other sides."""
+    for mm in ((slices, plane, plane), (slices, np.nan, np.nan)):
+        scale, said = scale_for(SLICES, (20, 64, 64), mm)
+        assert scale == pytest.approx((slices / 1.25, 1.0, 1.0)) and said is None
+        assert sizes_on_the_way(SLICES, (20, 64, 64), scale) == [(max(1, round(20 * slices / 1.25)), 64, 64)]
+    assert scale_for(SLICES | {"scale": [1, 1, 1]}, (20, 64, 64), mm)[0][0] == scale[0]  # whole numbers
+    assert scale_for(SLICES | {"spacing_mm": None}, (20, 64, 64), (slices, 0.7, 0.7))[0][0] == scale[0]
+
+
+def test_the_plane_of_resampled_slices_is_checked_in_mm_as_ever():
+    scale, said = scale_for(SLICES, (20, 64, 64), (2.5, 1.4, 1.4))
+    assert scale == pytest.approx((2.0, 2.0, 2.0)) and "resampled" in said
+
+
+def test_an_unknown_or_impossible_distance_between_slices_is_refused():
+    for unknown in (None, (np.nan, 0.7, 0.7)):
+        with pytest.raises(ValueError, match="on slices 1.25 mm apart, and it is unknown .* State it as spacing_mm"):
+            scale_for(SLICES, (20, 64, 64), unknown)
+    with pytest.raises(ValueError, match="its slices are 700 mm apart, and were 1.25 mm apart"):
+        scale_for(SLICES, (20, 64, 64), (700.0, 0.7, 0.7))

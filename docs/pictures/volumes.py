@@ -1,10 +1,11 @@
-"""Draw docs/img/volumes.png: slices of a phantom volume, and crops drawn anywhere and on lesions."""
+"""Draw docs/img/volumes.png: slices of a phantom volume, and crops drawn anywhere, on lesions, and varied."""
 
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from lungseg.data.augment import Augmentation
 from lungseg.data.phantoms.folders import write_phantom_volumes
 from lungseg.data.volumes import CropDataset, VolumeDataset
 from lungseg.draw import contact_sheet, overlay
@@ -25,8 +26,10 @@ with tempfile.TemporaryDirectory() as scratch:
     numbers = range(2, 32, 6)  # of the slices shown
     whole = [overlay(image[0, z].numpy(), target[0, z].numpy(), scale=1) for z in numbers]
     rows = []
-    for foreground in (0.0, 1.0):
-        data = CropDataset(folder, "train", crop_size=SIZE, crops_per_volume=CROPS, foreground=foreground, seed=2)
+    for foreground, augment in ((0.0, None), (1.0, None), (1.0, Augmentation(elastic_probability=1))):
+        data = CropDataset(
+            folder, "train", crop_size=SIZE, crops_per_volume=CROPS, foreground=foreground, augment=augment, seed=2
+        )
         row = []
         for i in range(CROPS):
             crop, lesion, _ = data[i]
@@ -41,6 +44,8 @@ slices = contact_sheet(
     scale=3,
     font_size=28,
 )
-crops = contact_sheet(rows, row_labels=["crops\nanywhere", "crops\non a lesion"], scale=3, font_size=28)
+crops = contact_sheet(
+    rows, row_labels=["crops\nanywhere", "crops\non a lesion", "the same,\nturned\nand bent"], scale=3, font_size=28
+)
 sheet = contact_sheet([[slices], [crops]])
 sheet.quantize(160).save("docs/img/volumes.png", optimize=True)

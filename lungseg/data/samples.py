@@ -34,3 +34,11 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
         """Image (C, *spatial) float32 in [0, 1] (C is 1 without neighbours), target (K, *spatial) in {0, 1}, id."""
         ...
+
+
+def shown(samples: Samples) -> Samples:
+    """The samples with the images that the network is shown: others than its own, if a data set has an entry `shown`.
+
+    Targets are the same. (`lungseg.data.resampled_volumes` shows other slices than those that are judged.)
+    """
+    return getattr(samples, "shown", samples)

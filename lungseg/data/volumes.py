@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from lungseg.data.augment import Augmentation, adjust_grey
 from lungseg.data.classes import one_hot, read_classes, unused_classes
 from lungseg.data.ct import hu_to_unit
 from lungseg.data.folder_files import find_member, members
@@ -25,12 +25,12 @@ from lungseg.data.manifest import ImageRecord, parse_manifest, read_split
 from lungseg.data.manifest_writer import ManifestWriter
 from lungseg.data.plausible import LesionExtent, Tally
 from lungseg.data.readers import count_readers_of_volumes, vote_share
+from lungseg.data.slice_spacing import SliceGrid
 from lungseg.data.slices import tally_problems
 from lungseg.data.splits import Fold
+from lungseg.data.volume_augment import box_around, plane_coordinates, sample_slices
 from lungseg.data.volume_file import LabelledVolume, check_sums, check_target, check_volume, read_labelled, write_volume
-
-MAX_VOXELS = 2000  # kept of each lesion: enough positions for crops, and 24 kB however large the lesion is
-
+from lungseg.data.volume_lesions import find_lesions as find_lesions, lesions_by_class
 
 # ---- checking ----------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,9 @@ class CropDataset(VolumeDataset):
 
     image is float32 (1, d, h, w), target (1, d, h, w) or (K, d, h, w), as in `VolumeDataset`; id is "<volume>:<number
     of the crop>". Of an uncompressed file only the parts in the crop are read. A volume smaller than the crop is
-    padded at the far ends with 0 in both, which is air and no lesion.
+    padded at the far ends with 0 in both, which is air and no lesion. Each axis is resampled at most once: with
+    `augment` rows and columns, with `slice_mm` slices. Around a crop that is turned as much of the volume is read as it
+    needs, so that only what lies beyond the volume is air.
 
     Args:
         crop_size: (d, h, w) in voxels.
@@ -170,6 +172,10 @@ class CropDataset(VolumeDataset):
             first one of those in the volume is drawn, then a lesion of it: rare classes are seen as often as common
             ones.
         flips: reverse each axis with probability 1/2.
+        augment: rotation about the slice axis, elastic deformation in the plane of the slices, brightness and contrast
+            (`lungseg.data.augment`; its own flips and crops are not used). None leaves voxels as they are.
+        slice_mm: resample to slices this far apart (`lungseg.data.slice_spacing`); crop_size counts these slices. None
+            leaves them as they are.
         seed: with the epoch and the index it decides each crop, so that neither the number of workers nor the order
             of reading changes what is drawn.
         soft: take as target, in [0, 1], the share of the readers who outlined each voxel (lungseg.data.readers).
@@ -185,6 +191,8 @@ class CropDataset(VolumeDataset):
         crops_per_volume: int,
         foreground: float = 0.5,
         flips: bool = False,
+        augment: Augmentation | None = None,
+        slice_mm: float | None = None,
         seed: int = 0,
         soft: bool = False,
         fold: Fold | None = None,
@@ -195,8 +203,9 @@ class CropDataset(VolumeDataset):
                 f"CropDataset: expected crop_size with three sides of at least 1, crops_per_volume of at least 1 and "
                 f"foreground from 0 to 1, got {tuple(crop_size)}, {crops_per_volume} and {foreground}."
             )
-        self.crop_size, self.crops_per_volume = tuple(crop_size), crops_per_volume
-        self.foreground, self.flips, self.seed = foreground, flips, seed
+        self.crop_size, self.crops_per_volume = crop_size, crops_per_volume
+        self.foreground, self.flips, self.augment, self.seed = foreground, flips, augment, seed
+        self.slice_mm = slice_mm
         # In shared memory, so that set_epoch also reaches worker processes that persist over epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         if soft:
@@ -215,10 +224,22 @@ class CropDataset(VolumeDataset):
         index = range(len(self))[index]  # -1 is the last crop; beyond the end is an IndexError
         number, crop = divmod(index, self.crops_per_volume)
         volume = self._open(number)
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
-        start = self._draw_start(number, volume, rng)
-        box = tuple(slice(s, s + side) for s, side in zip(start, self.crop_size, strict=True))
-        image, target = self._read_box(number, volume, box)
+        grid = SliceGrid(len(volume.hu), volume.spacing_mm[0], self.slice_mm)
+        decides = [self.seed, int(self._epoch), index]
+        rng = np.random.default_rng(decides)
+        start, voxel = self._draw_place(number, volume, grid, rng)
+        depth, rows, cols = (slice(s, s + side) for s, side in zip(start, self.crop_size, strict=True))
+        if self.augment is None:
+            image, target = self._read_slices(number, volume, grid, depth, (rows, cols))
+        else:  # with a generator of its own, so that places and flips stay the same
+            draw = self.augment.draw(np.random.default_rng([*decides, 1]))
+            place = plane_coordinates(self.augment, draw, start[1:], self.crop_size[1:], voxel)  # (2, h, w)
+            box = box_around(place, volume.hu.shape[1:])
+            image, target = self._read_slices(number, volume, grid, depth, box)
+            place -= np.array([[[box[0].start]], [[box[1].start]]], np.float32)
+            image = adjust_grey(sample_slices(image, place, order=1), draw.brightness, draw.contrast)
+            soft = self._readers is not None  # shares, between which one may interpolate
+            target = np.stack([sample_slices(of_class, place, order=int(soft)) for of_class in target])
         cut = np.concatenate([image[None], target])  # (1 + K, d, h, w), or less at the end of a small volume
         missing = np.subtract(self.crop_size, cut.shape[1:])
         pair = np.pad(cut, [(0, 0), *((0, n) for n in missing)])  # (1 + K, d, h, w)
@@ -228,35 +249,28 @@ class CropDataset(VolumeDataset):
         channels = torch.from_numpy(pair)  # (1 + K, d, h, w)
         return channels[:1], channels[1:], f"{self.records[number].id}:{crop}"  # (1, d, h, w), (K, d, h, w)
 
-    def _draw_start(self, number: int, volume: LabelledVolume, rng: np.random.Generator) -> NDArray:
-        """(3,) the first voxel of a random crop."""
-        last = np.maximum(np.subtract(volume.hu.shape, self.crop_size), 0)  # the last voxel where a crop may begin
+    def _read_slices(
+        self, number: int, volume: LabelledVolume, grid: SliceGrid, depth: slice, plane: tuple[slice, slice]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Image (d, h, w) and target (K, d, h, w) of some resampled slices, in a box (rows, columns) of their plane."""
+        image, target = self._read_box(number, volume, (grid.needed(depth), *plane))
+        return grid.image(image, depth), grid.target(target, depth)
+
+    def _draw_place(
+        self, number: int, volume: LabelledVolume, grid: SliceGrid, rng: np.random.Generator
+    ) -> tuple[NDArray, NDArray | None]:
+        """(3,) the first voxel of a random crop, and the lesion voxel that was drawn, if any; in slices of the grid."""
+        last = np.maximum(np.subtract((grid.depth, *volume.hu.shape[1:]), self.crop_size), 0)  # where it may begin
         if rng.random() < self.foreground:
             if number not in self._lesions:
-                several = len(self.classes) > 1
-                maps = [volume.target == k + 1 for k in range(len(self.classes))] if several else [volume.target]
-                self._lesions[number] = [lesions for lesions in map(find_lesions, maps) if lesions]
+                self._lesions[number] = lesions_by_class(volume.target, len(self.classes), grid)
             if classes := self._lesions[number]:
                 lesions = classes[rng.integers(len(classes))] if len(classes) > 1 else classes[0]
                 lesion = lesions[rng.integers(len(lesions))]
                 voxel = lesion[rng.integers(len(lesion))]
                 first = np.maximum(voxel + 1 - self.crop_size, 0)
-                return rng.integers(first, np.minimum(voxel, last), endpoint=True)
-        return rng.integers(0, last, endpoint=True)
+                return rng.integers(first, np.minimum(voxel, last), endpoint=True), voxel
+        return rng.integers(0, last, endpoint=True), None
 
 
 PatchDataset = CropDataset  # the name that MONAI and others use; a patch is a token's square in our networks
-
-
-def find_lesions(target: NDArray) -> list[NDArray[np.int32]]:
-    """(n, 3) voxels of each lesion (connected also at corners); of large lesions every k-th voxel."""
-    voxels = np.argwhere(target)  # (n, 3)
-    if not len(voxels):
-        return []
-    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
-    cut = target[tuple(map(slice, low, high))]  # labels need four bytes per voxel: only where there are lesions
-    labels, _ = ndimage.label(cut, structure=np.ones((3, 3, 3)))
-    component = labels[tuple((voxels - low).T)]  # (n,), 1 .. count
-    order = np.argsort(component, kind="stable")
-    lesions = np.split(voxels[order].astype(np.int32), np.cumsum(np.bincount(component)[1:-1]))
-    return [lesion[:: -(-len(lesion) // MAX_VOXELS)] for lesion in lesions]

@@ -8,8 +8,76 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lungseg.evaluation.scores import ImageScore, scores_per_image
-from lungseg.evaluation.strata import FEWEST_PATIENTS, Row, bootstrap, table_row
+from lungseg.data.samples import Samples
+from lungseg.evaluation.scores import ImageScore, known_spacings, scores_per_image, unit_remark
+from lungseg.evaluation.strata import FEWEST_PATIENTS, Row, bootstrap, table_row, table_rows
+from lungseg.evaluation.tables import MAIN, Column, markdown_table
+
+Scores = Mapping[str, Sequence[ImageScore]]  # of each network
+
+SLICE_COLUMNS = tuple(column for column in MAIN if column.key not in ("rmse", "pooled_dice", "lesions"))
+VOLUME_COLUMNS = (
+    Column("volumes", "slices"),
+    Column("patients", "patients"),
+    Column("Dice (95 %)", "dice", with_interval=True),
+    Column("IoU (95 %)", "iou", with_interval=True),
+    Column("pooled Dice (95 %)", "pooled_dice", with_interval=True),
+    *(column for column in MAIN if column.key in ("precision", "recall", "hd95_mm", "hd95_px", "lesion_recall")),
+    Column("FP/volume", "false_positives_per_slice", decimals=2),
+)
+COSTS = (Column("parameters", "parameters"), Column("epochs", "epochs"), Column("minutes", "minutes", decimals=1))
+OUT_OF_FOLD = (
+    "## Every other patient once, out of fold\n\nBy the networks that did not learn from their fold. These patients "
+    "also chose the best epoch of those networks, so their scores are a little too high; the test patients chose none."
+)
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------
+
+
+def rows_of(scores: Scores, costs: Mapping[str, Row], runs: int, *, split: str) -> list[Row]:
+    """Rows for the CSV and for `tables_of`: of each network all images, each lesion size, and each label.
+
+    Args:
+        costs: more entries for the rows of each network, such as those of COSTS.
+        runs: of each network.
+        split: a name for the images, in the column "split".
+    """
+    rows: list[Row] = []
+    for name, of_all in scores.items():
+        about: Row = {"network": name, "split": split}
+        rows += [about | costs[name] | per_run(row, runs) for row in table_rows(of_all)]
+    return rows
+
+
+def tables_of(rows: Sequence[Row], scores: Scores, runs: int, columns: Sequence[Column]) -> str:
+    """Two tables in Markdown, all images and by lesion size, and how to read them."""
+    whole = [row for row in rows if row["stratum"] == "all"]
+    strata = list(dict.fromkeys(row["stratum"] for row in rows))  # each once, in their order
+    by_size = sorted((row for row in rows if row["stratum"] != "all"), key=lambda row: strata.index(row["stratum"]))
+    legend = (
+        f"Means over {runs} training runs of each network; in parentheses 95 % intervals from 2,000 bootstrap draws of "
+        "whole patients, which do not show how much one run differs from the next."
+    )
+    return "\n\n".join(
+        [
+            markdown_table(whole, (*COSTS, *columns), names=("network",)),
+            markdown_table(by_size, columns, names=("stratum", "network")),
+            legend,
+            " ".join(filter(None, [seed_remark(scores, runs), difference_remark(scores)])),
+        ]
+    )
+
+
+def data_remarks(data: Samples) -> list[str]:
+    """What to know about the unit of the sizes, and about lesion classes; [] if there is nothing."""
+    remarks = [unit_remark(data, known_spacings(data))]
+    if len(data.classes) > 1:
+        remarks.append(f"Lesions of any class are scored, not whether they are {', '.join(data.classes)}.")
+    return [*filter(None, remarks)]
+
+
+# ---- remarks ----------------------------------------------------------------------------------------------------
 
 
 def per_run(row: Row, runs: int) -> Row:
@@ -18,7 +86,7 @@ def per_run(row: Row, runs: int) -> Row:
     return row | {name: int(value) if value.is_integer() else value for name, value in counts.items()}
 
 
-def seed_remark(scores: Mapping[str, Sequence[ImageScore]], runs: int) -> str:
+def seed_remark(scores: Scores, runs: int) -> str:
     """One sentence: the mean Dice of each run of each network."""
     parts = []
     for name, of_all in scores.items():
@@ -27,7 +95,7 @@ def seed_remark(scores: Mapping[str, Sequence[ImageScore]], runs: int) -> str:
     return f"Mean Dice of each: {'; '.join(parts)}."
 
 
-def difference_remark(scores: Mapping[str, Sequence[ImageScore]]) -> str:
+def difference_remark(scores: Scores) -> str:
     """One sentence on the highest mean Dice: it shows nothing where the interval of a difference contains 0.
 
     The differences are paired: both networks are evaluated on the same draws of patients, so that patients who are

@@ -1,12 +1,14 @@
 """Predictions to show, such as the worst, the median and the best, as rows of `lungseg.draw.prediction_sheet`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lungseg.data.classes import to_labels
 from lungseg.data.samples import Samples
+from lungseg.evaluation.metrics import worst_median_best
+from lungseg.evaluation.scores import ImageScore, scores_per_image
 
 PictureRow = tuple[str, NDArray, NDArray, NDArray]  # caption, image (H, W), target (H, W), probs (H, W) or (K, H, W)
 
@@ -46,3 +48,24 @@ def prediction_rows(
             image, target, probs = image[z].copy(), target[z].copy(), probs[..., z, :, :].copy()
         rows.append((caption(name, i, z), image, target, probs))
     return rows
+
+
+def three_rows(
+    samples: Samples,
+    scores: Sequence[ImageScore],
+    predict: Callable[[int, NDArray[np.float32]], NDArray[np.float32]],
+    title: str,
+) -> list[PictureRow]:
+    """The rows of the images with the worst, the median and the best Dice, with the size of their largest lesion.
+
+    Args:
+        scores: of the samples, in their order.
+        predict: as of `prediction_rows`.
+        title: the first line of each caption.
+    """
+    dice = scores_per_image(scores)["dice"]
+
+    def caption(place: str, i: int, _: int | None) -> str:
+        return f"{title}\n{place}\nDice {dice[i]:.3f}\n{scores[i].diameter:.0f} {scores[i].unit}"
+
+    return prediction_rows(samples, worst_median_best(dice), predict, caption)

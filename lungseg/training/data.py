@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +20,8 @@ from lungseg.data.ct import HU_WINDOW
 from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.neighbours import check_order_known
-from lungseg.data.samples import Samples
+from lungseg.data.resampled_volumes import ResampledVolumes
+from lungseg.data.samples import Samples, shown
 from lungseg.data.slice_crops import SliceCrops
 from lungseg.data.slices import SliceDataset, check_folder, slice_size
 from lungseg.data.splits import Fold
@@ -117,8 +119,8 @@ def open_data(recipe: TrainingRecipe, options: RunOptions, processes: Processes)
     return Data(
         folder, *sets,
         train_batches(sets[0], recipe.batch_size, seed=options.seed, **share),
-        held_out_batches(sets[2], at_once, **share),
-        held_out_batches(sets[3], at_once, **share),
+        held_out_batches(shown(sets[2]), at_once, **share),
+        held_out_batches(shown(sets[3]), at_once, **share),
         input_, fingerprint(folder, fold),
     )  # fmt: skip
 
@@ -314,17 +316,24 @@ def volume_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, 
     """The data sets of a folder of volumes: crops of the training volumes, whole volumes of the others."""
     assert isinstance(recipe, VolumeRecipe) and len(recipe.crop_size) == 3  # as `spatial_dims` = 3 requires
     sides: tuple[int, int, int] = recipe.crop_size
-    fold = recipe.cross_validation
+    fold, slice_mm = recipe.cross_validation, recipe.slice_mm
+    if recipe.soft_targets and slice_mm is not None:
+        raise ValueError("--soft-targets are not resampled, so they do not go with --slice-mm. Leave one of them out.")
+    whole = VolumeDataset if slice_mm is None else partial(ResampledVolumes, slice_mm=slice_mm)
+    plain, val, test = (whole(folder, split, fold=fold) for split in ("train", "val", last_split(folder)))
     train = CropDataset(
         folder, "train", crop_size=sides, crops_per_volume=recipe.crops_per_volume, foreground=recipe.foreground,
-        flips=recipe.augment != "none", seed=seed, soft=recipe.soft_targets, fold=fold,
+        flips=recipe.augment != "none", slice_mm=slice_mm, seed=seed, soft=recipe.soft_targets, fold=fold,
+        augment=None if recipe.augment in ("none", "flips") else AUGMENTATIONS[recipe.augment],
     )  # fmt: skip
-    plain, val, test = (VolumeDataset(folder, split, fold=fold) for split in ("train", "val", last_split(folder)))
     spacings = zip(*(plain.spacing_mm(i) for i in range(len(plain))), strict=True)
     spacing = tuple(median_spacing(axis) for axis in spacings)
+    if slice_mm is not None:
+        spacing = (slice_mm, *spacing[1:])
     input_ = InputSpec(
-        recipe.crop_size, (1.0, 1.0, 1.0), HU_WINDOW, None if None in spacing else spacing, classes=train.classes
-    )
+        recipe.crop_size, (1.0, 1.0, 1.0), HU_WINDOW, None if None in spacing else spacing, classes=train.classes,
+        slice_mm=slice_mm,
+    )  # fmt: skip
     return (train, plain, val, test), input_
 
 

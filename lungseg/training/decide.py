@@ -18,6 +18,7 @@ from lungseg.checkpoint import load_checkpoint, save_checkpoint
 from lungseg.decision import PLAIN, Decision, remove_small
 from lungseg.evaluation.choosing import Choice, choose, dice_grid
 from lungseg.evaluation.metrics import counts_from_pred, summarise, summarise_classes
+from lungseg.inference import resize_logits
 from lungseg.training.data import Data
 from lungseg.training.distributed import Processes
 from lungseg.training.step import Batches, gather_counts, to_device, with_ids
@@ -110,6 +111,7 @@ def probabilities(
         for image, target, ids in with_ids(bar, processes):
             with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
                 logits = model(to_device(image, device))
+            logits = resize_logits(logits, target.shape[2:])  # of volumes that were resampled
             yield from zip(ids, logits.float().sigmoid().cpu().numpy(), target.numpy(), strict=True)
     finally:
         model.train(was_training)

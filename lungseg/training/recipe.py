@@ -51,8 +51,8 @@ class TrainingRecipe:
     )
     augment: Literal["none", "flips", "full", "strong"] = option(
         "full",
-        "variations of training slices; full: rotation, flips, elastic, brightness, contrast; strong: also scale, "
-        "blur, gamma, noise; volumes: flips only",
+        "variations of training images; full: rotation, flips, elastic, brightness, contrast, of volumes in the plane "
+        "of the slices; strong: of slices also scale, blur, gamma and noise",
     )
     soft_targets: bool = option(
         False,
@@ -219,6 +219,11 @@ class VolumeRecipe(TrainingRecipe):
         check=not_negative,
     )
     crops_per_volume: int = option(2, "volumes: crops drawn from each volume in an epoch")
+    slice_mm: float | None = option(
+        None,
+        "volumes: resample to slices so many mm apart, in training and prediction, such as 1.25; none: as stored",
+        check=positive,
+    )
     phantom_volumes: int = option(240, "volumes: phantom patients to draw")
     phantom_shape: tuple[int, int, int] = option((16, 40, 40), "volumes: slices, rows and columns of a phantom")
 
@@ -230,6 +235,8 @@ class VolumeRecipe(TrainingRecipe):
             raise ValueError(f"phantom_shape={self.phantom_shape} must name three sides: slices, rows and columns")
         if self.neighbours and self.spatial_dims == 3:
             raise ValueError("--neighbours is for 2-D networks: with --spatial-dims 3 the network sees them anyway")
+        if self.slice_mm is not None and self.spatial_dims == 2:
+            raise ValueError("--slice-mm is for networks on volumes: give --spatial-dims 3 as well")
 
     def check_crop_size(self) -> None:
         sides = self.crop_size
@@ -253,4 +260,8 @@ def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
     added |= {"negatives": (), "folds": None, "fold": None}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
+    if settings.get("spatial_dims") == 3 and "slice_mm" not in settings and settings.get("augment") == "full":
+        settings = settings | {"augment": "flips"}  # then volumes had no other variations
+    if "spatial_dims" in settings:
+        added["slice_mm"] = None
     return added | settings

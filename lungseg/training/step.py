@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from lungseg.evaluation.metrics import class_counts, summarise, summarise_classes
+from lungseg.inference import resize_logits
 from lungseg.training.distributed import ALONE, Processes, sync_gradients
 from lungseg.training.ema import WeightAverage
 
@@ -274,6 +275,7 @@ def evaluate(
             image, target = to_device(image, device), to_device(target, device)
             with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
                 logits = model(image)  # (B, K, H, W)
+            logits = resize_logits(logits, target.shape[2:])  # of volumes that were resampled
             watch.add(loss_fn(logits.float(), target), ids)
             names.extend(ids)
             counts.append(class_counts(logits, target))  # (B, K, 4), still on the device

@@ -14,12 +14,13 @@ from torch import nn
 
 from lungseg.charts import line_chart
 from lungseg.data.folder_files import held_kind
-from lungseg.data.samples import Samples
+from lungseg.data.samples import Samples, shown
 from lungseg.draw import contact_sheet, prediction_sheet
 from lungseg.evaluation.baselines import baseline_counts
 from lungseg.evaluation.metrics import per_image, worst_median_best
 from lungseg.evaluation.pictures import prediction_rows
 from lungseg.files import or_warn
+from lungseg.inference import resize_logits
 from lungseg.training.decide import Decided
 from lungseg.training.log import RunLog
 from lungseg.training.step import Evaluation
@@ -149,9 +150,9 @@ def draw_predictions(samples: Samples, test: Evaluation, model: nn.Module) -> Im
     index_of = {record.id: index for index, record in enumerate(samples.records)}
     chosen = [(name, index_of[test.ids[i]]) for name, i in worst_median_best(list(dice.values()))]
 
-    def predict(index: int, _: NDArray[np.float32]) -> NDArray[np.float32]:
-        image = samples[index][0]  # (C, *spatial), with neighbours
-        probs = model(image[None].to(device)).sigmoid().float().cpu()[0].numpy()
+    def predict(index: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = model(shown(samples)[index][0][None].to(device))  # of (C, *spatial), with neighbours
+        probs = resize_logits(logits, image.shape).sigmoid().float().cpu()[0].numpy()
         return probs if by_class else probs[0]  # (K, *spatial), (*spatial)
 
     def caption(name: str, index: int, z: int | None) -> str:

@@ -1,5 +1,6 @@
 """The folder of volumes: every crop is a piece of its volume, lesions are seen, and whatever is broken is named."""
 
+import hashlib
 import itertools
 import os
 import re
@@ -12,10 +13,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from torch.utils.data import DataLoader
 
 from lungseg.data import volumes
+from lungseg.data.augment import Augmentation
 from lungseg.data.manifest import ImageRecord, read_manifest, write_manifest
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volume_file import read_volume, write_volume
-from lungseg.data.volumes import CropDataset, VolumeDataset, VolumeWriter, check_volume_folder, find_lesions
+from lungseg.data.volumes import CropDataset, VolumeDataset, VolumeWriter, check_volume_folder
 
 SIDES = st.tuples(*[st.integers(1, 9)] * 3)
 SPACING = (2.0, 0.7, 0.7)
@@ -183,6 +185,89 @@ def test_flips_turn_image_and_target_round_together_and_into_all_eight_positions
     assert seen == set(axes)
 
 
+VARIED = {"augment": Augmentation(elastic_probability=1), "slice_mm": 0.8}  # of slices 2 mm apart
+
+
+def test_crops_with_flips_only_are_those_of_earlier_versions(tmp_path):
+    """A run that was begun with an earlier version goes on with the same numbers."""
+    one_volume(tmp_path, numbered((6, 7, 8)), blob())
+    crops = CropDataset(tmp_path, crop_size=(3, 9, 4), crops_per_volume=20, flips=True, seed=4)
+    digest = hashlib.sha256(b"".join(torch.cat(crops[i][:2]).numpy().tobytes() for i in range(20))).hexdigest()
+    assert digest[:16] == "57c11b6ba7d0da44"
+
+
+@given(
+    shape=SIDES, crop=SIDES, seed=st.integers(0, 999), voxels=st.integers(1, 4), slice_mm=st.sampled_from([None, 0.8])
+)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_varied_crop_asked_on_the_foreground_holds_a_lesion_voxel(tmp_path, shape, crop, seed, voxels, slice_mm):
+    target = np.zeros(shape, np.uint8)
+    target.flat[np.random.default_rng(seed).integers(0, target.size, voxels)] = 1
+    one_volume(tmp_path, numbered(shape), target)
+    varied = VARIED | {"slice_mm": slice_mm}
+    crops = CropDataset(tmp_path, crop_size=crop, crops_per_volume=5, foreground=1, flips=True, seed=seed, **varied)
+    for image, found, _ in crops:
+        assert image.shape == found.shape == (1, *crop) and found.any()
+        assert 0 <= image.min() and image.max() <= 1 and set(found.unique().tolist()) <= {0, 1}
+
+
+def test_a_turned_crop_shows_what_is_around_it_and_no_air(tmp_path):
+    hu = np.full((3, 64, 64), -300, np.int16)
+    hu[:, 0] = -1000  # so that it is no constant
+    one_volume(tmp_path, hu, blob(hu.shape, (1, 32, 32), 1))
+    turning = Augmentation(rotation=180, elastic_probability=1, brightness=0, contrast=0)
+    crops = CropDataset(tmp_path, crop_size=(3, 16, 16), crops_per_volume=50, foreground=1, augment=turning)
+    assert all(image.allclose(torch.tensor(0.5)) for image, _, _ in crops)
+
+
+def test_image_and_target_of_a_varied_crop_move_together(tmp_path):
+    """The lesion is bright, so each can be told from the other, but for pixels on its border."""
+    z, y, x = np.indices((8, 40, 40)) - np.reshape([4, 20, 20], (3, 1, 1, 1))
+    target = ((3 * z) ** 2 + y**2 + (2 * x) ** 2 < 150).astype(np.uint8)
+    one_volume(tmp_path, (1200.0 * target - 900).astype(np.int16), target)
+    for slice_mm in (None, 0.8, 3.0):
+        varied = VARIED | {"slice_mm": slice_mm}
+        crops = CropDataset(tmp_path, crop_size=(8, 32, 32), crops_per_volume=10, foreground=1, flips=True, **varied)
+        for image, found, _ in crops:
+            bright = image > 0.5
+            assert 2 * (bright * found).sum() / (bright.sum() + found.sum()) > 0.95 and 100 < found.sum() < 5000
+
+
+def test_variations_leave_places_and_flips_as_they_are(small):
+    options = {"crop_size": (3, 4, 5), "crops_per_volume": 9, "flips": True}
+    plain = CropDataset(small, "train", **options)
+    still = CropDataset(
+        small, "train", augment=Augmentation(0, elastic_probability=0, contrast=0, brightness=0), **options
+    )
+    turned, brighter = (
+        CropDataset(small, "train", augment=augment, **options)
+        for augment in (Augmentation(elastic_probability=0, contrast=0, brightness=0), Augmentation(0, elastic_alpha=0))
+    )
+    for i in range(len(plain)):
+        assert torch.equal(plain[i][0], still[i][0]) and torch.equal(plain[i][1], still[i][1])
+        assert not torch.equal(plain[i][0], turned[i][0]) and not torch.equal(plain[i][0], brighter[i][0])
+        assert torch.equal(plain[i][1], brighter[i][1])
+
+
+def test_crops_of_volumes_with_different_spacings_show_the_same_scale(tmp_path):
+    """A plate of 4 mm is 4 slices of 1 mm high in each."""
+    (tmp_path / "volumes").mkdir()
+    records = []
+    for i, spacing in enumerate((0.5, 1.0, 2.0, 4.0)):
+        hu = np.full((round(24 / spacing), 6, 6), -900, np.int16)
+        target = np.zeros(hu.shape, np.uint8)
+        plate = slice(round(8 / spacing), round(12 / spacing))
+        hu[plate], target[plate] = 200, 1
+        write_volume(tmp_path / f"volumes/v{i}.npz", hu, target, (spacing, 1.0, 1.0))
+        records.append(ImageRecord(f"v{i}", f"p{i}", "train"))
+    write_manifest(tmp_path / "manifest.csv", records)
+    crops = CropDataset(tmp_path, crop_size=(24, 4, 4), crops_per_volume=1, slice_mm=1.0)
+    heights = [target[0, :, 0, 0] for _, target, _ in crops]
+    assert all(torch.equal(height, heights[1]) for height in heights) and heights[1].sum() == 4
+    as_stored = CropDataset(tmp_path, crop_size=(24, 4, 4), crops_per_volume=1)
+    assert [int(target[0, :, 0, 0].sum()) for _, target, _ in as_stored] == [8, 4, 2, 1]
+
+
 def epoch_of(loader, crops, epoch):
     crops.set_epoch(epoch)
     batches = [(torch.cat([image, target], 1), ids) for image, target, ids in loader]
@@ -190,10 +275,10 @@ def epoch_of(loader, crops, epoch):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of torch, on one processor
-@pytest.mark.parametrize("persistent", [False, True])
-def test_a_patch_depends_only_on_seed_epoch_and_index(small, persistent):
+@pytest.mark.parametrize(("persistent", "varied"), [(False, {}), (True, VARIED)])
+def test_a_patch_depends_only_on_seed_epoch_and_index(small, persistent, varied):
     def make(seed):
-        return CropDataset(small, "train", crop_size=(2, 3, 4), crops_per_volume=3, flips=True, seed=seed)
+        return CropDataset(small, "train", crop_size=(2, 3, 4), crops_per_volume=3, flips=True, seed=seed, **varied)
 
     alone, shared, other = make(5), make(5), make(6)
     two = DataLoader(shared, batch_size=2, num_workers=2, persistent_workers=persistent)
@@ -236,36 +321,9 @@ def test_only_the_patch_is_read(tmp_path):
             except OSError:
                 pytest.skip("this file system has no files with holes of that size")
     write_manifest(tmp_path / "manifest.csv", [ImageRecord("v", "p", "train")])
-    crops = CropDataset(tmp_path, crop_size=(2, 2, 8), crops_per_volume=9, foreground=0)
-    assert all((crops[i][0] > 0.7).all() for i in range(9))  # the numbers in a hole are 0: water
-
-
-# ---- lesions -----------------------------------------------------------------------------------------------------
-
-
-@given(shape=SIDES, share=st.floats(0, 1), seed=st.integers(0, 999))
-def test_lesions_are_the_connected_pieces_of_the_target(shape, share, seed):
-    target = np.random.default_rng(seed).random(shape) < share
-    lesions = find_lesions(target)
-    voxels = [tuple(voxel) for lesion in lesions for voxel in lesion]
-    assert sorted(voxels) == sorted(map(tuple, np.argwhere(target)))
-    for lesion, other in itertools.combinations(lesions, 2):
-        assert np.abs(lesion[:, None] - other).max(axis=2).min() > 1  # no two of them touch
-    for lesion in lesions:  # and each can be walked, voxel by voxel
-        reached = np.zeros(len(lesion), bool)
-        reached[0] = True
-        touch = np.abs(lesion[:, None] - lesion).max(axis=2) <= 1  # (n, n)
-        for _ in lesion:
-            reached = touch[reached].any(axis=0)
-        assert reached.all()
-
-
-def test_of_a_large_lesion_some_voxels_from_end_to_end_are_kept(monkeypatch):
-    monkeypatch.setattr(volumes, "MAX_VOXELS", 50)
-    target = np.zeros((40, 10, 10), np.uint8)
-    target[:20], target[30:, 0, 0] = 1, 1
-    large, small = find_lesions(target)
-    assert 25 < len(large) <= 50 and np.ptp(large[:, 0]) >= 18 and len(small) == 10
+    for augment in (None, Augmentation()):
+        crops = CropDataset(tmp_path, crop_size=(2, 2, 8), crops_per_volume=9, foreground=0, augment=augment)
+        assert all((crops[i][0] > 0.6).all() for i in range(9))  # the numbers in a hole are 0: water
 
 
 # ---- damage ------------------------------------------------------------------------------------------------------

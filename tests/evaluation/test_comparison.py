@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, strategies as st
 
 from lungseg.evaluation.comparison import (
+    SLICE_COLUMNS,
+    VOLUME_COLUMNS,
     dice_iou_remark,
     difference_remark,
     independent_difference,
     per_run,
+    rows_of,
     seed_remark,
+    tables_of,
 )
 from lungseg.evaluation.scores import ImageScore
 
@@ -73,3 +77,22 @@ def test_no_set_of_images_contradicts_itself(counts):
     tp, fp, fn = np.array([c for c in counts if sum(c)] or [(1, 0, 0)]).T
     dice, iou = (2 * tp / (2 * tp + fp + fn)).mean(), (tp / (tp + fp + fn)).mean()
     assert "is possible" in dice_iou_remark("It", dice.item() - 1e-12 * (dice > iou), iou.item())
+
+
+@pytest.mark.parametrize(("columns", "noun"), [(SLICE_COLUMNS, "slice"), (VOLUME_COLUMNS, "volume")])
+def test_all_images_come_first_and_then_each_size_with_its_networks(columns, noun):
+    scores = {"A": make_scores([20] * 6), "B": make_scores([10] * 6)}
+    costs = {name: {"parameters": 7, "epochs": 2, "minutes": 1.25} for name in scores}
+    rows = rows_of(scores, costs, 2, split="test")
+    assert [(row["network"], row["stratum"], row["slices"], row["split"]) for row in rows] == [
+        ("A", "all", 3, "test"),
+        ("A", "no lesion", 3, "test"),
+        ("B", "all", 3, "test"),
+        ("B", "no lesion", 3, "test"),
+    ]  # fmt: skip  (no lesion has a size here: `make_scores` counts pixels only)
+    whole, by_size, legend, remarks = tables_of(rows, scores, 2, columns).split("\n\n")
+    header, _, *lines = whole.splitlines()
+    assert header.startswith(f"| network | parameters | epochs | minutes | {noun}s |") and f"FP/{noun}" in header
+    assert [line.split(" | ")[:4] for line in lines] == [["| A", "7", "2", "1.2"], ["| B", "7", "2", "1.2"]]
+    assert [line.split(" | ")[:2] for line in by_size.splitlines()[2:]] == [["| no lesion", "A"], ["| no lesion", "B"]]
+    assert "Means over 2 training runs" in legend and remarks.startswith("Mean Dice of each: A 1.000, 1.000; B 0.667")

@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lungseg.evaluation.lesions import Lesion
 from lungseg.evaluation.metrics import worst_median_best
-from lungseg.evaluation.pictures import prediction_rows
+from lungseg.evaluation.pictures import prediction_rows, three_rows
+from lungseg.evaluation.scores import ImageScore
 
 DICE = hnp.arrays(float, st.integers(1, 7), elements=st.one_of(st.just(math.nan), st.integers(0, 4).map(float)))
 
@@ -64,3 +66,15 @@ def test_of_a_volume_the_slice_with_most_of_target_and_prediction_is_shown(by_cl
     low = rows(threshold=0.95)
     assert low[0][0] == "worst\nits slice 0" and low[0][2].max() == (2 if by_class else 1)
     assert rows(by_target=True)[0][0] == "worst\nits slice 0"  # whatever was predicted in slice 2
+
+
+def test_three_rows_say_whose_they_are_and_how_large_the_lesion_is():
+    scores = [
+        ImageScore(f"s{i}", "p", "", tp, 0, 8 - tp, 4, 1.0, (Lesion(3.0 + i, True),), 0)
+        for i, tp in enumerate([4, 8, 0])
+    ]
+    rows = three_rows(Grey(3), scores, lambda i, image: image, "U-Net")
+    assert [text for text, *_ in rows] == [
+        "U-Net\nworst\nDice 0.000\n5 mm", "U-Net\nmedian\nDice 0.667\n3 mm", "U-Net\nbest\nDice 1.000\n4 mm",
+    ]  # fmt: skip
+    assert [image[0, 0] for _, image, _, _ in rows] == [2, 0, 1]

@@ -1,8 +1,10 @@
-"""The comparison, with two tiny networks: equal budgets, all seeds in the table, and that of the original report."""
+"""The comparison, with tiny networks: equal budgets, all seeds and folds in the table, slices and volumes.
+
+The training scripts are called in this process, which saves starting Python and torch for each run.
+"""
 
 import csv
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -12,14 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
 from PIL import Image
 
 import lungseg
 from lungseg.checkpoint import load_checkpoint
+from lungseg.data import splits
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceWriter
+from lungseg.data.volumes import VolumeWriter
+from lungseg.evaluation import report
 from lungseg.flags import parse_recipe
+from lungseg.training import commands
 from lungseg.training.recipe import RunOptions, TrainingRecipe
 
 FEW = {
@@ -28,18 +33,37 @@ FEW = {
 }
 
 
+SOLID = {"U-Net 3-D": "train_unet.py --spatial-dims 3 --channels 4 8 --norm instance --lr 0.01"}
+SMALL = ["--steps", "7", "--img-size", "32", "--batch-size", "4"]
+
+
 @pytest.fixture(scope="module")
 def compare(example):
     return example("compare")
 
 
+@pytest.fixture
+def here(example, monkeypatch):
+    """Training commands run in this process; yields those that were run."""
+    ran = []
+
+    def run(command):
+        ran.append(command)
+        dice = example(Path(command[1]).stem).main(list(command[2:]))
+        return 0 if isinstance(dice, float) else dice
+
+    monkeypatch.setattr(commands, "run", run)
+    return ran
+
+
 @pytest.fixture(scope="module")
-def done(compare, discs, tmp_path_factory):
+def done(compare, example, discs, tmp_path_factory):
     """Two networks, two seeds: 9 training slices in batches of 4 are 3 steps, so 7 steps are 2 epochs."""
     out = tmp_path_factory.mktemp("compare") / "run"
-    argv = ["--data", str(discs), "--out", str(out), "--steps", "7", "--img-size", "32", "--batch-size", "4"]
+    argv = ["--data", str(discs), "--out", str(out), *SMALL]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "NETWORKS", FEW)
+        patch.setattr(commands, "run", lambda c: isinstance(example(Path(c[1]).stem).main(list(c[2:])), int))
         return out, compare.main(argv), compare.main(argv)
 
 
@@ -83,7 +107,7 @@ def test_a_test_split_without_lesion_is_refused_before_any_training(compare, tmp
             image, target = np.arange(64, dtype=np.uint8).reshape(8, 8) + i, np.eye(8, dtype=np.uint8)
             folder.add(ImageRecord(f"s{i}", f"p{i}", split), image, target * (split != "test"))
     assert compare.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
-    assert "No test slice" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "No test image" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_second_start_goes_on_and_says_the_same(done):
@@ -113,7 +137,7 @@ def test_a_picture_that_fails_loses_no_table(done, compare, discs, monkeypatch):
     monkeypatch.setattr(compare, "NETWORKS", FEW)
     monkeypatch.setattr(compare, "prediction_sheet", lambda *_, **__: 1 / 0)
     (out / "comparison.md").unlink()
-    argv = ["--data", str(discs), "--out", str(out), "--steps", "7", "--img-size", "32", "--batch-size", "4"]
+    argv = ["--data", str(discs), "--out", str(out), *SMALL]
     with pytest.warns(UserWarning, match="^worst_median_best.png was not drawn"):
         assert compare.main(argv) == first
     assert (out / "comparison.md").exists()
@@ -136,7 +160,7 @@ def test_data_that_changed_are_not_mixed_in(done, compare, discs, capsys, tmp_pa
     shutil.copytree(done[0], out)
     shutil.copytree(discs, data)
     settings = json.loads((out / "compare.json").read_text())
-    argv = ["--out", str(out), "--data", str(data), "--steps", "7", "--img-size", "32", "--batch-size", "4"]
+    argv = ["--out", str(out), "--data", str(data), *SMALL]
     (out / "compare.json").write_text(json.dumps(settings | {"data": str(data)}, indent=1) + "\n")
     shutil.copy(data / "masks/slice01.png", data / "masks/slice02.png")
     assert compare.main(argv) == 2
@@ -159,21 +183,28 @@ def test_of_two_comparisons_in_one_folder_the_second_is_refused(compare, tmp_pat
 
 def test_a_budget_of_seconds_is_measured_in_epochs(compare, discs, tmp_path, monkeypatch):
     options = compare.Comparison(data=discs, out=tmp_path, seconds=100.0)
+    seconds = {"U-Net": 7.0, "Swin-UNet": 300.0}
+    monkeypatch.setattr(compare.Trainings, "seconds_per_epoch", lambda trainings: seconds[trainings.name])
 
-    def pretend(name, data, options, epochs, seed, kind):
-        assert epochs == 1 and kind == "trial"
-        folder = compare.run_folder(name, options, kind)
-        folder.mkdir()
-        seconds = {"U-Net": 7.0, "Swin-UNet": 300.0}[name]
-        (folder / "log.jsonl").write_text("{}\n" + json.dumps({"epoch": 1, "seconds": seconds}) + "\n")
+    def epochs(name):
+        trainings = compare.make_trainings(name, FEW[name], discs, options)
+        return compare.count_epochs(trainings, FEW[name], discs, options)
 
-    monkeypatch.setattr(compare, "train", pretend)
-    assert compare.count_epochs("U-Net", discs, options) == 14
-    assert compare.count_epochs("Swin-UNet", discs, options) == 1  # never none
+    assert epochs("U-Net") == 14 and epochs("Swin-UNet") == 1  # never none
 
 
 @pytest.mark.parametrize(
-    "flags", [["--steps", "0"], ["--seconds", "-1"], ["--seeds", "1", "1"], ["--seeds", "-1"], ["--recipe", "demo"]]
+    "flags",
+    [
+        ["--steps", "0"],
+        ["--seconds", "-1"],
+        ["--seeds", "1", "1"],
+        ["--seeds", "-1"],
+        ["--recipe", "demo"],
+        ["--folds", "1"],
+        ["--crop-size", "8", "8"],
+        ["--crop-size", "8", "8", "9"],
+    ],
 )
 def test_impossible_settings_are_refused(compare, flags, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -181,26 +212,113 @@ def test_impossible_settings_are_refused(compare, flags, capsys):
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
-def test_each_network_of_the_comparison_is_in_the_table_of_the_report(compare):
-    assert compare.NETWORKS.keys() <= compare.REPORT.keys()
+def test_each_network_of_the_report_is_compared(compare):
+    assert report.SLICES.keys() - compare.NETWORKS.keys() == {"RRC-U-Net"}  # which is for volumes
+    assert report.VOLUMES.keys() <= compare.VOLUME_NETWORKS.keys()
 
 
-def test_each_network_of_the_comparison_can_be_trained_by_its_script(compare, example):
+@pytest.mark.parametrize("kind", ["NETWORKS", "VOLUME_NETWORKS"])
+def test_each_network_of_the_comparison_can_be_trained_by_its_script(compare, example, kind):
     """The flags are read and the networks built, at full size, without training. What they share is equal."""
     shared = []
-    for command in compare.NETWORKS.values():
+    for command in getattr(compare, kind).values():
         script, *flags = command.split()
         module = example(script.removesuffix(".py"))
-
+        known = {f"--{f.name.replace('_', '-')}" for f in fields(module.Recipe)}
+        if {"--stem", "--conv-channels", "--neighbours"} & set(flags) - known:
+            continue  # a script without them
         recipe, _, _ = parse_recipe(module.RECIPES, RunOptions(), [*flags, *compare.SHARED.split()])
         assert module.network_arguments(recipe)
-        of_each = ("lr", "batch_size", "epochs", "crop_size")  # its own rate; the budget, which the other flags say
+        of_each = ("lr", "batch_size", "epochs", "neighbours")  # its own rate; the budget; what it is shown
+        of_each += ("phantom_volumes", "crop_size")  # of recipes for volumes
         shared.append({f.name: getattr(recipe, f.name) for f in fields(TrainingRecipe) if f.name not in of_each})
-        assert recipe.crop_side is None  # none of them is trained on crops
-    assert all(found == shared[0] for found in shared)
+    assert len(shared) > 2 and all(found == shared[0] for found in shared)
 
 
-def test_with_lesion_classes_lesions_of_any_class_are_compared(compare, two_classes, tmp_path, monkeypatch):
+def test_a_subset_of_the_networks_can_be_chosen(compare, discs, tmp_path, here, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "NETWORKS", FEW)
+    out = tmp_path / "run"
+    argv = ["--data", str(discs), "--out", str(out), *SMALL, "--seeds", "0"]
+    assert compare.main([*argv, "--networks", "u_net"]).keys() == {"U-Net"}
+    assert compare.main([*argv, "--networks", "U-Net", "swin_unet"]).keys() == FEW.keys()  # and later others too
+    assert [Path(command[1]).stem for command in here] == ["train_unet", "train_swin"]
+    assert compare.main([*argv, "--networks", "u_nett"]) == 2
+    assert "--networks u_nett: expected names among swin_unet, u_net." in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory):
+    """A folder of volumes of 4 to 6 slices of 16 x 16, two of each patient: bright balls on noise."""
+    folder = tmp_path_factory.mktemp("data") / "balls"
+    with VolumeWriter(folder) as out:
+        for i, split in enumerate(("train",) * 8 + ("val",) * 4 + ("test",) * 12):
+            rng = np.random.default_rng(i)
+            z, y, x = np.indices((4 + i % 3, 16, 16)) - np.reshape([2, *rng.integers(5, 11, 2)], (3, 1, 1, 1))
+            target = ((2 * z) ** 2 + y**2 + x**2 < 16).astype(np.uint8)
+            hu = (-800.0 + 800.0 * target + rng.normal(0, 50, target.shape)).astype(np.int16)
+            out.add(ImageRecord(f"v{i:02d}", f"p{i // 2}", split), hu, target, (2.0, 1.0, 1.0))
+    return folder
+
+
+def test_volumes_are_compared_whole_and_by_the_size_of_their_balls(compare, balls, tmp_path, here, monkeypatch):
+    """8 training volumes, 2 crops of each, in batches of 4: 4 steps to an epoch."""
+    monkeypatch.setattr(compare, "VOLUME_NETWORKS", SOLID)
+    out = tmp_path / "run"
+    argv = ["--data", str(balls), "--out", str(out), "--steps", "24", "--seeds", "0", "--batch-size", "4"]
+    dice = compare.main([*argv, "--crop-size", "4", "12", "12", "--slice-mm", "1"])
+    state = load_checkpoint(out / "u_net_3_d_seed0/last.pt")
+    assert state["recipe"]["epochs"] == 6 and state["schedule"]["last_epoch"] == 24
+    assert tuple(state["recipe"]["crop_size"]) == (4, 12, 12) and state["recipe"]["slice_mm"] == 1
+    last = json.loads((out / "u_net_3_d_seed0/log.jsonl").read_text().splitlines()[-1])
+    assert dice["U-Net 3-D"] == pytest.approx(last["best epoch"]["dice"]) and dice["U-Net 3-D"] > 0
+    whole, *by_size = read_rows(out)
+    assert (whole["slices"], whole["patients"], whole["unit"], whole["split"]) == ("12", "6", "mm", "test")
+    assert [row["stratum"] for row in by_size] == ["5-10 mm"]  # radius 4 mm
+    text = (out / "comparison.md").read_text()
+    for words in ("| volumes |", "FP/volume", "pooled Dice (95 %)", "RRc-UNet 3D, quoted) | 0.8777 | – |"):
+        assert words in text
+    assert 0 < float(whole["iou_low"]) <= float(whole["iou"]) <= float(whole["iou_high"])
+
+
+def test_a_2d_network_on_volumes_has_a_budget_in_slices(compare, balls, tmp_path):
+    options = compare.Comparison(data=balls, out=tmp_path, steps=100, batch_size=4, crop_size=(4, 12, 12))
+    command = compare.VOLUME_NETWORKS["U-Net + neighbours"]
+    trainings = compare.make_trainings("U-Net + neighbours", command, balls, options)
+    assert " --neighbours 1 --crop-size 12 --batch-size 4" in " ".join(trainings.flags)
+    slices = sum(4 + i % 3 for i in range(8))
+    assert compare.count_epochs(trainings, command, balls, options) == round(100 / -(-slices // 4))
+
+
+@pytest.mark.skipif(not hasattr(splits, "Fold"), reason="training scripts without --folds")
+def test_with_folds_every_other_patient_is_scored_once_by_who_did_not_learn_from_them(
+    compare, discs, tmp_path, here, monkeypatch
+):
+    monkeypatch.setattr(compare, "NETWORKS", {"U-Net": FEW["U-Net"]})
+    asked, out = [], tmp_path / "run"
+    look = compare.score_run
+
+    def watched(folder, data, options):
+        asked.append((folder.name, {record.group for record in data.records}))
+        return look(folder, data, options)
+
+    monkeypatch.setattr(compare, "score_run", watched)
+    dice = compare.main(["--data", str(discs), "--out", str(out), *SMALL, "--folds", "3", "--seeds", "0"])
+    assert len(here) == 3 and all("--folds 3 --fold" in " ".join(command) for command in here)
+    test, held_out = asked[:3], asked[3:]
+    assert [name for name, _ in held_out] == [f"u_net_fold{k}_seed0" for k in range(3)]
+    assert sorted(patient for _, patients in held_out for patient in patients) == [f"patient{i:02d}" for i in range(12)]
+    assert all(patients == {"patient12", "patient13", "patient14"} for _, patients in test)
+    for name, patients in held_out:  # those whom this run validated on
+        state = load_checkpoint(out / name / "best.pt")
+        assert (state["recipe"]["folds"], f"fold{state['recipe']['fold']}") == (3, name.split("_")[2])
+        assert len(patients) == 4
+    rows = {row["split"]: row for row in read_rows(out) if row["stratum"] == "all"}
+    assert (rows["out of fold"]["slices"], rows["test"]["slices"]) == ("12", "3")
+    assert float(rows["test"]["dice"]) == pytest.approx(dice["U-Net"], rel=1e-5)
+    assert "out of fold" in (out / "comparison.md").read_text()
+
+
+def test_with_lesion_classes_lesions_of_any_class_are_compared(compare, two_classes, tmp_path, here, monkeypatch):
     monkeypatch.setattr(compare, "NETWORKS", {"U-Net": FEW["U-Net"]})
     sizes = ["--steps", "60", "--img-size", "32", "--batch-size", "4", "--seeds", "0"]
     found = compare.main(["--data", str(two_classes), "--out", str(tmp_path / "out"), *sizes])
@@ -212,35 +330,3 @@ def test_with_lesion_classes_lesions_of_any_class_are_compared(compare, two_clas
     assert load_checkpoint(tmp_path / "out/u_net_seed0/best.pt")["network"]["arguments"]["num_classes"] == 2
     whole = read_rows(tmp_path / "out")[0]
     assert whole["slices"] == "3" and whole["lesions"] == "4"  # where discs and squares touch, they are one lesion
-
-
-# ---- the table of the original report ---------------------------------------------------------------------------
-
-
-def test_the_table_has_a_row_for_each_of_the_reports_and_ours_where_we_have_it(compare):
-    text = compare.report_table({"UNETR": {"dice": 0.5, "iou": 0.4, "rmse": 0.1, "recall": 0.625}})
-    table, _, paragraph = text.partition("\n\n")
-    rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines()}
-    assert len(rows) == 2 + len(compare.REPORT)
-    assert rows["UNETR"] == "| UNETR | 0.8063 | 0.5000 | 0.6772 | 0.4000 | 0.0223 | 0.1000 | 0.7727 | 0.6250 |"
-    assert rows["U-Net (quoted)"] == "| U-Net (quoted) | 0.862 | – | – | – | – | – | – | – |"
-    assert rows["Swin-UNet"].startswith("| Swin-UNet | 0.7969 | – | 0.7143 | – | 0.01193 | – |")  # its own digits
-    assert "RRc-UNet 3D (quoted) contradicts itself" in paragraph and "averaging differ" in paragraph
-
-
-OURS = st.floats(0, 1).map(lambda x: {"dice": x, "iou": x / 2, "rmse": x / 4, "recall": x})
-
-
-@given(
-    st.dictionaries(st.sampled_from(["Swin-UNet", "UNETR", "ResNet50-U-Net", "U-Net", "RRC-U-Net", "Another"]), OURS)
-)
-def test_no_score_of_ours_is_left_out(compare, ours):
-    table = compare.report_table(ours).partition("\n\n")[0].splitlines()[2:]
-    shown = {tuple(line.strip("| ").split(" | ")[2::2]) for line in table}
-    assert len(table) == len(compare.REPORT.keys() | ours.keys())
-    assert shown - {("–",) * 4} == {tuple(f"{scores[n]:.4f}" for n in compare.SCORES) for scores in ours.values()}
-
-
-def test_a_score_that_nobody_has_is_a_dash(compare):
-    nothing = dict.fromkeys(compare.SCORES, math.nan)
-    assert compare.report_table({"U-Net": nothing}) == compare.report_table({})

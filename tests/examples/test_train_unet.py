@@ -12,7 +12,8 @@ from PIL import Image
 from lungseg.checkpoint import load_checkpoint
 from lungseg.data.manifest import ImageRecord, read_manifest, write_manifest
 from lungseg.data.slices import SliceDataset
-from lungseg.data.volumes import VolumeWriter
+from lungseg.data.volumes import VolumeDataset, VolumeWriter
+from lungseg.evaluation.scores import score_all, scores_per_image
 from lungseg.nn.unet import UNet
 from lungseg.predictor import load_predictor
 
@@ -195,6 +196,8 @@ def test_a_frozen_encoder_is_as_it_was_loaded_and_the_rest_learns(reference, tra
         ("solid", ["--foreground", "0"]),
         ("solid", ["--phantom-shape", "6", "20", "28"]),
         ("solid", ["--augment", "none"]),
+        ("solid", ["--augment", "full"]),
+        ("solid", ["--slice-mm", "3"]),
     ],
 )
 def test_no_knob_is_dead(request, kind, flags, train_unet, discs, tmp_path, log_of):
@@ -202,6 +205,25 @@ def test_no_knob_is_dead(request, kind, flags, train_unet, discs, tmp_path, log_
     argv = SOLID if kind == "solid" else [*TINY, "--data", str(discs)]
     assert isinstance(train_unet.main([*argv, "--out", str(tmp_path / "run"), *flags]), float)
     assert log_of(tmp_path / "run")[1:] != log_of(out)[1:]
+
+
+def test_a_network_of_resampled_slices_is_judged_on_the_voxels_of_the_files(train_unet, tmp_path, log_of, solid):
+    """Tested while training, and with `Predictor` from its checkpoint: the same scores."""
+    out = tmp_path / "run"
+    dice = train_unet.main(["--out", str(out), *SOLID, "--slice-mm", "1", "--augment", "full"])
+    predictor = load_predictor(out / "best.pt")
+    test = VolumeDataset(next(out.glob("phantoms*")), "test")
+    spacings = [test.spacing_mm(i) for i in range(len(test))]
+
+    def predict(image, record):
+        index = [r.id for r in test.records].index(record.id)
+        scale, said = predictor.scale_for(image.shape, spacings[index])
+        assert scale == (2.0, 1.0, 1.0) and said is None
+        return predictor.probs(image, scale) > 0.5
+
+    assert scores_per_image(score_all(test, predict))["dice"].mean() == pytest.approx(dice, abs=1e-6)
+    assert (out / "predictions.png").is_file() and load_checkpoint(out / "best.pt")["input"]["slice_mm"] == 1
+    assert train_unet.main(["--out", str(out), "--resume"]) == dice
 
 
 def test_the_rate_falls_on_a_plateau_and_the_checkpoint_knows_it(train_unet, discs, tmp_path, log_of):

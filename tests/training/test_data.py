@@ -102,8 +102,23 @@ def test_volumes_are_learned_in_crops_and_evaluated_whole(tmp_path):
     assert data.input.to_dict()["spacing_mm"] == [2.0, 1.2, 1.2]
     assert opened(SOLID, tmp_path).folder == data.folder
     assert opened(replace(SOLID, phantom_shape=(6, 20, 20)), tmp_path).folder != data.folder
-    flipped = opened(replace(SOLID, augment="full"), tmp_path).train_set
-    assert any(not (flipped[i][0] == data.train_set[i][0]).all() for i in range(len(flipped)))
+    kinds = [opened(replace(SOLID, augment=name), tmp_path).train_set for name in ("none", "flips", "full")]
+    for one, other in zip(kinds, kinds[1:], strict=False):
+        assert any(not (one[i][0] == other[i][0]).all() for i in range(len(one)))
+
+
+def test_of_resampled_volumes_the_network_is_shown_other_slices_than_it_is_judged_by(tmp_path):
+    """The phantoms have 6 slices 2 mm apart, so 12 at 1 mm."""
+    data, plain = (opened(replace(SOLID, slice_mm=mm), tmp_path) for mm in (1.0, None))
+    for batches in (data.val, data.test):
+        for image, target, _ in batches:
+            assert image.shape == (1, 1, 12, 20, 24) and target.shape == (1, 1, 6, 20, 24)
+    assert data.val_set[0][0].shape == data.plain_train_set[0][0].shape == (1, 6, 20, 24)
+    assert all(data.train_set[i][0].shape == (1, 4, 8, 16) for i in range(5))
+    assert any(not torch.equal(data.train_set[i][0], plain.train_set[i][0]) for i in range(5))
+    about = data.input.to_dict()
+    assert (about["slice_mm"], about["spacing_mm"], about["scale"]) == (1.0, [1.0, 1.2, 1.2], [1.0, 1.0, 1.0])
+    assert "slice_mm" not in plain.input.to_dict()
 
 
 def test_a_checkpoint_is_told_what_the_network_saw(tmp_path):

@@ -98,3 +98,21 @@ def test_options_that_cannot_be():
     for options, words in (({"num_workers": -1}, "^num_workers=-1 must be"), ({"seed": 2**63}, "^seed=9.* must be")):
         with pytest.raises(ValueError, match=words):
             RunOptions(**options)
+
+
+@pytest.mark.parametrize(("dims", "then", "now"), [(3, "full", "flips"), (3, "none", "none"), (2, "full", "full")])
+def test_volumes_of_an_older_version_were_only_flipped(dims, then, now):
+    old = asdict(VolumeRecipe(spatial_dims=dims, augment=then))
+    assert from_older_version(old) == old  # of this version
+    del old["slice_mm"]
+    settings = from_older_version(old)
+    assert settings["augment"] == now and settings["slice_mm"] is None
+    assert replace(VolumeRecipe(), **settings).spatial_dims == dims
+
+
+def test_slices_far_apart_are_for_volumes():
+    assert VolumeRecipe(spatial_dims=3, slice_mm=1.25).slice_mm == 1.25
+    with pytest.raises(ValueError, match="--slice-mm is for networks on volumes"):
+        VolumeRecipe(spatial_dims=2, slice_mm=1.25)
+    with pytest.raises(ValueError, match="slice_mm=0.0 must be positive"):
+        VolumeRecipe(spatial_dims=3, slice_mm=0.0)
