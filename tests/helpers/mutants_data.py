@@ -329,6 +329,16 @@ from scipy.ndimage import rotate
 def augment(image, target, rng):
     return rotate(image, rng.uniform(-40, 40), reshape=False, order=1, mode="constant"), target.copy()
 """),
+    Mutant("scales the target by the inverse", "augment", "scaled apart", """
+import numpy as np
+from scipy.ndimage import affine_transform
+def scaled(array, factor, order):
+    centre = (np.array(array.shape) - 1) / 2
+    return affine_transform(array, np.eye(2) / factor, centre - centre / factor, order=order, mode="grid-constant")
+def augment(image, target, rng):
+    factor = rng.uniform(1.15, 1.3) ** rng.choice([-1, 1])
+    return scaled(image, factor, 1).clip(0, 1), scaled(target, 1 / factor, 0)
+"""),
     Mutant("moves the target only", "augment", "only the target moves", """
 import numpy as np
 def augment(image, target, rng):

@@ -34,12 +34,14 @@ AUGMENT = Lesson(
         "flipped apart": "one of the two is flipped, or each along another axis: flip both along the same axis.",
         "rows and columns exchanged": "one of the two is transposed: rows and columns are exchanged.",
         "opposite rotations": "image and target are rotated in opposite directions.",
+        "scaled apart": "one of the two is enlarged where the other is shrunk: sampling at c + (p - c) / factor "
+        "enlarges both.",
         "shifted apart": "the target is a pixel or two off: one of the two is sampled half a pixel or more beside it.",
         "a draw for each": "image and target are moved by two different draws: draw once, then apply it to both.",
         "target interpolated": "the target is interpolated: sample labels with the nearest neighbour (order=0).",
         "target scaled": "the grey values of the target were changed, as those of the image: it holds labels.",
-        "not clipped": "the image leaves [0, 1]: brightness and contrast can do that, and splines of order 3 at "
-        "edges. Clip it.",
+        "not clipped": "the image leaves [0, 1]: brightness, contrast and noise can do that, and splines of order "
+        "3 at edges. Clip it.",
         "view": "the result is a view of the array that was given: whoever changes one changes the other. Return a "
         "copy.",
         **CHANCE,
@@ -250,9 +252,22 @@ def geometry_slip(results: Sequence[Result]) -> str:
     for slip, explains in tests.items():
         if all(map(explains, results)):
             return slip
+    whole = [r for r in results if not (at_border(r.bright) or at_border(r.marked))]  # no part of a disc is cut off
+    if whole and all(map(scaled_apart, whole)):
+        return "scaled apart"
     if all(map(opposite, far)):
         return "opposite rotations"
     return "flipped apart" if all(map(flipped, far)) else "a draw for each"
+
+
+def at_border(lesion: NDArray) -> bool:
+    return bool(lesion[[0, -1]].any() or lesion[:, [0, -1]].any())
+
+
+def scaled_apart(result: Result) -> bool:
+    """Whether the disc grew in one of the two and shrank in the other, clearly."""
+    before, bright, marked = (max(1, int(m.sum())) for m in result)
+    return min(bright, marked) < 0.95 * before and max(bright, marked) > 1.05 * before
 
 
 def centre_of(lesion: NDArray) -> str:
