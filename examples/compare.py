@@ -51,11 +51,14 @@ from lungseg.training.recipe import RunOptions, TrainingRecipe
 # ---- the networks: the script that trains each, its learning rate, and sizes that a CPU can afford -----------------
 
 U_NET = "train_unet.py --channels 16 32 64 128 256 --lr 1e-3"
-SWIN = "train_swin.py --embed-dim 48 --depths 2 2 2 --num-heads 3 6 12 --window-size 8 --drop-path-rate 0.1 "
-SWIN_CONV = SWIN + "--stem conv --conv-channels 16 32 --lr 1e-3"
+SWIN_CONV = (
+    "train_swin.py --stem conv --patch-size 8 --conv-channels 16 32 64 --embed-dim 64 --depths 2 2 2 --num-heads 2 4 8 "
+    "--lr 1e-3"
+)
 
 NETWORKS = {  # on slices
-    "Swin-UNet": SWIN + "--patch-size 4 --lr 5e-4",
+    "Swin-UNet": "train_swin.py --patch-size 4 --embed-dim 48 --depths 2 2 2 --num-heads 3 6 12 --window-size 8 "
+    "--drop-path-rate 0.1 --lr 5e-4",
     "Swin-UNet (conv)": SWIN_CONV,
     "UNETR": "train_unetr.py --patch-size 8 --embed-dim 192 --depth 6 --num-heads 3 --feature-size 8 "
     "--skip-layers 2 4 --lr 5e-4",
