@@ -29,6 +29,7 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
 
 from lungseg.data.folder_files import held_kind
 from lungseg.data.slices import SliceDataset, check_folder
+from lungseg.data.splits import Fold
 from lungseg.data.volume_file import read_labelled
 from lungseg.data.volumes import VolumeDataset, check_volume_folder, volume_path
 from lungseg.draw import prediction_sheet
@@ -160,14 +161,9 @@ def is_volumes(folder: Path | None) -> bool:
     return folder is not None and held_kind(folder) == "volumes"
 
 
-def open_split(folder: Path, split: str, fold: tuple[int, int] | None = None) -> Images:
-    """The slices or volumes of a split, at the size of their files; `fold` is (k, folds) of a cross-validation."""
-    data_set = VolumeDataset if is_volumes(folder) else SliceDataset
-    if fold is None:
-        return data_set(folder, split)
-    from lungseg.data.splits import Fold  # only cross-validation needs it
-
-    return data_set(folder, split, fold=Fold(*fold))
+def open_split(folder: Path, split: str, fold: Fold | None = None) -> Images:
+    """The slices or volumes of a split, at the size of their files."""
+    return (VolumeDataset if is_volumes(folder) else SliceDataset)(folder, split, fold=fold)
 
 
 def check_test(test: Images) -> None:

@@ -80,14 +80,12 @@ def check_fields(values: "DataclassInstance") -> None:
         if isinstance(value, bool | str | Path) or value is None:
             continue
         numbers = value if isinstance(value, tuple) else (value,)
-        if f.type == tuple[str, ...]:  # paths; there may be none
+        if f.type == tuple[str, ...]:  # paths or names; there may be none
             if "" in numbers:
-                raise ValueError(f"{f.name} holds an empty path; is the shell variable it comes from set?")
+                raise ValueError(f"{f.name} holds an empty path or name; is the shell variable it comes from set?")
             continue
         if not numbers:
             raise ValueError(f"{f.name} must name at least one number")
-        if isinstance(numbers[0], str):
-            continue
         check = f.metadata["check"] or (at_least_1 if int in (f.type, *get_args(f.type)) else too_large)
         for number in numbers:
             problem = check(number)
@@ -209,7 +207,7 @@ def _reader(hint: Any) -> dict[str, Any]:
         return {"choices": get_args(hint), "type": type(get_args(hint)[0])}
     if get_origin(hint) is tuple:  # several values after one flag: --depths 2 2 2 2
         inner = get_args(hint)[0]
-        return {"type": inner, "nargs": "+", "action": _StoreTuple, "metavar": "PATH" if inner is str else "N"}
+        return {"type": inner, "nargs": "+", "action": _StoreTuple, "metavar": "TEXT" if inner is str else "N"}
     if get_origin(hint) in (Union, types.UnionType):  # X | None: the word "none" stands for None
         (inner,) = (t for t in get_args(hint) if t is not type(None))
         return {"type": _or_none(given_path if inner is Path else inner), "metavar": inner.__name__.upper()}

@@ -221,7 +221,7 @@ TABLE = {
     "training/contents.py": {"tqdm", "data.classes", "data.folder_files", "files"},
     "training/log.py": {"files"},
     "training/lock.py": set(),
-    "training/commands.py": {"files", "training.log"},
+    "training/commands.py": {"data.splits", "files", "training.log"},
     "training/longer.py": {"flags", "training.recipe"},
     "training/resume.py": {
         "torch",

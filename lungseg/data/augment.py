@@ -118,10 +118,7 @@ class Augmentation:
             coordinates = sampling_coordinates(target.shape, size, matrix, origin, displacement)  # (2, h, w)
             soft = target.dtype == np.float32  # shares, between which one may interpolate
             image, target = sample_image(image, coordinates), sample_at(target, coordinates, order=int(soft))
-        # Blur comes first and noise last, so that noise has the strength that was drawn.
-        image = adjust_grey(blur(image, draw.blur), draw.brightness, draw.contrast)
-        noise_rng = np.random.default_rng([draw.noise_seed, 2])
-        return add_noise(bend_grey(image, draw.gamma), draw.noise, noise_rng), target
+        return change_grey(image, draw), target
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """Make the random decisions: always eleven numbers of `rng`, in this order.
@@ -282,6 +279,16 @@ def flip_and_crop(array: NDArray, size: tuple[int, int], origin: tuple[float, fl
     flipped = array[..., :: -1 if draw.flip_rows else 1, :: -1 if draw.flip_cols else 1]
     top, left = (int(first) for first in origin)
     return flipped[..., top : top + size[0], left : left + size[1]].copy()
+
+
+def change_grey(image: NDArray[np.float32], draw: Draw) -> NDArray[np.float32]:
+    """All changes of the grey values of an image (..., H, W); the array given may be changed.
+
+    Blur comes first and noise last, so that noise has the strength that was drawn.
+    """
+    image = adjust_grey(blur(image, draw.blur), draw.brightness, draw.contrast)
+    noise_rng = np.random.default_rng([draw.noise_seed, 2])
+    return add_noise(bend_grey(image, draw.gamma), draw.noise, noise_rng)
 
 
 def adjust_grey(image: NDArray[np.float32], brightness: float, contrast: float) -> NDArray[np.float32]:

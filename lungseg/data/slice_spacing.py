@@ -61,16 +61,18 @@ class SliceGrid:
         weights = resampling_weights(self.slices, self.depth)[0][box, self.needed(box)]
         return np.tensordot(weights, read, axes=1).clip(0, 1)  # rounding may leave [0, 1]
 
-    def target(self, read: NDArray[np.float32], box: slice) -> NDArray[np.float32]:
+    def target(self, read: NDArray[np.float32], box: slice, *, soft: bool = False) -> NDArray[np.float32]:
         """The `needed` slices (K, d, h, w) of a target in {0, 1} -> the resampled slices of the box.
 
         A voxel is lesion where half of it is, of the class with the largest part (the first in a tie): the rule of
-        `lungseg.data.ct.resize_target`.
+        `lungseg.data.ct.resize_target`. Of a soft target, in [0, 1], the mean over the voxel.
         """
         if self.depth == self.slices:
             return read
         weights = resampling_weights(self.slices, self.depth)[1][box, self.needed(box)]
         parts = np.stack([np.tensordot(weights, of_class, axes=1) for of_class in read]).round(6)  # (K, d, h, w)
+        if soft:
+            return parts.clip(0, 1)
         lesion = parts.sum(axis=0) >= 0.5 - 1e-5  # float32 sums of thirds may be a little less than one half
         largest = parts.argmax(axis=0) == np.arange(len(parts))[:, None, None, None]
         return (largest & lesion).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Random variation of a crop of a volume: rotated about the slice axis, and deformed in the plane of its slices.
+"""Random variation of a crop of a volume: rotated about the slice axis, scaled and deformed in the plane of its slices.
 
 Every slice of a crop is read at the same places, so that a vessel that runs through them stays one vessel. The slices
 are thicker than a pixel is wide, and rotating about another axis would blur them into each other.
@@ -32,7 +32,7 @@ def plane_coordinates(
         offsets += elastic_displacement(
             size, alpha=augment.elastic_alpha, sigma=augment.elastic_sigma, rng=np.random.default_rng(draw.noise_seed)
         )
-    matrix = input_from_output(draw.angle, flip_rows=False, flip_cols=False)
+    matrix = input_from_output(draw.angle, flip_rows=False, flip_cols=False) / draw.scale
     turned = np.tensordot(matrix, offsets, axes=1)  # (2, h, w)
     centre = start + middle
     if voxel is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from lungseg.data.augment import Augmentation, adjust_grey
+from lungseg.data.augment import Augmentation, change_grey
 from lungseg.data.classes import one_hot, read_classes, unused_classes
 from lungseg.data.ct import hu_to_unit
 from lungseg.data.folder_files import find_member, members
@@ -172,7 +172,7 @@ class CropDataset(VolumeDataset):
             first one of those in the volume is drawn, then a lesion of it: rare classes are seen as often as common
             ones.
         flips: reverse each axis with probability 1/2.
-        augment: rotation about the slice axis, elastic deformation in the plane of the slices, brightness and contrast
+        augment: rotation about the slice axis, scale and elastic deformation in the plane of the slices, grey values
             (`lungseg.data.augment`; its own flips and crops are not used). None leaves voxels as they are.
         slice_mm: resample to slices this far apart (`lungseg.data.slice_spacing`); crop_size counts these slices. None
             leaves them as they are.
@@ -237,9 +237,9 @@ class CropDataset(VolumeDataset):
             box = box_around(place, volume.hu.shape[1:])
             image, target = self._read_slices(number, volume, grid, depth, box)
             place -= np.array([[[box[0].start]], [[box[1].start]]], np.float32)
-            image = adjust_grey(sample_slices(image, place, order=1), draw.brightness, draw.contrast)
-            soft = self._readers is not None  # shares, between which one may interpolate
-            target = np.stack([sample_slices(of_class, place, order=int(soft)) for of_class in target])
+            image = change_grey(sample_slices(image, place, order=1), draw)
+            order = int(self._readers is not None)  # between shares of readers one may interpolate
+            target = np.stack([sample_slices(of_class, place, order=order) for of_class in target])
         cut = np.concatenate([image[None], target])  # (1 + K, d, h, w), or less at the end of a small volume
         missing = np.subtract(self.crop_size, cut.shape[1:])
         pair = np.pad(cut, [(0, 0), *((0, n) for n in missing)])  # (1 + K, d, h, w)
@@ -254,7 +254,8 @@ class CropDataset(VolumeDataset):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Image (d, h, w) and target (K, d, h, w) of some resampled slices, in a box (rows, columns) of their plane."""
         image, target = self._read_box(number, volume, (grid.needed(depth), *plane))
-        return grid.image(image, depth), grid.target(target, depth)
+        soft = self._readers is not None
+        return grid.image(image, depth), grid.target(target, depth, soft=soft)
 
     def _draw_place(
         self, number: int, volume: LabelledVolume, grid: SliceGrid, rng: np.random.Generator

@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lungseg.data.splits import Fold
 from lungseg.files import whole_file
 from lungseg.training.log import RunLog
-
-Fold = tuple[int, int]  # (k, folds), k counted from 0
 
 
 class Trainings:
@@ -39,7 +38,7 @@ class Trainings:
         self, name: str, script: Path, flags: Sequence[str], out: Path, *, seeds: Sequence[int], folds: int | None
     ):
         self.name, self.script, self.flags, self.out, self.seeds = name, script, list(flags), out, seeds
-        self.folds: list[Fold | None] = [None] if folds is None else [(k, folds) for k in range(folds)]
+        self.folds: list[Fold | None] = [None] if folds is None else [Fold(k, folds) for k in range(folds)]
 
     @property
     def runs(self) -> list[tuple[Path, int, Fold | None]]:
@@ -48,7 +47,7 @@ class Trainings:
 
     def folder(self, seed: int, fold: Fold | None) -> Path:
         """out/swin_unet_conv_seed0 of "Swin-UNet (conv)", or with a fold out/swin_unet_conv_fold0_seed0."""
-        of_fold = f"fold{fold[0]}_" if fold else ""
+        of_fold = f"fold{fold.number}_" if fold else ""
         return self.out / f"{folder_name(self.name)}_{of_fold}seed{seed}"
 
     def train(self, seed: int) -> None:
@@ -76,7 +75,7 @@ class Trainings:
         """
         if "best epoch" in read_log(folder)[-1]:
             return
-        of_fold = ["--folds", str(fold[1]), "--fold", str(fold[0])] if fold else []
+        of_fold = ["--folds", str(fold.of), "--fold", str(fold.number)] if fold else []
         command = [sys.executable, str(self.script), "--out", str(folder), *self.flags, *of_fold]
         command += ["--epochs", str(epochs), "--seed", str(seed)]
         if (folder / "recipe.json").exists():  # it was stopped after it had begun to train

@@ -317,8 +317,6 @@ def volume_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, 
     assert isinstance(recipe, VolumeRecipe) and len(recipe.crop_size) == 3  # as `spatial_dims` = 3 requires
     sides: tuple[int, int, int] = recipe.crop_size
     fold, slice_mm = recipe.cross_validation, recipe.slice_mm
-    if recipe.soft_targets and slice_mm is not None:
-        raise ValueError("--soft-targets are not resampled, so they do not go with --slice-mm. Leave one of them out.")
     whole = VolumeDataset if slice_mm is None else partial(ResampledVolumes, slice_mm=slice_mm)
     plain, val, test = (whole(folder, split, fold=fold) for split in ("train", "val", last_split(folder)))
     train = CropDataset(

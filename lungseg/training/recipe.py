@@ -51,8 +51,8 @@ class TrainingRecipe:
     )
     augment: Literal["none", "flips", "full", "strong"] = option(
         "full",
-        "variations of training images; full: rotation, flips, elastic, brightness, contrast, of volumes in the plane "
-        "of the slices; strong: of slices also scale, blur, gamma and noise",
+        "variations of training images; full: rotation, flips, elastic, brightness, contrast; strong: also scale, "
+        "blur, gamma, noise; all in the plane of the slices, but for flips of volumes",
     )
     soft_targets: bool = option(
         False,

@@ -38,6 +38,8 @@ def test_a_part_alone_is_that_of_the_whole(depth, spacing, slice_mm, seed, num_c
     expected = one_hot(resize_volume_target(labels, (grid.depth, 3, 4)), num_classes)[:, box]
     channels = one_hot(labels, num_classes)
     assert np.array_equal(grid.target(channels[:, grid.needed(box)], box), expected)
+    share = grid.target(channels, slice(0, grid.depth), soft=True)
+    assert 0 <= share.min() and np.allclose(share.mean(axis=1), channels.mean(axis=1), atol=1e-5)  # nothing is lost
 
 
 @given(depth=st.integers(1, 9), new=st.integers(1, 20), grey=st.floats(0, 1, width=32))

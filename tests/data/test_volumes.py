@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -247,6 +248,17 @@ def test_variations_leave_places_and_flips_as_they_are(small):
         assert torch.equal(plain[i][0], still[i][0]) and torch.equal(plain[i][1], still[i][1])
         assert not torch.equal(plain[i][0], turned[i][0]) and not torch.equal(plain[i][0], brighter[i][0])
         assert torch.equal(plain[i][1], brighter[i][1])
+
+
+def test_strong_variations_change_scale_and_grey_values_too(small):
+    options = {"crop_size": (3, 4, 5), "crops_per_volume": 9, "foreground": 1}
+    off = Augmentation(rotation=0, elastic_probability=0, contrast=0, brightness=0, scale=4.0)
+    plain = CropDataset(small, "train", **options)
+    for part in ("scale", "blur", "gamma", "noise"):
+        strong = CropDataset(small, "train", augment=replace(off, **{f"{part}_probability": 1.0}), **options)
+        assert any(not torch.equal(plain[i][0], strong[i][0]) for i in range(9))
+        same_target = all(torch.equal(plain[i][1], strong[i][1]) for i in range(9))
+        assert same_target == (part != "scale") and all(strong[i][1].any() for i in range(9))
 
 
 def test_crops_of_volumes_with_different_spacings_show_the_same_scale(tmp_path):

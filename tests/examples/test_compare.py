@@ -18,7 +18,6 @@ from PIL import Image
 
 import lungseg
 from lungseg.checkpoint import load_checkpoint
-from lungseg.data import splits
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceWriter
 from lungseg.data.volumes import VolumeWriter
@@ -33,7 +32,10 @@ FEW = {
 }
 
 
-SOLID = {"U-Net 3-D": "train_unet.py --spatial-dims 3 --channels 4 8 --norm instance --lr 0.01"}
+SOLID = {
+    "U-Net 3-D": "train_unet.py --spatial-dims 3 --channels 4 8 --norm instance --lr 0.01",
+    "U-Net + neighbours": "train_unet.py --channels 4 8 --lr 0.01 --neighbours 1",
+}
 SMALL = ["--steps", "7", "--img-size", "32", "--batch-size", "4"]
 
 
@@ -225,13 +227,14 @@ def test_each_network_of_the_comparison_can_be_trained_by_its_script(compare, ex
         script, *flags = command.split()
         module = example(script.removesuffix(".py"))
         known = {f"--{f.name.replace('_', '-')}" for f in fields(module.Recipe)}
-        if {"--stem", "--conv-channels", "--neighbours"} & set(flags) - known:
+        if {"--stem", "--conv-channels"} & set(flags) - known:
             continue  # a script without them
         recipe, _, _ = parse_recipe(module.RECIPES, RunOptions(), [*flags, *compare.SHARED.split()])
         assert module.network_arguments(recipe)
         of_each = ("lr", "batch_size", "epochs", "neighbours")  # its own rate; the budget; what it is shown
         of_each += ("phantom_volumes", "crop_size")  # of recipes for volumes
         shared.append({f.name: getattr(recipe, f.name) for f in fields(TrainingRecipe) if f.name not in of_each})
+        assert recipe.crop_side is None  # unless the comparison says so
     assert len(shared) > 2 and all(found == shared[0] for found in shared)
 
 
@@ -269,9 +272,13 @@ def test_volumes_are_compared_whole_and_by_the_size_of_their_balls(compare, ball
     state = load_checkpoint(out / "u_net_3_d_seed0/last.pt")
     assert state["recipe"]["epochs"] == 6 and state["schedule"]["last_epoch"] == 24
     assert tuple(state["recipe"]["crop_size"]) == (4, 12, 12) and state["recipe"]["slice_mm"] == 1
-    last = json.loads((out / "u_net_3_d_seed0/log.jsonl").read_text().splitlines()[-1])
-    assert dice["U-Net 3-D"] == pytest.approx(last["best epoch"]["dice"]) and dice["U-Net 3-D"] > 0
-    whole, *by_size = read_rows(out)
+    for name, folder in (("U-Net 3-D", "u_net_3_d"), ("U-Net + neighbours", "u_net_neighbours")):
+        last = json.loads((out / f"{folder}_seed0/log.jsonl").read_text().splitlines()[-1])
+        assert dice[name] == pytest.approx(last["best epoch"]["dice"], abs=1e-6)
+    flat = load_checkpoint(out / "u_net_neighbours_seed0/last.pt")
+    assert flat["network"]["arguments"]["in_channels"] == 3 and flat["recipe"]["epochs"] == 2  # 39 slices, 10 steps
+    assert dice["U-Net 3-D"] > 0
+    whole, *by_size = (row for row in read_rows(out) if row["network"] == "U-Net 3-D")
     assert (whole["slices"], whole["patients"], whole["unit"], whole["split"]) == ("12", "6", "mm", "test")
     assert [row["stratum"] for row in by_size] == ["5-10 mm"]  # radius 4 mm
     text = (out / "comparison.md").read_text()
@@ -289,7 +296,6 @@ def test_a_2d_network_on_volumes_has_a_budget_in_slices(compare, balls, tmp_path
     assert compare.count_epochs(trainings, command, balls, options) == round(100 / -(-slices // 4))
 
 
-@pytest.mark.skipif(not hasattr(splits, "Fold"), reason="training scripts without --folds")
 def test_with_folds_every_other_patient_is_scored_once_by_who_did_not_learn_from_them(
     compare, discs, tmp_path, here, monkeypatch
 ):
