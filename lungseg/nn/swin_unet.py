@@ -157,7 +157,7 @@ class SwinUNet(nn.Module):
             raise ValueError(f'SwinUNet: stem must be "patch" or "conv", got {stem!r}.')
         if stem == "conv":
             check_stages("SwinUNet", conv_channels=conv_channels)
-            check_conv_stem(conv_channels, conv_norm, patch_size)
+            _check_conv_stem(conv_channels, conv_norm, patch_size)
         self.in_channels, self.stem, self.patch_size = in_channels, stem, patch_size
         self.batch_norm = stem == "conv" and conv_norm == "batch"
         dims = [embed_dim * 2**i for i in range(len(depths))]
@@ -234,7 +234,7 @@ class SwinUNet(nn.Module):
         return logits[..., :H, :W]  # crop what patch_embed padded
 
 
-def check_conv_stem(channels: Sequence[int], norm: str, patch_size: int) -> None:
+def _check_conv_stem(channels: Sequence[int], norm: str, patch_size: int) -> None:
     """Refuse channels that do not lead to patch_size, and an unknown norm."""
     if 2 ** len(channels) != patch_size:
         raise ValueError(
