@@ -42,7 +42,7 @@ from lungseg.exits import leave, run_main
 from lungseg.files import or_warn
 from lungseg.flags import check_fields, from_to, not_negative, option, parse_options, positive
 from lungseg.predictor import Predictor, load_predictor
-from lungseg.training.commands import Trainings, folder_name, keep_settings
+from lungseg.training.commands import NetworkRuns, folder_name, keep_settings
 from lungseg.training.contents import digest, list_contents
 from lungseg.training.data import draw_slices, find_data
 from lungseg.training.distributed import start_processes
@@ -128,14 +128,14 @@ def compare(options: Comparison) -> dict[str, float]:
             check_test(open_split(options.data, "test"))
         check_same_comparison(options)
         data = options.data or draw_phantoms(options)
-        plan = {name: make_trainings(name, networks[name], data, options) for name in networks}
-        for name, trainings in plan.items():
-            trainings.epochs = count_epochs(trainings, networks[name], data, options)
+        plan = {name: make_runs(name, networks[name], data, options) for name in networks}
+        for name, network_runs in plan.items():
+            network_runs.epochs = count_epochs(network_runs, networks[name], data, options)
         for seed in options.seeds:
-            for trainings in plan.values():
-                trainings.train(seed)
+            for network_runs in plan.values():
+                network_runs.train(seed)
         test = open_split(data, "test")
-        scores = {name: score_test(trainings, test, options) for name, trainings in plan.items()}
+        scores = {name: score_test(network_runs, test, options) for name, network_runs in plan.items()}
         dice = write_tables(options, test, plan, scores)
         with or_warn("worst_median_best.png was not drawn"):
             rows = [row for name in plan for row in three_predictions(plan[name], test, scores[name], options)]
@@ -190,7 +190,7 @@ def draw_phantoms(options: Comparison) -> Path:
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
-def make_trainings(name: str, command: str, data: Path, options: Comparison) -> Trainings:
+def make_runs(name: str, command: str, data: Path, options: Comparison) -> NetworkRuns:
     """The runs of one network: its own flags, then those that all share."""
     script, *sizes = command.split()
     flags = f"--img-size {options.img_size}"
@@ -202,14 +202,14 @@ def make_trainings(name: str, command: str, data: Path, options: Comparison) -> 
     flags += f" --batch-size {options.batch_size} {SHARED} --device {options.device}"
     script_path = Path(__file__).resolve().with_name(script)
     all_flags = ["--data", str(data), *sizes, *flags.split()]
-    return Trainings(name, script_path, all_flags, options.out, seeds=options.seeds, folds=options.folds)
+    return NetworkRuns(name, script_path, all_flags, options.out, seeds=options.seeds, folds=options.folds)
 
 
-def count_epochs(trainings: Trainings, command: str, data: Path, options: Comparison) -> int:
+def count_epochs(network_runs: NetworkRuns, command: str, data: Path, options: Comparison) -> int:
     """The budget in whole epochs; for a budget in seconds, one epoch is timed first."""
     if options.seconds is not None:
-        return max(1, int(options.seconds / trainings.seconds_per_epoch()))
-    train = open_split(data, "train", trainings.folds[0])
+        return max(1, int(options.seconds / network_runs.seconds_per_epoch()))
+    train = open_split(data, "train", network_runs.folds[0])
     samples = len(train)
     if isinstance(train, VolumeDataset) and "--spatial-dims 3" in command:
         samples *= CROPS_PER_VOLUME
@@ -221,18 +221,18 @@ def count_epochs(trainings: Trainings, command: str, data: Path, options: Compar
 # ---- evaluating ----------------------------------------------------------------------------------------------------
 
 
-def score_test(trainings: Trainings, test: Images, options: Comparison) -> list[ImageScore]:
+def score_test(network_runs: NetworkRuns, test: Images, options: Comparison) -> list[ImageScore]:
     """The scores of every test image by the network of every run, one run after the other.
 
     A mean over all of them is the mean over the runs. Drawing whole patients draws the images of a patient with all
     runs, so the interval is about patients, not about seeds.
     """
-    return [score for folder, _, _ in trainings.runs for score in score_run(folder, test, options)]
+    return [score for folder, _, _ in network_runs.runs for score in score_run(folder, test, options)]
 
 
-def score_out_of_fold(trainings: Trainings, data: Path, options: Comparison) -> list[ImageScore]:
+def score_out_of_fold(network_runs: NetworkRuns, data: Path, options: Comparison) -> list[ImageScore]:
     """The scores of every image outside the test split by the network that did not learn from its fold."""
-    runs = [(folder, open_split(data, "val", fold)) for folder, _, fold in trainings.runs]
+    runs = [(folder, open_split(data, "val", fold)) for folder, _, fold in network_runs.runs]
     return [score for folder, val in runs for score in score_run(folder, val, options)]
 
 
@@ -255,10 +255,12 @@ def predict(predictor: Predictor, data: Images, index: int, image: NDArray) -> N
     return predictor.any_class(predictor.probs(image, scale))
 
 
-def three_predictions(trainings: Trainings, test: Images, scores: list[ImageScore], options: Comparison) -> list[tuple]:
+def three_predictions(
+    network_runs: NetworkRuns, test: Images, scores: list[ImageScore], options: Comparison
+) -> list[tuple]:
     """The worst, median and best image of the first run, for `prediction_sheet`."""
-    predictor = load_run(trainings.runs[0][0], options)
-    rows = three_rows(test, scores[: len(test)], partial(predict, predictor, test), trainings.name)
+    predictor = load_run(network_runs.runs[0][0], options)
+    rows = three_rows(test, scores[: len(test)], partial(predict, predictor, test), network_runs.name)
     return rows if options.images else [(text, None, target, probs) for text, _, target, probs in rows]
 
 
@@ -266,19 +268,19 @@ def three_predictions(trainings: Trainings, test: Images, scores: list[ImageScor
 
 
 def write_tables(
-    options: Comparison, test: Images, plan: dict[str, Trainings], scores: dict[str, list[ImageScore]]
+    options: Comparison, test: Images, plan: dict[str, NetworkRuns], scores: dict[str, list[ImageScore]]
 ) -> dict[str, float]:
     """Write the tables to the screen and to --out; return the mean test Dice of each network."""
     volumes, seeds, folds = isinstance(test, VolumeDataset), len(options.seeds), options.folds
     columns = comparison.VOLUME_COLUMNS if volumes else comparison.SLICE_COLUMNS
-    costs = {name: training_cost(trainings) for name, trainings in plan.items()}
+    costs = {name: training_cost(network_runs) for name, network_runs in plan.items()}
     rows = comparison.rows_of(scores, costs, seeds * (folds or 1), split="test")
     ours = {row["network"]: row for row in rows if row["stratum"] == "all"}
     parts = [f"# Every network on {test.folder.name}, seeds {', '.join(map(str, options.seeds))}"]
     parts += [f"## The test patients, by the networks of {folds} folds"] if folds else []
     parts += [comparison.tables_of(rows, scores, seeds * (folds or 1), columns)]
     if folds:
-        held_out = {name: score_out_of_fold(trainings, test.folder, options) for name, trainings in plan.items()}
+        held_out = {name: score_out_of_fold(network_runs, test.folder, options) for name, network_runs in plan.items()}
         more = comparison.rows_of(held_out, costs, seeds, split="out of fold")
         parts += [comparison.OUT_OF_FOLD, comparison.tables_of(more, held_out, seeds, columns)]
         rows += more
@@ -290,10 +292,14 @@ def write_tables(
     return {name: row["dice"] for name, row in ours.items()}
 
 
-def training_cost(trainings: Trainings) -> dict[str, int | float]:
+def training_cost(network_runs: NetworkRuns) -> dict[str, int | float]:
     """Parameters, epochs, and minutes of one training run, validation included; the mean over the runs."""
-    weights = load_predictor(trainings.runs[0][0] / "best.pt").network.parameters()
-    return {"parameters": sum(p.numel() for p in weights), "epochs": trainings.epochs, "minutes": trainings.minutes()}
+    weights = load_predictor(network_runs.runs[0][0] / "best.pt").network.parameters()
+    return {
+        "parameters": sum(p.numel() for p in weights),
+        "epochs": network_runs.epochs,
+        "minutes": network_runs.minutes(),
+    }
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from torch import Tensor
 from lungseg.data.classes import one_hot
 from lungseg.data.ct import hu_to_unit
 from lungseg.data.neighbours import stack_indices
+from lungseg.data.slice_spacing import SliceGrid
 from lungseg.data.slices import CACHE_BYTES
 from lungseg.data.splits import Fold
 from lungseg.data.volume_file import LabelledVolume, check_target
-from lungseg.data.volumes import VolumeDataset, find_lesions, volume_path
+from lungseg.data.volume_lesions import lesions_by_class
+from lungseg.data.volumes import VolumeDataset, volume_path
 
 
 class VolumeSliceDataset(VolumeDataset):
@@ -69,9 +71,9 @@ class VolumeSliceDataset(VolumeDataset):
         """
         number, _ = self._place(index)
         if number not in self._lesions:
-            target = self._open(number).target
-            maps = [target == k for k in range(1, max(1, len(self.classes)) + 1)]
-            self._lesions[number] = [list(found) for found in map(find_lesions, maps) if found]
+            volume = self._open(number)
+            as_stored = SliceGrid(len(volume.hu), volume.spacing_mm[0], None)
+            self._lesions[number] = lesions_by_class(volume.target, len(self.classes), as_stored)
         if not (classes := self._lesions[number]):
             return index
         lesions = classes[rng.integers(len(classes))]

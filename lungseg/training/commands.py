@@ -18,7 +18,7 @@ from lungseg.files import whole_file
 from lungseg.training.log import RunLog
 
 
-class Trainings:
+class NetworkRuns:
     """All training runs of one network: one for each seed, or with cross-validation for each seed and fold.
 
     Args:

@@ -4,6 +4,7 @@ Both keep the pixels of their files: nothing is resized, neither in training nor
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -118,7 +119,7 @@ def make_crops(
     )
 
 
-def most_common(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+def most_common(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return Counter(sizes).most_common(1)[0][0]
 
 

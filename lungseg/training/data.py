@@ -3,7 +3,6 @@
 import hashlib
 import math
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +26,7 @@ from lungseg.data.slices import SliceDataset, check_folder, slice_size
 from lungseg.data.splits import Fold
 from lungseg.data.volumes import CropDataset, VolumeDataset, check_volume_folder
 from lungseg.training.batches import Loader, held_out_batches, train_batches
-from lungseg.training.crops import crop_sets, same_size, volume_slice_sets
+from lungseg.training.crops import crop_sets, most_common, same_size, volume_slice_sets
 from lungseg.training.distributed import Processes
 from lungseg.training.negatives import JoinedSlices, add_negatives
 from lungseg.training.recipe import RunOptions, TrainingRecipe, VolumeRecipe
@@ -306,10 +305,6 @@ def spacing_if_stretched(
     sides_mm = [[r.spacing_mm * n for n in sides] for r, sides in zip(records, files, strict=True)]
     medians = (median_spacing(sides) for sides in zip(*sides_mm, strict=True))
     return tuple(m and m / n for m, n in zip(medians, most_common(files), strict=True))
-
-
-def most_common(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    return Counter(sizes).most_common(1)[0][0]
 
 
 def volume_sets(folder: Path, recipe: TrainingRecipe, seed: int) -> tuple[Sets, InputSpec]:

@@ -186,11 +186,11 @@ def test_of_two_comparisons_in_one_folder_the_second_is_refused(compare, tmp_pat
 def test_a_budget_of_seconds_is_measured_in_epochs(compare, discs, tmp_path, monkeypatch):
     options = compare.Comparison(data=discs, out=tmp_path, seconds=100.0)
     seconds = {"U-Net": 7.0, "Swin-UNet": 300.0}
-    monkeypatch.setattr(compare.Trainings, "seconds_per_epoch", lambda trainings: seconds[trainings.name])
+    monkeypatch.setattr(compare.NetworkRuns, "seconds_per_epoch", lambda network_runs: seconds[network_runs.name])
 
     def epochs(name):
-        trainings = compare.make_trainings(name, FEW[name], discs, options)
-        return compare.count_epochs(trainings, FEW[name], discs, options)
+        network_runs = compare.make_runs(name, FEW[name], discs, options)
+        return compare.count_epochs(network_runs, FEW[name], discs, options)
 
     assert epochs("U-Net") == 14 and epochs("Swin-UNet") == 1  # never none
 
@@ -290,10 +290,10 @@ def test_volumes_are_compared_whole_and_by_the_size_of_their_balls(compare, ball
 def test_a_2d_network_on_volumes_has_a_budget_in_slices(compare, balls, tmp_path):
     options = compare.Comparison(data=balls, out=tmp_path, steps=100, batch_size=4, crop_size=(4, 12, 12))
     command = compare.VOLUME_NETWORKS["U-Net + neighbours"]
-    trainings = compare.make_trainings("U-Net + neighbours", command, balls, options)
-    assert " --neighbours 1 --crop-size 12 --batch-size 4" in " ".join(trainings.flags)
+    network_runs = compare.make_runs("U-Net + neighbours", command, balls, options)
+    assert " --neighbours 1 --crop-size 12 --batch-size 4" in " ".join(network_runs.flags)
     slices = sum(4 + i % 3 for i in range(8))
-    assert compare.count_epochs(trainings, command, balls, options) == round(100 / -(-slices // 4))
+    assert compare.count_epochs(network_runs, command, balls, options) == round(100 / -(-slices // 4))
 
 
 def test_with_folds_every_other_patient_is_scored_once_by_who_did_not_learn_from_them(

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lungseg.training.commands import Trainings, folder_name, keep_settings, read_log, run
+from lungseg.training.commands import NetworkRuns, folder_name, keep_settings, read_log, run
 
 SCRIPT = """
 import pathlib, sys
@@ -22,9 +22,9 @@ lines = ['{}', '{"epoch": 1, "seconds": 6.0}', '{"best epoch": {"dice": 0.5}}']
 
 
 @pytest.fixture
-def trainings(tmp_path):
+def network_runs(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    made = Trainings("A-Net (b)", tmp_path / "script.py", ["--lr", "1"], tmp_path / "out", seeds=(3, 4), folds=None)
+    made = NetworkRuns("A-Net (b)", tmp_path / "script.py", ["--lr", "1"], tmp_path / "out", seeds=(3, 4), folds=None)
     made.epochs = 2
     return made
 
@@ -40,40 +40,40 @@ def test_a_name_makes_a_folder():
     assert folder_name("Swin-UNet (conv) + neighbours") == "swin_unet_conv_neighbours"
 
 
-def test_a_run_is_started_once_and_its_log_is_read(trainings):
-    trainings.train(3)
-    trainings.train(3)  # it is finished
-    folder = trainings.out / "a_net_b_seed3"
+def test_a_run_is_started_once_and_its_log_is_read(network_runs):
+    network_runs.train(3)
+    network_runs.train(3)  # it is finished
+    folder = network_runs.out / "a_net_b_seed3"
     assert calls(folder) == [["--out", str(folder), "--lr", "1", "--epochs", "2", "--seed", "3"]]
-    trainings.train(4)
-    assert trainings.minutes() == pytest.approx(0.1) and read_log(folder)[-1]["best epoch"] == {"dice": 0.5}
-    assert trainings.seconds_per_epoch() == 6 and read_log(trainings.out) == [{}]
-    assert calls(trainings.out / "a_net_b_trial")[0][-4:] == ["--epochs", "1", "--seed", "3"]
+    network_runs.train(4)
+    assert network_runs.minutes() == pytest.approx(0.1) and read_log(folder)[-1]["best epoch"] == {"dice": 0.5}
+    assert network_runs.seconds_per_epoch() == 6 and read_log(network_runs.out) == [{}]
+    assert calls(network_runs.out / "a_net_b_trial")[0][-4:] == ["--epochs", "1", "--seed", "3"]
 
 
-def test_a_run_that_was_stopped_is_continued(trainings):
-    trainings.out.mkdir()
+def test_a_run_that_was_stopped_is_continued(network_runs):
+    network_runs.out.mkdir()
     for code, error in ((130, KeyboardInterrupt), (2, ValueError)):
-        (trainings.out / "fails").write_text(str(code))
+        (network_runs.out / "fails").write_text(str(code))
         with pytest.raises(error):
-            trainings.train(3)
-    (trainings.out / "fails").unlink()
-    trainings.train(3)
-    resumed = [call[-1] == "--resume" for call in calls(trainings.out / "a_net_b_seed3")]
+            network_runs.train(3)
+    (network_runs.out / "fails").unlink()
+    network_runs.train(3)
+    resumed = [call[-1] == "--resume" for call in calls(network_runs.out / "a_net_b_seed3")]
     assert resumed == [False, True, True]
 
 
-def test_each_fold_is_a_run(trainings):
-    folds = Trainings("A", trainings.script, [], trainings.out, seeds=(0, 1), folds=2)
+def test_each_fold_is_a_run(network_runs):
+    folds = NetworkRuns("A", network_runs.script, [], network_runs.out, seeds=(0, 1), folds=2)
     folds.epochs = 1
     assert [(folder.name, seed, fold) for folder, seed, fold in folds.runs] == [
         ("a_fold0_seed0", 0, (0, 2)), ("a_fold1_seed0", 0, (1, 2)),
         ("a_fold0_seed1", 1, (0, 2)), ("a_fold1_seed1", 1, (1, 2)),
     ]  # fmt: skip
     folds.train(1)
-    (call,) = calls(trainings.out / "a_fold1_seed1")
+    (call,) = calls(network_runs.out / "a_fold1_seed1")
     assert "--folds 2 --fold 1 --epochs 1 --seed 1" in " ".join(call)
-    assert not (trainings.out / "a_fold1_seed0").exists()
+    assert not (network_runs.out / "a_fold1_seed0").exists()
 
 
 def test_the_exit_code_of_a_command():
