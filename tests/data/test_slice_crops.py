@@ -98,6 +98,7 @@ def test_a_turned_crop_has_no_border_where_the_slice_goes_on(tmp_path):
     assert min(float(image.min()) for image, _, _ in crops) > 0.75
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of torch, on one processor
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_crop_depends_only_on_seed_epoch_and_index(tmp_path, workers):
     source = write(tmp_path / "f", [spots((20, 20), (i, 2 * i)) for i in range(3)])
