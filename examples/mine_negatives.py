@@ -47,6 +47,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="SHARE",
         help="share of them around false positives of the network (default: %(default)s)",
     )
+    add("--lungs", action="store_true", help="only windows centred in the lungs, which are found by a threshold on HU")
     add("--seed", type=int, default=0, help="of the random choices (default: %(default)s)")
     add("--batch-size", type=int, default=8, help="positions of the sliding window at once (default: %(default)s)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -75,9 +76,11 @@ def find_hard(predictor: Predictor, records: list[ImageRecord], args: argparse.N
     wanted = round(args.num * args.share_hard)
     found: list[list[Window]] = [[] for _ in records]
     for number, record in enumerate(tqdm(records if wanted else [], desc="false positives", disable=None)):
-        source = read_source(args.data, record)
+        source = read_source(args.data, record, lungs=args.lungs)
         scale, sides = window_sides(predictor, source, args.size)
         probs = predictor.any_class(predictor.probs(predictor.grey(source.hu), scale))  # (D, H, W)
+        if source.lungs is not None:
+            probs = np.where(source.lungs, probs, 0)
         rng = np.random.default_rng([args.seed, number, 0])
         found[number] = wrong_windows(probs, source.seen, sides, wanted, rng)
     return spread(found, wanted)
@@ -93,7 +96,7 @@ def write_windows(
     written = []
     with SliceWriter(args.out, predictor.classes) as out:
         for number, record in enumerate(tqdm(records, desc="cut", disable=None)):
-            source = read_source(args.data, record)
+            source = read_source(args.data, record, lungs=args.lungs)
             scale, sides = window_sides(predictor, source, args.size)
             rng = np.random.default_rng([args.seed, number, 1])
             windows = [*hard[number], *random_windows(source, sides, shares[number], rng, hard[number])]
@@ -121,6 +124,7 @@ def about(window: Window, record: ImageRecord, spacing_mm: float, predictor: Pre
 def summary(windows: list[list[Window]], records: list[ImageRecord], args: argparse.Namespace) -> str:
     """What was written, and how to use it."""
     scores = [w.score for of_scan in windows for w in of_scan if not np.isnan(w.score)]
+    place = "lungs" if args.lungs else "body"
     number, patients = sum(map(len, windows)), len({r.group for r, w in zip(records, windows, strict=True) if w})
     whose = f"{patients} patient" + "s" * (patients > 1)
     where = f" (probability {max(scores):.2f} to {min(scores):.2f})" if scores else ""
@@ -130,7 +134,7 @@ def summary(windows: list[list[Window]], records: list[ImageRecord], args: argpa
         few += [f"The network has only {len(scores)} false positives far enough apart, not {wanted}."]
     return " ".join([
         f"{args.out} holds {number} windows of {args.size} x {args.size} pixels, of {whose}: {len(scores)} "
-        f"where the network is wrong{where}, {number - len(scores)} anywhere in the body.", *few,
+        f"where the network is wrong{where}, {number - len(scores)} anywhere in the {place}.", *few,
         f"Train with --negatives {args.out}",
     ])  # fmt: skip
 

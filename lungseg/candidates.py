@@ -19,7 +19,9 @@ from lungseg.evaluation.lesions import connected_components, equal_diameter
 from lungseg.flags import option
 from lungseg.lungs import lung_mask
 
-TOP = 20  # voxels whose probabilities make the score
+SCORE_SIGMA_MM = 2.0  # of the Gaussian that smooths probabilities before they are compared
+REACH = 3  # its width on each side, in standard deviations: beyond is 0.3 % of a Gaussian
+LEAST_IN_LUNGS = 0.5  # share of a candidate's voxels
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class CandidateOptions:
     """What becomes of the components of a volume; each field is a flag of the scripts that find candidates."""
 
     lungs: bool = option(
-        False, "volumes: only candidates with a voxel in the lungs, which are found by a threshold on HU"
+        False, "volumes: only candidates with half of their voxels in the lungs, which are found by a threshold on HU"
     )
     min_diameter_mm: float = option(
         0.0, "volumes: only candidates of at least this diameter, that of a ball of the same volume"
@@ -43,7 +45,7 @@ class Candidate:
     """One connected component of a prediction. Axes are (slices, rows, columns), positions those of voxel centres."""
 
     id: int  # 1, 2, ..., the highest score first
-    score: float  # mean of its TOP largest probabilities, in [0, 1]
+    score: float  # the largest probability in it after smoothing, in [0, 1]
     voxels: int
     volume_mm3: float  # NaN if the spacing is unknown, as in the next two
     diameter_mm: float  # of a ball of that volume
@@ -69,18 +71,20 @@ def find_candidates(
 ) -> list[Candidate]:
     """The connected components of a region in 3-D, also connected at corners, with the highest score first.
 
-    The score is a mean of a few probabilities and not the largest one: that of a confident network is 1.000 in most
-    candidates, and equal scores cannot be ranked.
+    The score is the largest probability inside after smoothing the probabilities with a Gaussian of SCORE_SIGMA_MM in
+    3-D. The largest probability itself would be a poor rank, because that of a confident network is 1.000 in most
+    candidates. Smoothed, it asks whether the network is sure of a whole region of a few millimetres, in several slices:
+    a thin vessel or a mark in one slice is not, and beyond about 10 mm size adds nothing.
 
     Memory: four bytes per voxel for the numbers of the components. `region` and `probs` may be memory-mapped.
 
     Args:
         region: (D, H, W), not 0 where lesion is predicted: probs > threshold.
         probs: (D, H, W) probabilities, or unsigned integers whose largest possible value stands for 1.
-        spacing_mm: between voxels along each axis; None or NaN is unknown.
+        spacing_mm: between voxels along each axis; None or NaN is unknown, and counts as 1 mm in the score.
         min_diameter_mm: drop what is smaller.
-        lungs: (D, H, W); drop what has no voxel there. One is enough: of a nodule at the pleura a mask of the lungs may
-            hold only a part.
+        lungs: (D, H, W); drop what has less than LEAST_IN_LUNGS of its voxels there. Not all: of a nodule at the pleura
+            a mask of the lungs may hold only a part.
 
     Raises:
         ValueError: if the shapes differ, or a diameter is asked for and the spacing is unknown.
@@ -97,27 +101,39 @@ def find_candidates(
     found = []
     for number, box in enumerate(ndimage.find_objects(components), start=1):
         inside = components[box] == number  # a component's own voxels: others may reach into its box
-        if lungs is not None and not lungs[box][inside].any():
+        if lungs is not None and lungs[box][inside].mean() < LEAST_IN_LUNGS:
             continue
-        candidate = describe(box, inside, probs[box][inside], spacing)
+        candidate = describe(box, inside, smoothed_maximum(probs, box, inside, spacing), spacing)
         if not min_diameter_mm or candidate.diameter_mm >= min_diameter_mm:
             found.append(candidate)
     found.sort(key=lambda c: -c.score)  # stable: equal scores stay in the order of their first voxels
     return [replace(candidate, id=id_) for id_, candidate in enumerate(found, start=1)]
 
 
+def smoothed_maximum(
+    probs: NDArray, box: tuple[slice, slice, slice], inside: NDArray[np.bool_], spacing: NDArray[np.float64]
+) -> float:
+    """The largest value of a candidate after smoothing all probabilities around it, in [0, 1]."""
+    sigma = SCORE_SIGMA_MM / np.where(np.isnan(spacing), 1.0, spacing)  # (3,) in voxels
+    radius = np.ceil(REACH * sigma).astype(int).tolist()
+    wide = tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(box, radius, strict=True))
+    own = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide, strict=True))
+    largest = np.iinfo(probs.dtype).max if probs.dtype.kind == "u" else 1
+    # "nearest": what lies beyond the scan is unknown, and zeros there would lower the score of a lesion at its end.
+    smooth = ndimage.gaussian_filter(probs[wide].astype(np.float32), sigma, mode="nearest", radius=radius)
+    return min(1.0, float(smooth[own][inside].max()) / largest)  # 1.0: the weights add up to 1 but for rounding
+
+
 def describe(
-    box: tuple[slice, slice, slice], inside: NDArray[np.bool_], probs: NDArray, spacing: NDArray[np.float64]
+    box: tuple[slice, slice, slice], inside: NDArray[np.bool_], score: float, spacing: NDArray[np.float64]
 ) -> Candidate:
     """A candidate without its number.
 
     Args:
         inside: its voxels (d, h, w) in the box.
-        probs: (voxels,) their probabilities.
         spacing: (3,) in mm.
     """
-    largest = np.iinfo(probs.dtype).max if probs.dtype.kind == "u" else 1
-    top = probs if probs.size <= TOP else np.partition(probs, -TOP)[-TOP:]
+    voxels = int(inside.sum())
     # Sums along the axes instead of the positions of all voxels, which would need 24 bytes for each.
     counts = inside.sum(axis=(1, 2)), inside.sum(axis=(0, 2)), inside.sum(axis=(0, 1))  # (d,), (h,), (w,)
     centre = np.array([s.start + n @ np.arange(n.size) / n.sum() for s, n in zip(box, counts, strict=True)])  # (3,)
@@ -125,10 +141,10 @@ def describe(
     z_mm, y_mm, x_mm = (centre * spacing).tolist()
     return Candidate(
         id=0,
-        score=float(top.mean(dtype=float)) / largest,
-        voxels=probs.size,
-        volume_mm3=probs.size * math.prod(spacing.tolist()),
-        diameter_mm=equal_diameter(probs.size, tuple(spacing.tolist()), ndim=3),
+        score=score,
+        voxels=voxels,
+        volume_mm3=voxels * math.prod(spacing.tolist()),
+        diameter_mm=equal_diameter(voxels, tuple(spacing.tolist()), ndim=3),
         position_mm=(z_mm, y_mm, x_mm),
         centre=(z, y, x),
         middle=box[0].start + int(counts[0].argmax()),

@@ -6,7 +6,7 @@ files, so that a folder of windows can be added to them (`lungseg.training.negat
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import read_slice
 from lungseg.data.volume_file import read_labelled
 from lungseg.data.volumes import volume_path
+from lungseg.lungs import lung_mask
 from lungseg.predictor import Predictor
 
 NEAR_SLICES = 3  # windows fewer slices apart, and less than half a side along both axes, show nearly the same place
@@ -37,6 +38,7 @@ class Source:
     seen: NDArray[np.bool_]  # (D, H, W), outlined by at least one reader
     pixel_mm: tuple[float, float]  # rows, columns; NaN is unknown
     source_size: tuple[int, int] | None  # (H, W) of the slice before any resizing; None is unknown
+    lungs: NDArray[np.bool_] | None = None  # (D, H, W); None: windows may be anywhere in the body
 
 
 class Window(NamedTuple):
@@ -53,12 +55,28 @@ class Window(NamedTuple):
 # ---- reading and cutting ----------------------------------------------------------------------------------------
 
 
-def read_source(folder: Path, record: ImageRecord) -> Source:
+def read_source(folder: Path, record: ImageRecord, *, lungs: bool = False) -> Source:
     """A volume or a slice of a folder. Seen is what is lesion in its target, or has a vote where the volume has votes.
 
+    Args:
+        lungs: also find the lungs, for windows in them only.
+
     Raises:
-        ValueError: in one sentence, if the file cannot be read.
+        ValueError: in one sentence, if the file cannot be read, or if there are no lungs in it.
     """
+    source = read_whole(folder, record)
+    if not lungs:
+        return source
+    if not np.isfinite(source.pixel_mm).all():
+        raise ValueError(f"{record.id}: the lungs cannot be found without the size of a pixel. Add spacing_mm.")
+    found = lung_mask(source.hu, (math.nan, *source.pixel_mm))
+    if not found.any():
+        raise ValueError(f"{record.id}: there is no lung in it. Give whole slices, or leave out --lungs.")
+    return replace(source, lungs=found)
+
+
+def read_whole(folder: Path, record: ImageRecord) -> Source:
+    """`read_source` without the lungs."""
     if held_kind(folder) == "volumes":
         volume = read_labelled(volume_path(folder, record))
         hu, seen = np.asarray(volume.hu), np.asarray(volume.target) > 0
@@ -158,7 +176,9 @@ def wrong_windows(
 def random_windows(
     source: Source, sides: tuple[int, int], num: int, rng: np.random.Generator, taken: Sequence[Window] = ()
 ) -> list[Window]:
-    """Windows anywhere in the body, every second one centred on air inside it, where vessels are.
+    """Windows anywhere in the body, or in the lungs if the source has them.
+
+    Every second one is centred on air inside, where vessels are.
 
     Args:
         taken: windows that were chosen before; no new one is at nearly the same place as one of them, or as another.
@@ -170,7 +190,7 @@ def random_windows(
     for _ in range(ROUNDS):
         missing = num + len(taken) - len(windows)
         for z in sorted(rng.integers(len(source.hu), size=missing).tolist()):
-            body = body_mask(source.hu[z])
+            body = body_mask(source.hu[z]) if source.lungs is None else source.lungs[z]
             inside = body & (source.hu[z] < -500) if len(windows) % 2 else body
             places = np.argwhere(inside if inside.any() else body)  # (n, 2)
             for row, col in rng.choice(places, TRIES).tolist() if len(places) else ():

@@ -1,5 +1,6 @@
 """Windows without a lesion: nothing outlined is in them, they are spread, and have the scale of the training."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +101,15 @@ def test_random_windows_are_in_the_body_apart_and_half_of_them_in_the_lung(seed,
     assert sum(source.hu[w.z, w.row, w.col] == -800 for w in windows) >= num // 2
 
 
+def test_in_the_lungs_means_the_middle_of_each_window():
+    source = chest(depth=12)
+    inner = np.zeros_like(source.seen)
+    inner[3:9, 30:50, 36:50] = True
+    windows = random_windows(replace(source, lungs=inner), (12, 12), 6, np.random.default_rng(0))
+    assert len(windows) == 6 and all(inner[w.z, w.row, w.col] for w in windows)
+    check_windows(windows, source, 12)
+
+
 def test_where_there_is_no_room_there_are_fewer_windows():
     source = chest(depth=2)
     assert 1 <= len(random_windows(source, (60, 60), 50, np.random.default_rng(0))) <= 4
@@ -150,6 +160,22 @@ def test_what_one_reader_outlined_is_seen(tmp_path):
 
 def predictor(**changes):
     return Predictor(torch.nn.Identity(), replace(INPUT, **changes))
+
+
+def test_the_lungs_of_a_scan_hold_its_air_and_what_is_seen_in_it(tmp_path):
+    source = chest()
+    with VolumeWriter(tmp_path / "volumes") as out:
+        out.add(RECORD, source.hu, source.seen.astype(np.uint8), (2.0, 0.7, 0.7))
+        nowhere, anywhere = replace(RECORD, id="solid"), replace(RECORD, id="unknown")
+        out.add(nowhere, 0 * source.hu, 0 * source.seen.astype(np.uint8), (2.0, 0.7, 0.7))
+        out.add(anywhere, source.hu, source.seen.astype(np.uint8), (2.0, math.nan, math.nan))
+    read = read_source(tmp_path / "volumes", RECORD, lungs=True)
+    assert read.lungs[source.hu == -800].all() and read.lungs[source.seen].all() and not read.lungs[:, :10].any()
+    assert read_source(tmp_path / "volumes", RECORD).lungs is None
+    with pytest.raises(ValueError, match="solid: there is no lung in it. Give whole slices, or leave out --lungs"):
+        read_source(tmp_path / "volumes", nowhere, lungs=True)
+    with pytest.raises(ValueError, match="unknown: the lungs cannot be found without the size of a pixel"):
+        read_source(tmp_path / "volumes", anywhere, lungs=True)
 
 
 def test_a_window_has_the_scale_of_the_training_files():

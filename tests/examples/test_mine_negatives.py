@@ -1,6 +1,7 @@
 """From a checkpoint and scans to a folder that training takes with --negatives."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -86,6 +87,24 @@ def test_the_share_of_false_positives_is_what_was_asked_for(bright, scans, tmp_p
     with open(out / "manifest.csv", newline="") as file:
         labels = [row["label"] for row in csv.DictReader(file)]
     assert len(labels) == 8 and labels.count("false positive") == wrong
+
+
+def test_in_the_lungs_no_mistake_in_the_wall_is_mined(bright, scans, tmp_path, capsys):
+    walled = tmp_path / "walled"
+    shutil.copytree(scans, walled)
+    for path in (walled / "volumes").iterdir():
+        with np.load(path) as held:
+            arrays = dict(held)
+        arrays["hu"][:, 46:50, 88:90] = 300  # a rib, in each slice
+        np.savez(path, **arrays)
+    argv = ["any.pt", "--data", str(walled), "--size", "16", "--num", "12"]
+    rows = []
+    for flags in ([], ["--lungs"]):
+        out = tmp_path / f"out{len(flags)}"
+        assert bright([*argv, *flags, "--out", str(out)]) == 0
+        images = [read_slice(out, r)[0] for r in read_manifest(out) if r.label == "false positive"]
+        rows.append(sum((image == 237).any() for image in images))  # 300 HU
+    assert rows[0] > 0 == rows[1] and "anywhere in the lungs." in capsys.readouterr().out
 
 
 def test_too_few_mistakes_are_said(bright, scans, tmp_path, capsys):
