@@ -84,7 +84,7 @@ def scans(tmp_path_factory):
             hu = np.full((4, 60, 60), -300, np.int16)
             hu[:, 15:45, 15:45] = -850
             target = np.zeros(hu.shape, np.uint8)
-            target[1:3, 20:26, 20 + i : 26 + i] = 1
+            target[:, 20:26, 20 + i : 26 + i] = 1
             hu[(target > 0) & (i != 11)] = 200  # the network misses one
             hu[1:3, 5:9, 5:9] = hu[1, 40, 40] = 150
             record = ImageRecord(f"scan{i}", f"patient{i}", "test" if i > 1 else ("train", "val")[i])
