@@ -1,14 +1,14 @@
-"""Draw docs/img/results*.png from a finished comparison on real nodules, and from networks on whole real slices.
+"""Draw docs/img/results*.png: the table of docs/results.md as bars, and trained networks on real crops and slices.
 
-    python docs/pictures/results.py COMPARISON                      results.png, results_sizes.png
-    python docs/pictures/results.py slices DATA RUN [RUN ...]       results_slices.png
+    python docs/pictures/results.py sizes                            results_sizes.png
+    python docs/pictures/results.py crops DATA RUN [RUN ...]         results.png
+    python docs/pictures/results.py slices DATA RUN [RUN ...]        results_slices.png
 
-COMPARISON is the --out of examples/compare.py --no-images; DATA a folder of whole slices, each RUN one training. None
-of the pictures shows CT: the pictures of a data set belong to the data set.
+DATA is a folder of crops or of whole slices, each RUN one training. No picture shows CT: the pictures of a data set
+belong to the data set.
 """
 
-import csv
-import shutil
+import re
 import sys
 from pathlib import Path
 
@@ -18,51 +18,69 @@ from PIL import Image
 from lungseg.charts import bar_chart
 from lungseg.data.slices import SliceDataset
 from lungseg.draw import contact_sheet, error_map, heatmap
-from lungseg.evaluation.lesions import SIZES_MM
+from lungseg.evaluation.lesions import SIZES_MM, equal_diameter, size_class
 from lungseg.predictor import load_predictor
 
-IMG = Path(__file__).resolve().parents[1] / "img"
+DOCS = Path(__file__).resolve().parents[1]
+IMG = DOCS / "img"
+CELL = re.compile(r"\*{0,2}([0-9.]+)\*{0,2} \(([0-9.]+) to ([0-9.]+)\)")  # 0.795 (0.769 to 0.819)
 
 
-def main(*words: str) -> int:
-    if words[0] == "slices":
-        draw_slices(Path(words[1]), [Path(run) for run in words[2:]])
+def main(what: str, *words: str) -> int:
+    if what == "sizes":
+        draw_sizes((DOCS / "results.md").read_text()).save(IMG / "results_sizes.png", optimize=True)
+    elif what == "crops":
+        draw_crops(Path(words[0]), [Path(run) for run in words[1:]])
     else:
-        draw_comparison(Path(words[0]))
+        draw_slices(Path(words[0]), [Path(run) for run in words[1:]])
     return 0
 
 
-def draw_comparison(folder: Path) -> None:
-    """The comparison's own sheet, and its Dice by lesion size as bars."""
-    shutil.copy(folder / "worst_median_best.png", IMG / "results.png")
-    with open(folder / "comparison.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    draw_sizes(rows).save(IMG / "results_sizes.png", optimize=True)
-
-
-def draw_sizes(rows: list[dict[str, str]]) -> Image.Image:
-    """Mean Dice of each network by lesion size, with its interval, from the rows of a comparison.csv."""
-    groups = {}
-    for row in rows:
-        if row["stratum"] in SIZES_MM:
-            group = groups.setdefault(f"{row['stratum']}\n{row['patients']} patients", {})
-            group[row["network"]] = (float(row["dice"]), float(row["dice_low"]), float(row["dice_high"]))
+def draw_sizes(page: str) -> Image.Image:
+    """The page's table of Dice by size as bars, so that table and picture cannot differ."""
+    rows = [line.strip("| \n").split(" | ") for line in page.splitlines() if line.count(" to ") == len(SIZES_MM)]
+    head = next(line for line in page.splitlines() if line.startswith("| network | < 5 mm")).strip("| ").split(" | ")
+    groups = {
+        name: {network: tuple(map(float, CELL.match(cells[i]).groups())) for network, *cells in rows}
+        for i, name in enumerate(head[1:])
+    }
     title = "mean test Dice by diameter of the lesion, with 95 % intervals"
-    return bar_chart(groups, title=title, x_label="mean Dice", size=(800, 500), scale=2)
+    return bar_chart(groups, title=title, x_label="mean Dice", size=(800, 600), scale=2)
+
+
+def draw_crops(data: Path, runs: list[Path]) -> None:
+    """Two test crops of each size, the first network's lower quartile and median, and the errors of each network."""
+    test = SliceDataset(data, "test")
+    networks = [load_predictor(run / "best.pt", batch_size=64) for run in runs]
+    targets = np.stack([test[i][1][0].numpy() for i in range(len(test))]).astype(bool)  # (n, H, W)
+    preds = [np.stack([p.probs(test[i][0][0].numpy()) > 0.5 for i in range(len(test))]) for p in networks]
+    dice = [2 * (p & targets).sum((1, 2)) / (p.sum((1, 2)) + targets.sum((1, 2))) for p in preds]  # (n,) each
+    mm = [equal_diameter(int(t.sum()), r.spacing_mm, ndim=2) for t, r in zip(targets, test.records, strict=True)]
+    pictures, captions = [], []
+    for size in SIZES_MM:
+        of_size = sorted((i for i in range(len(test)) if size_class(mm[i], "mm") == size), key=lambda i: dice[0][i])
+        for i in (of_size[len(of_size) // 4], of_size[len(of_size) // 2]):
+            pictures.append([heatmap(targets[i]), *(error_map(targets[i], p[i]) for p in preds)])
+            captions.append([f"{mm[i]:.0f} mm", *(f"Dice {d[i]:.2f}" for d in dice)])
+    sheet = contact_sheet(
+        list(zip(*pictures, strict=True)), row_labels=["target", *(run.name.replace("_", " ") for run in runs)],
+        captions=list(zip(*captions, strict=True)), scale=3, font_size=26,
+    )  # fmt: skip
+    sheet.save(IMG / "results.png", optimize=True)
 
 
 def draw_slices(data: Path, runs: list[Path], *, shown: int = 3) -> None:
-    """The slices with most false positives of the first network, and what the others make of them."""
+    """The first, middle and last slice, most false positives of the first network first."""
     slices = SliceDataset(data, "test")
-    probs = {run: np.stack([predict(slices[i][0][0].numpy()) for i in range(len(slices))]) for run, predict in
-             ((run, load_predictor(run / "best.pt").probs) for run in runs)}  # fmt: skip
+    networks = [load_predictor(run / "best.pt", batch_size=64) for run in runs]
     targets = np.stack([slices[i][1][0].numpy() for i in range(len(slices))])  # (n, H, W)
-    wrong = ((probs[runs[0]] > 0.5) & (targets == 0)).sum(axis=(1, 2))
-    chosen = sorted(np.linspace(0, len(slices) - 1, shown).round().astype(int), key=lambda i: -wrong[i])
-    rows = []
-    for i in chosen:
-        row = [small(error_map(targets[i], p[i] > 0.5)) for p in probs.values()]
-        rows.append([*row, *(small(heatmap(p[i])) for p in probs.values())])
+    chosen = np.linspace(0, len(slices) - 1, shown).round().astype(int).tolist()
+    probs = {i: [p.probs(slices[i][0][0].numpy()) for p in networks] for i in chosen}
+    chosen.sort(key=lambda i: -((probs[i][0] > 0.5) & (targets[i] == 0)).sum())
+    rows = [
+        [*(small(error_map(targets[i], p > 0.5)) for p in probs[i]), *(small(heatmap(p)) for p in probs[i])]
+        for i in chosen
+    ]
     names = [run.name.replace("_", " ") for run in runs]
     columns = [*(f"{name}\nerrors" for name in names), *(f"{name}\nprobability" for name in names)]
     sheet = contact_sheet(rows, row_labels=[slices.records[i].id for i in chosen], column_labels=columns)
