@@ -178,7 +178,7 @@ def resize_bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
 def frame_size(height: int, width: int, longest: int) -> tuple[int, int]:
     """The size of an image once its longest side has `longest` pixels, rounded as SAM does."""
     scale = longest / max(height, width)
-    return int(height * scale + 0.5), int(width * scale + 0.5)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def sam_input(image: Tensor, img_size: int = 1024) -> Tensor:
@@ -191,7 +191,8 @@ def sam_input(image: Tensor, img_size: int = 1024) -> Tensor:
         img_size: of the network.
 
     Returns:
-        (B, 3, img_size, img_size), float32. The resized image equals that of Pillow's bilinear filter.
+        (B, 3, img_size, img_size), float32. Grey levels of the resized image are those of Pillow's bilinear
+        filter, which SAM uses, give or take one.
     """
     if image.dtype != torch.uint8 or image.dim() != 4 or image.shape[1] != 3:
         raise ValueError(

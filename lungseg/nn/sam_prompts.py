@@ -57,21 +57,20 @@ class PromptEncoder(nn.Module):
         dim: channels C of the image embedding.
         img_size: side in pixels of the frame, unless `forward` is given another.
         patch_size: pixels of the frame per token of the image embedding.
-        mask_channels: channels between the convolutions that read a mask, a multiple of 4.
+        mask_channels: channels between the convolutions that read a mask, a multiple of 4, at least 8.
 
     Raises:
-        ValueError: for counts below 1, an odd dim, mask_channels that 4 does not divide, or (in forward) prompts whose
-            shapes do not belong together.
+        ValueError: for counts below 1, an odd dim, mask_channels that are not such a multiple, or (in forward) prompts
+            whose shapes do not belong together.
     """
 
     def __init__(self, dim: int = 256, *, img_size: int = 1024, patch_size: int = 16, mask_channels: int = 16):
         super().__init__()
         check_counts("PromptEncoder", dim=dim, img_size=img_size, patch_size=patch_size, mask_channels=mask_channels)
-        if dim % 2 or mask_channels % 4:
-            raise ValueError(
-                f"PromptEncoder: dim must be a multiple of 2 and mask_channels of 4, got dim={dim} and "
-                f"mask_channels={mask_channels}."
-            )
+        if dim % 2:
+            raise ValueError(f"PromptEncoder: dim must be a multiple of 2, got {dim}: half are sines, half cosines.")
+        if mask_channels % 4 or mask_channels < 8:  # with 4 the first norm would be over one channel, and give 0
+            raise ValueError(f"PromptEncoder: mask_channels must be 8 or a larger multiple of 4, got {mask_channels}.")
         self.dim, self.img_size, self.patch_size = dim, img_size, patch_size
         self.positions = FourierPositions(dim)
         self.background_point = nn.Parameter(torch.randn(1, dim))  # label 0: "not this"
