@@ -178,6 +178,7 @@ TABLE = {
         "weights.state_dicts",
     },
     "evaluation/baselines.py": {"torch", "evaluation.metrics"},
+    "evaluation/box_controls.py": {"numpy"},
     "charts.py": {"numpy", "PIL", "draw"},
     "draw.py": {"numpy", "PIL", "data.classes"},
     "doctor/__init__.py": {"_lazy", "doctor"},
