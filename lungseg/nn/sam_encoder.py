@@ -76,7 +76,8 @@ class DecomposedAttention(nn.Module):
         dim: channels of a token.
         num_heads: attention heads; must divide dim. All share the two tables.
         grid: rows and columns for which the tables are made. Another map interpolates them.
-        fused: use torch's fused attention on a GPU, as `WindowAttention` does. If False, or on a CPU, the formula runs.
+        fused: use torch's fused attention on a GPU, and on a CPU where no gradient is wanted: there it has no kernel
+            with a gradient for the bias. Otherwise the formula runs.
     """
 
     def __init__(self, dim: int, num_heads: int, grid: Sequence[int], *, fused: bool = True):
@@ -92,7 +93,7 @@ class DecomposedAttention(nn.Module):
         grid = x.shape[1:3]
         q, k, v = self.qkv(x.flatten(1, 2)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         bias = self.bias(q, grid)  # q, k, v: (B, heads, N, d); bias: (B, heads, N, N)
-        if self.fused and x.device.type != "cpu":
+        if self.fused and (x.device.type != "cpu" or not bias.requires_grad):
             x = fused_attention(q, k, v, bias=bias)
         else:
             x, _ = attention(q, k, v, bias=bias)

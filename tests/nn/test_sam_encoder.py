@@ -1,7 +1,5 @@
 """SAM's image encoder: equal to the published one stage by stage, and its windows attend to their padding."""
 
-import inspect
-
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -181,17 +179,22 @@ def test_a_table_of_the_right_length_is_left_alone_and_a_straight_line_stays_one
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (3, 5)])
-def test_torchs_fused_attention_gives_the_same(grid, monkeypatch):
-    attention = DecomposedAttention(12, 3, (4, 4))
-    torch.nn.init.normal_(attention.rel_pos_h)
-    torch.nn.init.normal_(attention.rel_pos_w)
+def test_torchs_fused_attention_gives_the_same_and_runs_where_no_gradient_is_wanted(grid, monkeypatch):
+    layer, calls = DecomposedAttention(12, 3, (4, 4)), []
+    torch.nn.init.normal_(layer.rel_pos_h)
+    torch.nn.init.normal_(layer.rel_pos_w)
+    for name in ("attention", "fused_attention"):
+        own = getattr(sam_encoder, name)
+        monkeypatch.setattr(
+            sam_encoder, name, lambda *args, own=own, name=name, **bias: calls.append(name) or own(*args, **bias)
+        )
     x = torch.randn(2, *grid, 12)
-    expected = attention(x)
-    monkeypatch.setattr(
-        sam_encoder, "attention", lambda q, k, v, bias: (sam_encoder.fused_attention(q, k, v, bias=bias), None)
-    )
-    torch.testing.assert_close(attention(x), expected)
-    assert inspect.signature(DecomposedAttention).parameters["fused"].default is True
+    formula = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), formula)
+        layer.fused = False
+        torch.testing.assert_close(layer(x), formula)
+    assert calls == ["attention", "fused_attention", "attention"]
 
 
 @settings(max_examples=10)
