@@ -199,7 +199,7 @@ def sam_input(image: Tensor, img_size: int = 1024) -> Tensor:
             f"sam_input: the image is {image.dtype} of shape {tuple(image.shape)}, but uint8 of (B, 3, H, W) was "
             f"expected. Repeat a grey image three times with image.expand(-1, 3, -1, -1)."
         )
-    size = frame_size(*image.shape[2:], img_size)
+    size = frame_size(image.shape[2], image.shape[3], img_size)
     resized = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True).float()
     mean, std = (resized.new_tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return F.pad((resized - mean) / std, (0, img_size - size[1], 0, img_size - size[0]))
@@ -222,5 +222,5 @@ def logits_to_original(logits: Tensor, original: Sequence[int], img_size: int = 
 
     To the square of the input, off with the padding, to the original: (P, K, h, w) -> (P, K, *original).
     """
-    height, width = frame_size(*original, img_size)
+    height, width = frame_size(original[0], original[1], img_size)
     return resize_bilinear(resize_bilinear(logits, (img_size, img_size))[:, :, :height, :width], original)

@@ -80,8 +80,8 @@ def load_published(
     The two may differ in the number of input channels (each of ours gets the sum of theirs divided by the number of
     ours, so that a grey image gives what its copies in all channels gave), the window size (bicubic interpolation of
     the bias table), the number of attention heads (each takes the bias of the nearest), the image size (interpolation
-    of the position table) and the number type. A head for other classes keeps its initial values, because it cannot
-    be translated. If only our head has a bias, it becomes 0, which computes the same.
+    of the tables of positions and of SAM's relative positions) and the number type. A head for other classes keeps its
+    initial values, because it cannot be translated. If only our head has a bias, it becomes 0, which computes the same.
 
     A checkpoint of ours must be of a network of the same kind and sizes. Tensors of a published one that have no
     place in ours are skipped.
