@@ -66,7 +66,7 @@ def cotangent(name, shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(f"{name}/cotangent".encode())))
 
 
-def assert_gradients(network, report, published, ours=None):
+def assert_gradients(network, report, published):
     """The norm of each parameter's gradient, and its sum; None is no gradient at all."""
     for name, parameter in network.named_parameters():
         expected, key = published[report.loaded[name]], report.loaded[name]
