@@ -35,6 +35,19 @@ def test_the_ellipse_touches_all_four_sides_is_symmetric_and_fills_its_share(box
     assert abs(ellipse.sum() - np.pi / 4 * width * height) <= width + height
 
 
+@settings(max_examples=30)
+@given(box=BOXES)
+def test_a_pixel_is_inside_by_whole_numbers(box):
+    """4 a^2 and 4 b^2 are squares of whole numbers, so the equation of the ellipse needs no fraction."""
+    ellipse = inscribed_ellipse(box, SHAPE)
+    x0, y0, x1, y1 = box
+    w, h = x1 - x0 + 1, y1 - y0 + 1
+    for y in range(SHAPE[0]):
+        for x in range(SHAPE[1]):
+            excess = ((2 * x - x0 - x1) * h) ** 2 + ((2 * y - y0 - y1) * w) ** 2 - (w * h) ** 2
+            assert excess == 0 or ellipse[y, x] == (excess < 0)  # on the line itself, rounding decides
+
+
 def test_an_ellipse_by_hand():
     drawn = inscribed_ellipse((1, 0, 5, 2), (4, 7)).astype(int).tolist()
     assert drawn == [[0, 0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0, 0], [0] * 7]
