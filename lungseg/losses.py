@@ -80,11 +80,13 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float, alpha: float | N
 # ---- per map -----------------------------------------------------------------------------------------------------
 
 
-def dice_loss(logits: Tensor, target: Tensor, *, batch: bool = False, smooth: float = 1.0) -> Tensor:
+def dice_loss(
+    logits: Tensor, target: Tensor, *, batch: bool = False, smooth: float = 1.0, squared: bool = False
+) -> Tensor:
     """One minus the soft Dice coefficient: 0 for a perfect map, close to 1 for a useless one.
 
     V-Net (Milletari et al. 2016, arXiv 1606.04797), section 3, but with plain sums in the denominator where
-    V-Net has squares, and with a smoothing term. For one map of probabilities p and one target g:
+    V-Net has squares, unless `squared`, and with a smoothing term. For one map of probabilities p and one target g:
 
         loss = 1 - (2 * sum(p * g) + smooth) / (sum(p) + sum(g) + smooth)
 
@@ -97,6 +99,8 @@ def dice_loss(logits: Tensor, target: Tensor, *, batch: bool = False, smooth: fl
             the others.
         smooth: in pixels, > 0. An image without a lesion has loss sum(p) / (sum(p) + smooth). With a tiny
             `smooth` this is 1 with no gradient until almost nothing is predicted; 1 pixel gives it a gradient.
+        squared: sum(p^2) + sum(g^2) in the denominator, as V-Net and MedSAM (Ma et al. 2024) have it. A map of 0 and 1
+            costs the same; probabilities in between cost less.
 
     Returns:
         Scalar in [0, 1]; float32, or float64 for float64 logits.
@@ -110,7 +114,10 @@ def dice_loss(logits: Tensor, target: Tensor, *, batch: bool = False, smooth: fl
     probs, target = logits.sigmoid().flatten(2), target.flatten(2)  # (B, K, pixels)
     summed = (0, 2) if batch else 2
     overlap = (probs * target).sum(summed)  # (K,) if batch, else (B, K)
-    sizes = probs.sum(summed) + target.sum(summed)  # likewise
+    if squared:
+        sizes = probs.square().sum(summed) + target.square().sum(summed)
+    else:
+        sizes = probs.sum(summed) + target.sum(summed)  # likewise
     return 1 - ((2 * overlap + smooth) / (sizes + smooth)).mean()
 
 
@@ -191,14 +198,20 @@ def missed_share(
 
 
 def dice_bce_loss(
-    logits: Tensor, target: Tensor, *, batch: bool = False, smooth: float = 1.0, pos_weight: float = 1.0
+    logits: Tensor,
+    target: Tensor,
+    *,
+    batch: bool = False,
+    smooth: float = 1.0,
+    pos_weight: float = 1.0,
+    squared: bool = False,
 ) -> Tensor:
     """`dice_loss` + `bce_loss`: small lesions weigh as much as large ones, and every pixel has a gradient.
 
     Arguments and errors are those of the two. nnU-Net (Isensee et al. 2021) also adds the two, with a Dice that is
-    pooled over the batch.
+    pooled over the batch. MedSAM's loss (Ma et al. 2024) is this one with squared=True and smooth=1e-5.
     """
-    region = dice_loss(logits, target, batch=batch, smooth=smooth)
+    region = dice_loss(logits, target, batch=batch, smooth=smooth, squared=squared)
     return region + bce_loss(logits, target, pos_weight=pos_weight)
 
 

@@ -31,6 +31,10 @@ VIT = {"mlp_ratio": 4.0, "qkv_bias": False}
 RRC = {"steps": 2, "spatial_dims": 3, "norm": "instance"}
 RESNET = {"in_channels": 3, "stem": 64, "widths": (64, 128, 256, 512), "depths": (3, 4, 6, 3)}
 ONE = {"in_channels": 1, "num_classes": 1}
+SAM_VIT = {
+    "in_channels": 3, "img_size": 1024, "patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12,
+    "window_size": 14, "global_blocks": (2, 5, 8, 11), "out_channels": 256,
+}  # fmt: skip
 
 TABLE = {
     # networks: the published sizes
@@ -65,6 +69,15 @@ TABLE = {
     nn.ResNet50UNet: RESNET | {
         "num_classes": 1, "decoder_channels": (256, 128, 64, 32, 16), "grey_input": False,
     },
+    nn.SAMImageEncoder: SAM_VIT,
+    nn.PromptEncoder: {"dim": 256, "img_size": 1024, "patch_size": 16, "mask_channels": 16},
+    nn.MaskDecoder: {
+        "dim": 256, "depth": 2, "num_heads": 8, "mlp_dim": 2048, "num_masks": 3, "iou_hidden_dim": 256,
+    },
+    nn.SAM: SAM_VIT | {
+        "mask_channels": 16, "decoder_depth": 2, "decoder_heads": 8, "decoder_mlp_dim": 2048, "iou_hidden_dim": 256,
+    },
+    layers.LayerNorm2d: {"eps": 1e-6},
     nn.PatchEmbed: {"patch_size": 4, "spatial_dims": 2, "norm": True},
     nn.PatchExpanding: {"scale": 2},
     nn.attention: {"bias": None, "scale": None, "drop": 0.0},
@@ -104,8 +117,8 @@ TABLE = {
     vessels.branch_radii: {"exponent": 2.7},
     raster.ellipse_distance: {"power": 2.0},
     # training and scores
-    losses.dice_loss: {"batch": False, "smooth": 1.0},
-    losses.dice_bce_loss: {"batch": False, "smooth": 1.0, "pos_weight": 1.0},
+    losses.dice_loss: {"batch": False, "smooth": 1.0, "squared": False},
+    losses.dice_bce_loss: {"batch": False, "smooth": 1.0, "pos_weight": 1.0, "squared": False},
     losses.bce_loss: {"pos_weight": 1.0},
     losses.tversky_loss: {"batch": False, "smooth": 1.0},
     losses.focal_tversky_loss: {"batch": False, "smooth": 1.0},

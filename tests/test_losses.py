@@ -29,6 +29,7 @@ PER_IMAGE = {  # the loss of a batch is the mean over its images
     "focal": partial(focal_loss, gamma=2.0),
     "focal, balanced": partial(focal_loss, gamma=0.5, alpha=0.25),
     "dice": dice_loss,
+    "dice of squares": partial(dice_loss, squared=True),
     "tversky": partial(tversky_loss, alpha=0.3, beta=0.7),
     "focal tversky": partial(focal_tversky_loss, alpha=0.3, beta=0.7, gamma=4 / 3),
     "steep focal tversky": partial(focal_tversky_loss, alpha=0.3, beta=0.7, gamma=3.0),
@@ -69,6 +70,20 @@ def test_our_bce_loss_passes_the_shared_check():
 @pytest.mark.parametrize("batch", [False, True])
 def test_our_dice_loss_passes_the_shared_check(batch, smooth):
     check_dice_loss(partial(dice_loss, batch=batch, smooth=smooth))
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_dice_of_squares_is_its_formula_and_passes_the_shared_check(batch):
+    check_dice_loss(partial(dice_loss, batch=batch, squared=True))
+    logits, target = torch.randn(2, 3, 4, 5).double(), (torch.rand(2, 3, 4, 5) < 0.3).double()
+    shares = []
+    for maps in [(slice(None), k) for k in range(3)] if batch else [(b, k) for b in range(2) for k in range(3)]:
+        p, g = logits[maps].sigmoid(), target[maps]
+        shares.append((2 * (p * g).sum() + 0.5) / ((p * p).sum() + (g * g).sum() + 0.5))
+    want = 1 - sum(shares) / len(shares)
+    torch.testing.assert_close(dice_loss(logits, target, batch=batch, squared=True, smooth=0.5), want)
+    both = dice_bce_loss(logits, target, batch=batch, squared=True, smooth=0.5)
+    torch.testing.assert_close(both, want + bce_loss(logits, target))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)

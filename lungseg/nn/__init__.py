@@ -14,10 +14,38 @@ from lungseg.nn.arguments import (
 )
 from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fused_attention
 from lungseg.nn.conv_stem import ConvDecoder, ConvStem
-from lungseg.nn.layers import MLP, DropPath, InstanceNorm, conv_norm_relu, crop, double_conv, trunc_normal_init
+from lungseg.nn.layers import (
+    MLP,
+    DropPath,
+    InstanceNorm,
+    LayerNorm2d,
+    conv_norm_relu,
+    crop,
+    double_conv,
+    trunc_normal_init,
+)
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
 from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
 from lungseg.nn.rrc_unet import RecurrentConv, RecurrentResidualBlock, RRCUNet
+from lungseg.nn.sam import (
+    SAM,
+    MedSAM,
+    frame_size,
+    logits_to_original,
+    places_to_frame,
+    resize_bilinear,
+    sam_input,
+)
+from lungseg.nn.sam_decoder import CrossAttention, MaskDecoder, TwoWayBlock, TwoWayTransformer, relu_mlp
+from lungseg.nn.sam_encoder import (
+    DecomposedAttention,
+    SAMBlock,
+    SAMImageEncoder,
+    decomposed_bias,
+    relative_vectors,
+    resize_relative_positions,
+)
+from lungseg.nn.sam_prompts import FourierPositions, PromptEncoder
 from lungseg.nn.swin_unet import SwinBlock, SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import (
@@ -44,22 +72,34 @@ __all__ = [
     "Bottleneck",
     "ConvDecoder",
     "ConvStem",
+    "CrossAttention",
+    "DecomposedAttention",
     "DropPath",
+    "FourierPositions",
     "InstanceNorm",
+    "LayerNorm2d",
     "MLP",
+    "MaskDecoder",
+    "MedSAM",
     "PatchEmbed",
     "PatchExpanding",
     "PatchMerging",
+    "PromptEncoder",
     "RRCUNet",
     "RecurrentConv",
     "RecurrentResidualBlock",
     "ResNet50Encoder",
     "ResNet50UNet",
     "ResidualBlock",
+    "SAM",
+    "SAMBlock",
+    "SAMImageEncoder",
     "SelfAttention",
     "SwinBlock",
     "SwinUNet",
     "TransformerBlock",
+    "TwoWayBlock",
+    "TwoWayTransformer",
     "UNETR",
     "UNet",
     "UpBlock",
@@ -75,14 +115,23 @@ __all__ = [
     "conv_norm_relu",
     "crop",
     "cyclic_shift",
+    "decomposed_bias",
     "deconvolution",
     "double_conv",
+    "frame_size",
     "fused_attention",
     "imagenet_input",
     "is_count",
+    "logits_to_original",
     "pad_to_multiple",
+    "places_to_frame",
     "relative_position_index",
+    "relative_vectors",
+    "relu_mlp",
+    "resize_bilinear",
     "resize_positions",
+    "resize_relative_positions",
+    "sam_input",
     "shifted_window_mask",
     "skip_path",
     "token_grid",

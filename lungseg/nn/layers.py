@@ -99,6 +99,28 @@ class InstanceNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
+class LayerNorm2d(nn.Module):
+    """LayerNorm for maps with the channels first: each pixel gets mean 0 and variance 1 over its own channels.
+
+    `nn.LayerNorm` wants the channels last; `InstanceNorm` averages over pixels instead. Convolutional layers of SAM.
+
+    Args:
+        channels: channels in and out.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        x = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps)  # (B, H, W, channels)
+        return x.movedim(-1, 1)
+
+
 NORM: dict[str, dict[int, Callable[[int], nn.Module]]] = {
     "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
     "instance": {2: InstanceNorm, 3: InstanceNorm},

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
+from lungseg.nn.sam import SAM
+from lungseg.nn.sam_encoder import SAMImageEncoder
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
 from lungseg.weights.renaming import (
     note_unetr,
+    rearrange_sam,
     rearrange_swin,
     rearrange_unetr,
     rearrange_vit,
@@ -25,6 +28,8 @@ from lungseg.weights.renaming import (
     rename_resnet,
     rename_resnet_in_unet,
     rename_resnet_unet,
+    rename_sam,
+    rename_sam_encoder,
     rename_swin,
     rename_swin_unet,
     rename_timm_swin,
@@ -61,6 +66,8 @@ UNETR_FIRST = (*PATCH_EMBED, "image_block.conv1.weight", "image_block.conv3.weig
 UNET_FIRST = ("encoder.0.0.0.weight", "bottleneck.0.0.weight")  # the latter if the bottleneck is the only stage
 RRC_FIRST = ("encoder.0.project.weight", "bottleneck.project.weight")
 RESNET_FIRST = ("encoder.conv1.weight",)
+VIT_OF_SAM = ("patch_embed.", "position_embedding", "blocks.", "neck.")
+SAM_FIRST = ("image_encoder.patch_embed.proj.weight",)
 CLASSIFIER = "the head of a classifier"
 CONV_STEM = {r"(patch_embed|up)\.": "this network has convolutions there (stem='conv')"}
 NO_QKV_BIAS = "this network was built with qkv_bias=False"
@@ -71,6 +78,8 @@ LAYOUTS: tuple[Layout, ...] = (  # the one that fills most of a network is used,
     Layout("lungseg", ResNet50UNet, r"decoder\.0\.0\.", rename_ours, ("encoder.",), RESNET_FIRST, ours=True),
     Layout("lungseg", RRCUNet, r"bottleneck\.units\.", rename_ours, UNET_ENCODER, RRC_FIRST, ours=True),
     Layout("lungseg", UNet, r"bottleneck\.0\.", rename_ours, UNET_ENCODER, UNET_FIRST, ours=True),
+    Layout("lungseg", SAM, r"prompt_encoder\.top_left", rename_ours, ("image_encoder.",), SAM_FIRST, ours=True),
+    Layout("lungseg", SAMImageEncoder, r"position_embedding", rename_ours, VIT_OF_SAM, PATCH_EMBED, ours=True),
     Layout(
         "Swin-Unet", SwinUNet, r"layers_up\.", rename_swin_unet, SWIN_ENCODER, PATCH_EMBED, rearrange_swin, CONV_STEM
     ),
@@ -137,6 +146,8 @@ LAYOUTS: tuple[Layout, ...] = (  # the one that fills most of a network is used,
         ("conv1.weight",),
         why_unused={r"fc\.": CLASSIFIER},
     ),
+    Layout("SAM", SAM, r"image_encoder\.pos_embed", rename_sam, ("image_encoder.",), SAM_FIRST, rearrange_sam),
+    Layout("SAM", SAMImageEncoder, r"pos_embed", rename_sam_encoder, VIT_OF_SAM, PATCH_EMBED, rearrange_sam),
 )
 
 

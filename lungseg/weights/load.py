@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.flags import as_flag
+from lungseg.nn.sam_encoder import resize_relative_positions
 from lungseg.nn.unetr import resize_positions
 from lungseg.weights.checkpoint_layouts import LAYOUTS, Layout
 from lungseg.weights.renaming import rename_ours
@@ -79,8 +80,8 @@ def load_published(
     The two may differ in the number of input channels (each of ours gets the sum of theirs divided by the number of
     ours, so that a grey image gives what its copies in all channels gave), the window size (bicubic interpolation of
     the bias table), the number of attention heads (each takes the bias of the nearest), the image size (interpolation
-    of the position table) and the number type. A head for other classes keeps its initial values, because it cannot
-    be translated. If only our head has a bias, it becomes 0, which computes the same.
+    of the tables of positions and of SAM's relative positions) and the number type. A head for other classes keeps its
+    initial values, because it cannot be translated. If only our head has a bias, it becomes 0, which computes the same.
 
     A checkpoint of ours must be of a network of the same kind and sizes. Tensors of a published one that have no
     place in ours are skipped.
@@ -233,9 +234,12 @@ def adapt(name: str, theirs: Tensor, ours: Tensor, layout: Layout) -> tuple[Tens
     is_table = name.endswith("relative_position_bias_table") and isqrt(len(theirs)) ** 2 == len(theirs)
     if is_table and not (layout.ours and theirs.shape[1] != shape[1]):
         return resize_bias_table(theirs, shape), f"bias table {tuple(theirs.shape)} -> {tuple(shape)}, bicubic"
-    if name == "position_embedding" and theirs.shape[-1] == shape[-1]:
+    if name.endswith("position_embedding") and theirs.shape[-1] == shape[-1]:
         how = f"position table {tuple(theirs.shape)} -> {tuple(shape)}, interpolated"
         return resize_positions(theirs, shape[:-1]), how
+    if name.endswith((".rel_pos_h", ".rel_pos_w")) and theirs.shape[1] == shape[1]:
+        how = f"relative positions {tuple(theirs.shape)} -> {tuple(shape)}, interpolated"
+        return resize_relative_positions(theirs, shape[0]), how
     if name in layout.first_convolutions and theirs.shape[0] == shape[0] and theirs.shape[2:] == shape[2:]:
         summed = theirs.sum(dim=1, keepdim=True) / shape[1]  # (out_channels, 1, k, k)
         return summed.expand(shape).clone(), f"{theirs.shape[1]} input channels -> {shape[1]}, summed and shared out"

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
+from lungseg.nn.sam import SAM
+from lungseg.nn.sam_encoder import SAMImageEncoder
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unetr import UNETR
 
@@ -182,6 +184,54 @@ def kernel_of_linear(weight: Tensor, in_channels: int, spatial_dims: int) -> Ten
     patch_size = round((weight.shape[1] / in_channels) ** (1 / spatial_dims))
     kernel = weight.unflatten(1, (*[patch_size] * spatial_dims, in_channels))  # (K, p, p, C)
     return kernel.movedim(-1, 1)  # (K, C, p, p)
+
+
+# SAM and MedSAM
+
+
+def rename_sam_encoder(key: str, model: SAMImageEncoder) -> list[str]:
+    """SAM's image encoder (Kirillov et al. 2023): every tensor has one place here."""
+    rules: list[Rule] = [
+        ("pos_embed", "position_embedding"),
+        (r"(blocks\.\d+\.mlp)\.lin", r"\1.fc"),
+        (r"(patch_embed|blocks|neck)\.", r"\1."),
+    ]
+    return rename_by(rules, key)
+
+
+def rename_sam(key: str, model: SAM) -> list[str]:
+    """SAM and MedSAM, which have the same names: every tensor has one place here."""
+    if key.startswith("image_encoder."):
+        return [f"image_encoder.{name}" for name in rename_sam_encoder(key[14:], model.image_encoder)]
+    prompts, decoder = "prompt_encoder.", "mask_decoder."
+    kinds = ("background_point", "foreground_point", "top_left", "bottom_right")
+    block = r"mask_decoder\.transformer\.layers\.(\d+)\."
+    rules: list[Rule] = [
+        (r"prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix", prompts + "positions.frequencies"),
+        (r"prompt_encoder\.point_embeddings\.([0-3])\.weight", lambda m: prompts + kinds[int(m[1])]),
+        (r"prompt_encoder\.(not_a_point|no_mask)_embed\.weight", prompts + r"\1"),
+        (r"prompt_encoder\.mask_downscaling\.", prompts + "mask_convs."),
+        (block + r"cross_attn_(token_to_image|image_to_token)\.", decoder + r"transformer.blocks.\1.\2."),
+        (block + r"mlp\.lin([12])\.", lambda m: f"{decoder}transformer.blocks.{m[1]}.mlp.{2 * int(m[2]) - 2}."),
+        (block, decoder + r"transformer.blocks.\1."),
+        (r"mask_decoder\.transformer\.final_attn_token_to_image\.", decoder + "transformer.final_attn."),
+        (r"mask_decoder\.transformer\.norm_final_attn\.", decoder + "transformer.norm."),
+        (r"mask_decoder\.(iou_token|mask_tokens)\.weight", decoder + r"\1"),
+        (r"mask_decoder\.output_upscaling\.", decoder + "upscaling."),
+        (r"mask_decoder\.output_hypernetworks_mlps\.(\d+)\.layers\.(\d)\.",
+         lambda m: f"{decoder}mask_heads.{m[1]}.{2 * int(m[2])}."),
+        (r"mask_decoder\.iou_prediction_head\.layers\.(\d)\.", lambda m: f"{decoder}iou_head.{2 * int(m[1])}."),
+    ]  # fmt: skip
+    return rename_by(rules, key)
+
+
+def rearrange_sam(published: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Take the batch axis, 1, off the table of positions, which is on its grid already: (1, h, w, K) -> (h, w, K)."""
+    published = dict(published)
+    for key in ("pos_embed", "image_encoder.pos_embed"):
+        if key in published:
+            published[key] = published[key][0]
+    return published
 
 
 # ResNet-50

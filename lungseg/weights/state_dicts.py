@@ -21,8 +21,9 @@ from torch import Tensor
 from lungseg.checkpoint import is_sealed, load_checkpoint
 
 PREFIXES = frozenset(
-    ("module", "model", "net", "network", "backbone", "encoder", "swin_unet", "student", "teacher", "ema", "base_model")
-)  # of names, from DataParallel, Lightning, mmseg, the class around Swin-Unet, DINO, ...
+    ("module", "model", "net", "network", "backbone", "encoder", "swin_unet", "student", "teacher", "ema", "base_model",
+     "image_encoder")
+)  # fmt: skip  # of names, from DataParallel, Lightning, mmseg, the class around Swin-Unet, DINO, SAM, ...
 INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # by torch, anywhere
 AVERAGED = re.compile(r"ema|teacher")  # the mean over the last steps: the weights that are meant to be used
 SAFETENSORS = {

@@ -11,6 +11,7 @@ from lungseg.nn.layers import (
     NORM,
     DropPath,
     InstanceNorm,
+    LayerNorm2d,
     conv_norm_relu,
     double_conv,
     trunc_normal_init,
@@ -99,3 +100,12 @@ def test_both_halves_of_a_double_conv_are_of_the_kind_asked_for(spatial_dims, no
         [CONV[spatial_dims], NORM[norm][spatial_dims], nn.ReLU]
     ] * 2
     assert halves(torch.randn(2, 2, *[4] * spatial_dims)).shape == (2, 3, *[4] * spatial_dims)
+
+
+def test_layer_norm_2d_gives_each_pixel_mean_0_and_variance_1_over_its_channels():
+    norm, x = LayerNorm2d(5).double(), 3 + 10 * torch.randn(2, 5, 3, 4, dtype=torch.double)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    centred = x - x.mean(1, keepdim=True)
+    scaled = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(norm(x), scaled * norm.weight[:, None, None] + norm.bias[:, None, None])

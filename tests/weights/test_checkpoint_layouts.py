@@ -9,20 +9,22 @@ from torch import nn
 
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
+from lungseg.nn.sam import SAM, MedSAM
+from lungseg.nn.sam_encoder import SAMImageEncoder
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR, resize_positions
 from lungseg.weights.checkpoint_layouts import LAYOUTS, encoder_names
-from lungseg.weights.load import load_published
+from lungseg.weights.load import find_reading, load_published
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/unetr"
 
 
-def state_dict_of(keys_file):
+def state_dict_of(keys_file, folder=FIXTURES):
     """Random weights in the layout that a keys file lists (key, shape, dtype, Parameter or Buffer)."""
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for line in (FIXTURES / keys_file).read_text().splitlines()[1:]:
+    for line in (folder / keys_file).read_text().splitlines()[1:]:
         key, shape, _, _ = line.split("\t")
         state[key] = 0.02 * torch.randn(tuple(int(n) for n in re.findall(r"\d+", shape)), generator=generator)
     return state
@@ -57,6 +59,8 @@ def test_names_are_distinct_within_a_network():
         (ResNet50UNet(widths=(2,) * 4, depths=(1,) * 4), {"decoder", "head"}),
         (UNet(channels=(4, 8)), {"pool", "up", "decoder", "head"}),
         (RRCUNet(channels=(4,)), {"pool", "up", "decoder", "head"}),
+        (SAM.tiny(depth=1, global_blocks=()), {"prompt_encoder", "mask_decoder"}),
+        (SAM.tiny(depth=1, global_blocks=()).image_encoder, set()),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -223,3 +227,101 @@ def test_only_the_blocks_go_into_a_network_for_volumes(vit):
     assert "does not fit patch_embed.proj.weight" in report.skipped["patch_embed.proj.weight"]
     assert "shape (3, 3, 24) does not fit position_embedding (3, 3, 3, 24)" in report.skipped["pos_embed"]
     assert torch.equal(model.state_dict()["blocks.2.mlp.fc2.bias"], vit["state_dict"]["blocks.2.mlp.fc2.bias"])
+
+
+# SAM and MedSAM
+
+SAM_FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/sam"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_every_tensor_of_the_published_sam_has_its_place(wrapped):
+    """Names and shapes of the whole file, in tensors without memory; MedSAM's has the same, also under "model"."""
+    lines = (SAM_FIXTURES / "sam_vit_b.keys.txt").read_text().splitlines()[1:]
+    layout = next(layout for layout in LAYOUTS if layout.name == "SAM" and layout.network is SAM)
+    with torch.device("meta"):
+        model = MedSAM() if wrapped else SAM()
+        published = {
+            key: torch.empty(tuple(int(n) for n in re.findall(r"\d+", shape)))
+            for key, shape, _, _ in (line.split("\t") for line in lines)
+        }
+    content = {"model": published, "optimizer": {"state": {}}, "epoch": 3} if wrapped else published
+    found, table, _ = find_reading(model, content)
+    assert found is layout and table.where == ("model" if wrapped else "")
+    ours, places = model.state_dict(), []
+    for key, tensor in layout.rearrange(table.tensors, model).items():
+        (name,) = layout.rename(key, model)
+        assert ours[name].shape == tensor.shape, key
+        places.append(name)
+    assert len(places) == 314 and set(places) == set(ours)
+
+
+def tiny_sam(name="tiny_sam"):
+    return torch.load(SAM_FIXTURES / f"{name}.pt", weights_only=True)
+
+
+SAM_SIZES = {
+    "img_size": 64, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "window_size": 4,
+    "global_blocks": (1, 3), "out_channels": 16,
+}  # fmt: skip
+DECODER_SIZES = {"mask_channels": 8, "decoder_heads": 2, "decoder_mlp_dim": 40, "iou_hidden_dim": 24}
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_the_image_encoder_of_a_sam_is_loaded_alone(ours):
+    published = tiny_sam()["state_dict"]
+    whole = SAM(**SAM_SIZES, **DECODER_SIZES)
+    load_published(whole, published)
+    encoder = SAMImageEncoder(**SAM_SIZES)
+    report = load_published(encoder, whole.state_dict() if ours else {"model": published})
+    assert not (report.adapted or report.fresh) and "image_encoder." in report.where
+    assert report.layout == ("lungseg" if ours else "SAM")
+    assert len(report.loaded) + len(report.skipped) == len(published)
+    assert all(key.startswith(("prompt_encoder.", "mask_decoder.")) for key in report.skipped)
+    assert set(report.skipped.values()) == {"outside the part of the file that is this network"}
+    for name, value in whole.image_encoder.state_dict().items():
+        assert torch.equal(encoder.state_dict()[name], value), name
+
+
+def test_another_image_size_interpolates_and_the_report_says_so():
+    """The weights then compute what the network of their own size computes of the smaller image."""
+    published = tiny_sam()["state_dict"]
+    same, smaller = (
+        SAM(**SAM_SIZES, **DECODER_SIZES).eval(),
+        SAM(**SAM_SIZES | {"img_size": 40}, **DECODER_SIZES).eval(),
+    )
+    load_published(same, published)
+    report = load_published(smaller, published)
+    table = {f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for i in (1, 3) for axis in "hw"}
+    assert set(report.adapted) == table | {"image_encoder.position_embedding"} and not (report.skipped or report.fresh)
+    assert report.adapted["image_encoder.position_embedding"] == (
+        "position table (8, 8, 32) -> (5, 5, 32), interpolated"
+    )
+    assert report.adapted[min(table)] == "relative positions (15, 16) -> (9, 16), interpolated"
+    image, boxes = torch.randn(1, 3, 40, 40), torch.tensor([[3.0, 4, 30, 20]])
+    with torch.no_grad():
+        torch.testing.assert_close(smaller(image, boxes=boxes), same(image, boxes=boxes))
+
+
+def test_a_grey_sam_gives_what_three_equal_channels_gave():
+    published = tiny_sam()["state_dict"]
+    colour, grey = SAMImageEncoder(**SAM_SIZES).double(), SAMImageEncoder(1, **SAM_SIZES).double()
+    load_published(colour, published)
+    report = load_published(grey, published)
+    assert "3 input channels -> 1" in report.adapted["patch_embed.proj.weight"]
+    image = torch.randn(1, 1, 64, 64, dtype=torch.double)
+    torch.testing.assert_close(grey(image), colour(image.expand(-1, 3, -1, -1)))
+
+
+def test_a_checkpoint_of_ours_keeps_medsams_frozen_part_and_its_frequencies(tmp_path):
+    theirs, ours = MedSAM.tiny(), MedSAM.tiny()
+    torch.save({"model": theirs.state_dict()}, tmp_path / "a.pt")
+    report = load_published(ours, tmp_path / "a.pt")
+    assert report.layout == "lungseg" and not (report.adapted or report.skipped or report.fresh)
+    assert torch.equal(ours.prompt_encoder.positions.frequencies, theirs.prompt_encoder.positions.frequencies)
+    assert not any(p.requires_grad for p in ours.prompt_encoder.parameters())
+
+
+def test_a_sam_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match="only .* numbers were found in this SAM checkpoint"):
+        load_published(SAM(**SAM_SIZES | {"embed_dim": 36}, **DECODER_SIZES), tiny_sam()["state_dict"])
