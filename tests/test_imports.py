@@ -164,7 +164,7 @@ TABLE = {
         "tta",
     },
     "folder_prediction.py": {"numpy", "tqdm", "data", "decision", "evaluation", "predictor", "scale"},
-    "mining.py": {"numpy", "scipy", "data", "predictor"},
+    "mining.py": {"numpy", "scipy", "data", "lungs", "predictor"},
     "attention_maps.py": {"torch", "numpy", "PIL", "draw", "inference", "nn", "predictor", "scale"},
     "weights/renaming.py": {"torch", "nn"},
     "weights/checkpoint_layouts.py": {"torch", "nn", "weights.renaming"},
