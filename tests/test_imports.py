@@ -200,6 +200,8 @@ TABLE = {
         "numpy",
         "tqdm",
         "checkpoint",
+        "data.resampled_volumes",
+        "data.samples",
         "decision",
         "evaluation",
         "inference",
