@@ -125,6 +125,7 @@ TABLE = {
     "evaluation/comparison.py": {
         "numpy",
         "data.samples",
+        "decision",
         "evaluation.scores",
         "evaluation.strata",
         "evaluation.tables",
