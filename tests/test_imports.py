@@ -118,7 +118,7 @@ TABLE = {
         "scipy",
         "candidates",
         "charts",
-        "data.samples",
+        "data.volumes",
         "evaluation.lesions",
         "evaluation.tables",
     },
