@@ -81,6 +81,7 @@ def load_predictor(
     overlap: float = 0.5,
     batch_size: int = 8,
     tta: Kind = "none",
+    allow_folds: bool = True,
 ) -> "Predictor":
     """Read a checkpoint of a training script, such as run/best.pt, and make its network ready to predict.
 
@@ -91,12 +92,14 @@ def load_predictor(
         device: where the network computes.
         overlap, batch_size: as in `lungseg.inference.sliding_window`.
         tta: as in `lungseg.tta.variations`.
+        allow_folds: False refuses networks of a cross-validation: they have learned from patients that the manifest
+            calls "val".
 
     Raises:
         ValueError: in one sentence that begins with the path, if anything in it does not fit.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
-    trained = [read_network(path) for path in paths]
+    trained = [read_network(path, allow_folds=allow_folds) for path in paths]
     check_agreement({path: each.input for path, each in zip(paths, trained, strict=True)})
     networks = [each.network.to(device) for each in trained]
     decision = trained[0].decision if len(trained) == 1 else PLAIN

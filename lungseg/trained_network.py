@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint
+from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint, refuse_folds
 from lungseg.data.classes import checked_classes
 from lungseg.decision import Decision
 from lungseg.nn.resnet_unet import ResNet50UNet
@@ -28,13 +28,18 @@ class TrainedNetwork(NamedTuple):
     decision: Decision
 
 
-def read_network(path: str | Path) -> TrainedNetwork:
+def read_network(path: str | Path, *, allow_folds: bool = True) -> TrainedNetwork:
     """The network of a checkpoint, with averaged weights where it has both.
+
+    Args:
+        allow_folds: False refuses a network of a cross-validation (`lungseg.checkpoint.refuse_folds`).
 
     Raises:
         ValueError: in one sentence that begins with the path, if anything in it does not fit.
     """
     saved = load_checkpoint(path)
+    if not allow_folds:
+        refuse_folds(saved, path)
     try:
         if "input" not in saved:
             raise ValueError(
