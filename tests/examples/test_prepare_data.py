@@ -504,7 +504,7 @@ def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
         ([*PATTERNS, "--spacing-mm", "mm"], "pictures have no columns"),
         ([*PATTERNS, "--slice-index", "z"], "--order-from for --series and --slice-index"),
         (["--order-from", "(a)(b)"], "are for folders of pictures, with --images and --masks"),
-        ([*PATTERNS, "--order-from", "(x)"], "has 1 groups, expected two"),
+        ([*PATTERNS, "--order-from", "(x)"], "--order-from (x): expected two groups, got 1"),
         ([*PATTERNS, "--order-from", "(x"], "--order-from (x is not a regular expression"),
         ([*PATTERNS, "--order-from", r"(pat\d)_(s\d)"], "finds no scan and whole number in images/a/pat0_s0.jpg"),
         ([*PATTERNS, "--from-head"], "--from-head is about the numbers of slices, and no slice has one"),

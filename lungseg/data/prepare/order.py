@@ -55,8 +55,8 @@ def compile_order_pattern(text: str) -> re.Pattern:
         raise ValueError(f"--order-from {text} is not a regular expression ({error}).") from None
     if pattern.groups != 2:
         raise ValueError(
-            f"--order-from {text} has {pattern.groups} groups, expected two: put the scan and the number of the slice "
-            rf"in parentheses, as in 'images/(.+)_(\d+)'."
+            f"--order-from {text}: expected two groups, got {pattern.groups}. Put the scan and the number of the slice "
+            r"in parentheses, as in 'images/(.+)_(\d+)'."
         )
     return pattern
 
