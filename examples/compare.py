@@ -34,14 +34,17 @@ from lungseg.data.volume_file import read_labelled
 from lungseg.data.volumes import VolumeDataset, check_volume_folder, volume_path
 from lungseg.draw import prediction_sheet
 from lungseg.evaluation import comparison
+from lungseg.evaluation.comparison import RunScores, join_runs
 from lungseg.evaluation.pictures import three_rows
 from lungseg.evaluation.report import report_table
-from lungseg.evaluation.scores import ImageScore, score_all
+from lungseg.evaluation.scores import ImageScore
 from lungseg.evaluation.tables import write_csv
 from lungseg.exits import leave, run_main
 from lungseg.files import or_warn
 from lungseg.flags import check_fields, from_to, not_negative, option, parse_options, positive
+from lungseg.folder_prediction import score_decisions
 from lungseg.predictor import Predictor, load_predictor
+from lungseg.scale import Scale
 from lungseg.training.commands import NetworkRuns, folder_name, keep_settings
 from lungseg.training.contents import digest, list_contents
 from lungseg.training.data import draw_slices, find_data
@@ -138,7 +141,7 @@ def compare(options: Comparison) -> dict[str, float]:
         scores = {name: score_test(network_runs, test, options) for name, network_runs in plan.items()}
         dice = write_tables(options, test, plan, scores)
         with or_warn("worst_median_best.png was not drawn"):
-            rows = [row for name in plan for row in three_predictions(plan[name], test, scores[name], options)]
+            rows = [row for name in plan for row in three_predictions(plan[name], test, scores[name].plain, options)]
             sheet = prediction_sheet(rows, scale=max(1, 128 // rows[0][2].shape[0]))
             sheet.save(options.out / "worst_median_best.png", optimize=True)
         return dice
@@ -221,24 +224,23 @@ def count_epochs(network_runs: NetworkRuns, command: str, data: Path, options: C
 # ---- evaluating ----------------------------------------------------------------------------------------------------
 
 
-def score_test(network_runs: NetworkRuns, test: Images, options: Comparison) -> list[ImageScore]:
-    """The scores of every test image by the network of every run, one run after the other.
+def score_test(network_runs: NetworkRuns, test: Images, options: Comparison) -> RunScores:
+    """The scores of every test image by every run, one run after the other: a mean over all is one over the runs.
 
-    A mean over all of them is the mean over the runs. Drawing whole patients draws the images of a patient with all
-    runs, so the interval is about patients, not about seeds.
+    Drawing whole patients draws their images with all runs, so the interval is about patients, not about seeds.
     """
-    return [score for folder, _, _ in network_runs.runs for score in score_run(folder, test, options)]
+    return join_runs([score_run(folder, test, options) for folder, _, _ in network_runs.runs])
 
 
-def score_out_of_fold(network_runs: NetworkRuns, data: Path, options: Comparison) -> list[ImageScore]:
+def score_out_of_fold(network_runs: NetworkRuns, data: Path, options: Comparison) -> RunScores:
     """The scores of every image outside the test split by the network that did not learn from its fold."""
     runs = [(folder, open_split(data, "val", fold)) for folder, _, fold in network_runs.runs]
-    return [score for folder, val in runs for score in score_run(folder, val, options)]
+    return join_runs([score_run(folder, val, options) for folder, val in runs])
 
 
-def score_run(folder: Path, data: Images, options: Comparison) -> list[ImageScore]:
-    predictor, index_of = load_run(folder, options), {record.id: i for i, record in enumerate(data.records)}
-    return score_all(data, lambda x, r: predict(predictor, data, index_of[r.id], x) > 0.5, title=folder.name)
+def score_run(folder: Path, data: Images, options: Comparison) -> RunScores:
+    predictor = load_run(folder, options)
+    return score_decisions(predictor, data, partial(predict, predictor, data), folder.name)
 
 
 def load_run(folder: Path, options: Comparison) -> Predictor:
@@ -247,12 +249,12 @@ def load_run(folder: Path, options: Comparison) -> Predictor:
         return load_predictor(folder / "best.pt", processes.device)
 
 
-def predict(predictor: Predictor, data: Images, index: int, image: NDArray) -> NDArray:
-    """The probability that there is a lesion of any class: of an image (*spatial) in [0, 1], in the same shape."""
-    scale = None  # that of the files
+def predict(predictor: Predictor, data: Images, index: int, image: NDArray) -> tuple[NDArray, Scale | None]:
+    """The probabilities of an image (*spatial) in [0, 1], and the scale it was shown at; None is that of the files."""
+    scale = None
     if predictor.input.slice_mm is not None and isinstance(data, VolumeDataset):
         scale, _ = predictor.scale_for(image.shape, data.spacing_mm(index))
-    return predictor.any_class(predictor.probs(image, scale))
+    return predictor.probs(image, scale), scale
 
 
 def three_predictions(
@@ -260,7 +262,9 @@ def three_predictions(
 ) -> list[tuple]:
     """The worst, median and best image of the first run, for `prediction_sheet`."""
     predictor = load_run(network_runs.runs[0][0], options)
-    rows = three_rows(test, scores[: len(test)], partial(predict, predictor, test), network_runs.name)
+    show = partial(predict, predictor, test)  # index, image -> probabilities, scale
+    scores = scores[: len(test)]
+    rows = three_rows(test, scores, lambda i, x: predictor.any_class(show(i, x)[0]), network_runs.name)
     return rows if options.images else [(text, None, target, probs) for text, _, target, probs in rows]
 
 
@@ -268,19 +272,19 @@ def three_predictions(
 
 
 def write_tables(
-    options: Comparison, test: Images, plan: dict[str, NetworkRuns], scores: dict[str, list[ImageScore]]
+    options: Comparison, test: Images, plan: dict[str, NetworkRuns], scores: dict[str, RunScores]
 ) -> dict[str, float]:
     """Write the tables to the screen and to --out; return the mean test Dice of each network."""
     volumes, seeds, folds = isinstance(test, VolumeDataset), len(options.seeds), options.folds
     columns = comparison.VOLUME_COLUMNS if volumes else comparison.SLICE_COLUMNS
     costs = {name: training_cost(network_runs) for name, network_runs in plan.items()}
-    rows = comparison.rows_of(scores, costs, seeds * (folds or 1), split="test")
+    rows, tables = comparison.tables_with_chosen(scores, costs, seeds * (folds or 1), columns)
     ours = {row["network"]: row for row in rows if row["stratum"] == "all"}
     parts = [f"# Every network on {test.folder.name}, seeds {', '.join(map(str, options.seeds))}"]
     parts += [f"## The test patients, by the networks of {folds} folds"] if folds else []
-    parts += [comparison.tables_of(rows, scores, seeds * (folds or 1), columns)]
+    parts += [tables]
     if folds:
-        held_out = {name: score_out_of_fold(network_runs, test.folder, options) for name, network_runs in plan.items()}
+        held_out = {name: score_out_of_fold(runs, test.folder, options).plain for name, runs in plan.items()}
         more = comparison.rows_of(held_out, costs, seeds, split="out of fold")
         parts += [comparison.OUT_OF_FOLD, comparison.tables_of(more, held_out, seeds, columns)]
         rows += more
@@ -295,11 +299,8 @@ def write_tables(
 def training_cost(network_runs: NetworkRuns) -> dict[str, int | float]:
     """Parameters, epochs, and minutes of one training run, validation included; the mean over the runs."""
     weights = load_predictor(network_runs.runs[0][0] / "best.pt").network.parameters()
-    return {
-        "parameters": sum(p.numel() for p in weights),
-        "epochs": network_runs.epochs,
-        "minutes": network_runs.minutes(),
-    }
+    parameters = sum(p.numel() for p in weights)
+    return {"parameters": parameters, "epochs": network_runs.epochs, "minutes": network_runs.minutes()}
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lung
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
 from lungseg.candidates import Candidate, CandidateOptions, clear_others, keep_candidates
-from lungseg.checkpoint import load_checkpoint, refuse_folds
 from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import SPLITS, ImageRecord
 from lungseg.data.slices import SliceDataset, check_folder
@@ -227,13 +226,13 @@ def evaluate(args: argparse.Namespace) -> float:
         raise ValueError(f"--froc is for volumes that are whole scans, and {args.data} holds none. Leave it out.")
     check_free(args.out)
     check_data(args.data)
-    for checkpoint in args.checkpoints if args.split == "val" or args.choose else []:
-        refuse_folds(load_checkpoint(checkpoint), checkpoint)
+    how = {"overlap": options.overlap, "batch_size": options.batch_size, "tta": options.tta}
     with start_processes(options.device) as processes:
-        predictor = load_predictor(
-            args.checkpoints, processes.device, overlap=options.overlap, batch_size=options.batch_size, tta=options.tta
-        )
+        held_out = args.split != "val" and not args.choose
+        predictor = load_predictor(args.checkpoints, processes.device, allow_folds=held_out, **how)
     data, name = open_split(args.data, args.split, predictor.input.neighbours), predictor.name
+    for index in range(len(data)) if args.froc else []:
+        data.votes(index)  # wrong ones are refused before the first prediction
     choice = choose_decision(predictor, args.data) if args.choose else None
     decision = choice.decision if choice else options.decision(predictor.decision)
     baselines, notes = make_baselines(args.data, data)

@@ -15,7 +15,6 @@ from math import inf, nan
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (later lungseg.exits does this)
@@ -26,7 +25,8 @@ from lungseg.data.classes import number_labels
 from lungseg.data.folder_files import OTHER_PICTURES
 from lungseg.data.manifest import FRACTIONS, SPLITS, ImageRecord
 from lungseg.data.prepare.columns import parse_spacing_flag
-from lungseg.data.prepare.overview import overview_lines
+from lungseg.data.prepare.order import settle_order
+from lungseg.data.prepare.overview import draw_sheet, overview_lines
 from lungseg.data.prepare.sources import (
     Slice,
     SliceFormat,
@@ -35,7 +35,7 @@ from lungseg.data.prepare.sources import (
     read_picture_slices,
     read_table_slices,
 )
-from lungseg.data.slices import SliceWriter, read_slice
+from lungseg.data.slices import SliceWriter
 from lungseg.data.splits import (
     affordable_fractions,
     find_similar_groups,
@@ -43,7 +43,6 @@ from lungseg.data.splits import (
     link_similar_slices,
     split_by_group,
 )
-from lungseg.draw import contact_sheet, overlay, with_legend
 from lungseg.exits import leave, run_main
 from lungseg.flags import Parser
 
@@ -67,11 +66,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     help_ += "with --augment none, or the copies are augmented again"
     add("--augment", type=int, default=0, metavar="N", help=help_)
     add("--seed", type=int, default=0, help="decides the split and the augmentation (%(default)s)")
+    add("--from-head", action="store_true", help="the numbers of slices grow from the head to the feet, not upwards")
 
     add = parser.add_argument_group("tables").add_argument
     add("--column", default="hu_array_old", help="the column with HU (%(default)s; hu_array shows only the lung)")
     help_ = "the column that names the patient, or none (default: one called patient, patient_id, series, group, ...)"
     add("--group", metavar="COLUMN", help=help_)
+    help_ = "the column that names the scan, or none; with --slice-index, for --neighbours (default: one called series)"
+    add("--series", metavar="COLUMN", help=help_)
+    help_ = "the column that numbers the slices of a scan upwards, or none (default: one called slice_index)"
+    add("--slice-index", metavar="COLUMN", help=help_)
     help_ = "make lesion classes from label1: masks hold the number of the label, named in classes.txt"
     add("--classes", action="store_true", help=help_)
 
@@ -80,6 +84,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--masks", metavar="PATTERN", help="the masks, such as 'masks/*_mask.png'; * stands for the same text in both")
     help_ = "the patient in the path of an image, in parentheses, such as 'images/([^_]+)_'"
     add("--patient-from", metavar="REGEX", help=help_)
+    help_ = "the scan and the number of the slice in the path, for --neighbours, such as 'images/(.+)_([0-9]+)'"
+    add("--order-from", metavar="REGEX", help=help_)
     add("--hu-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="HU of black and white, if known")
     return parser.parse_args(argv)
 
@@ -95,10 +101,12 @@ def read_source(path: str, prefix: str, start: int, args: argparse.Namespace) ->
             raise ValueError(
                 f"{path} is a folder. Say which files are what: --images 'images/*.png' --masks 'masks/*.png'."
             )
-        how = {"images": args.images, "masks": args.masks, "patient_from": args.patient_from}
+        how = {"images": args.images, "masks": args.masks}
+        how |= {"patient_from": args.patient_from, "order_from": args.order_from}
         spacing = (None if args.spacing_mm == "none" else parse_spacing_flag(args.spacing_mm)) or nan
         return read_picture_slices(path, form, hu_window=args.hu_window, spacing_mm=spacing, **how)
     how = {"column": args.column, "group": args.group, "spacing": args.spacing_mm}
+    how |= {"series": args.series, "slice_index": args.slice_index}
     return read_table_slices(path, form, prefix=prefix, start=start, **how)
 
 
@@ -185,20 +193,8 @@ def write_all(out: SliceWriter, slices: list[Slice], records: list[ImageRecord],
         rng = np.random.default_rng([args.seed, row, copy])
         image, target = augment(s.image.astype(np.float32) / levels, s.target, rng)
         grey = np.rint(np.clip(image, 0, 1) * levels).astype(s.image.dtype)
-        out.add(replace(record, id=f"{record.id}_aug{copy + 1:02d}"), grey, target)
-
-
-def draw_sheet(out: SliceWriter, count: int = 24, columns: int = 6) -> Image.Image:
-    """Slices from the whole folder, read back from disk, with lesions outlined in green (or by class)."""
-    chosen = np.unique(np.linspace(0, len(out.records) - 1, count).round().astype(int))
-    tiles, captions = [], []
-    for record in (out.records[i] for i in chosen):
-        image, target = read_slice(out.path, record, out.classes)
-        tiles.append(overlay(image / (2**record.bits - 1), target, by_class=len(out.classes) > 1))
-        captions.append(f"{record.id}, {record.split}\n{record.label or 'no label'}, {np.count_nonzero(target)} px")
-    rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
-    sheet = contact_sheet([[tiles[i] for i in r] for r in rows], captions=[[captions[i] for i in r] for r in rows])
-    return with_legend(sheet, out.classes) if len(out.classes) > 1 else sheet
+        about = {"series": "", "slice_index": None}  # a copy is turned by itself, so the slices next to it do not fit
+        out.add(replace(record, id=f"{record.id}_aug{copy + 1:02d}", **about), grey, target)
 
 
 def describe_origin(args: argparse.Namespace) -> str:
@@ -243,12 +239,18 @@ def check_flags_of_folders(args: argparse.Namespace, spacing_is_column: bool) ->
                 "--classes takes the classes from the labels of a table, and pictures have none. Masks that hold class "
                 "numbers become a folder with lungseg.data.SliceWriter."
             )
-        if args.group not in (None, "none") or spacing_is_column:
-            raise ValueError("pictures have no columns: use --patient-from for --group, and a number of mm.")
+        if spacing_is_column or not {args.group, args.series, args.slice_index} <= {None, "none"}:
+            raise ValueError(
+                "pictures have no columns: use --patient-from for --group, --order-from for --series and "
+                "--slice-index, and a number of mm."
+            )
     elif pictures := [path for path in files if Path(path).suffix.lower() in (".png", *OTHER_PICTURES)]:
         raise ValueError(f"{pictures[0]} is a picture. Give its folder, and --images and --masks (patterns in quotes).")
-    elif args.patient_from or args.hu_window:
-        raise ValueError("--patient-from and --hu-window are for folders of pictures, with --images and --masks.")
+    elif args.patient_from or args.order_from or args.hu_window:
+        flags = "--patient-from, --order-from and --hu-window"
+        raise ValueError(f"{flags} are for folders of pictures, with --images and --masks.")
+    elif "none" not in (args.series, args.slice_index) and bool(args.series) != bool(args.slice_index):
+        raise ValueError("--series and --slice-index say the order of slices only together. Give both.")
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -263,6 +265,8 @@ def prepare(args: argparse.Namespace) -> None:
         test, remarks = read_source(args.test, "test", 0, args) if args.test else ([], [])
         slices, notes = slices + test, notes + remarks
         make_ids_unique(slices)
+        settled, remarks = settle_order([s.record for s in slices], args.from_head)
+        slices, notes = [replace(s, record=r) for s, r in zip(slices, settled, strict=True)], notes + remarks
         out.classes = paint_classes(slices) if args.classes else ()
         groups, alike = choose_groups(slices, args.threshold)
         splits, few = choose_splits(groups, len(test), args)

@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceDataset
 from lungseg.data.volumes import VolumeDataset
-from lungseg.decision import Decision
+from lungseg.decision import PLAIN, Decision
 from lungseg.evaluation.choosing import Choice, choose, dice_grid
-from lungseg.evaluation.scores import sample_spacing
+from lungseg.evaluation.comparison import RunScores
+from lungseg.evaluation.scores import sample_spacing, score_all
 from lungseg.predictor import Predictor
 from lungseg.scale import Scale
+
+ProbsOf = Callable[[int, NDArray], tuple[NDArray, Scale | None]]
 
 
 def open_split(folder: Path, split: str, neighbours: int = 0) -> SliceDataset | VolumeDataset:
@@ -85,6 +89,29 @@ def without_removed(predictor: Predictor, probs: NDArray, decision: Decision, sc
     labels = predictor.labels(probs, decision.threshold)
     removed = labels != predictor.without_small(labels, decision, scale)  # (*spatial)
     return np.where(removed, np.minimum(probs, decision.threshold), probs)
+
+
+def score_decisions(
+    predictor: Predictor, data: SliceDataset | VolumeDataset, predict: ProbsOf, title: str
+) -> RunScores:
+    """The scores of every image above 1/2, and with the decision of the checkpoint; the network predicts once.
+
+    Args:
+        predict: (index, image (*spatial)) -> its probabilities, as of `Predictor.probs`, and the scale that they are
+            of; None is that of the files.
+        title: text before the progress bar.
+    """
+    decision, plain = predictor.decision, KeptMaps()
+    index_of = {record.id: i for i, record in enumerate(data.records)}
+
+    def chosen(image: NDArray, record: ImageRecord) -> NDArray[np.bool_]:
+        probs, scale = predict(index_of[record.id], image)
+        plain.keep(record.id, predictor.labels(probs) > 0)
+        return predictor.lesions(probs, decision, scale) > 0
+
+    of_chosen = score_all(data, chosen, title=title)
+    of_plain = of_chosen if decision == PLAIN else score_all(data, plain.predict, title=f"{title}, above 0.5")
+    return RunScores(of_plain, of_chosen, [decision])
 
 
 class KeptMaps:

@@ -6,7 +6,6 @@ logits are scaled back to the pixels of the image.
 """
 
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +17,17 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint
-from lungseg.data.classes import checked_classes, to_labels
+from lungseg.checkpoint import InputSpec
+from lungseg.data.classes import to_labels
 from lungseg.data.ct import hu_to_unit, resize_image
 from lungseg.data.neighbours import stack_indices
 from lungseg.decision import PLAIN, Decision, remove_small
 from lungseg.ensemble import check_agreement
 from lungseg.flags import option
 from lungseg.inference import resize_logits, sliding_window
-from lungseg.nn.resnet_unet import ResNet50UNet
-from lungseg.nn.rrc_unet import RRCUNet
-from lungseg.nn.swin_unet import SwinUNet
-from lungseg.nn.unet import UNet
-from lungseg.nn.unetr import UNETR
 from lungseg.scale import Scale, file_scale, network_sides, scale_for, sizes_on_the_way
+from lungseg.trained_network import NETWORKS as NETWORKS, build_network as build_network, read_network
 from lungseg.tta import AverageOverVariations, Kind
-
-NETWORKS = {network.__name__: network for network in (SwinUNet, UNETR, ResNet50UNet, UNet, RRCUNet)}
 
 
 @dataclass(frozen=True)
@@ -78,37 +71,7 @@ class PredictOptions:
         return Decision(threshold, self.min_pixels or 0)
 
 
-# ---- from a checkpoint to a network -----------------------------------------------------------------------------
-
-
-def build_network(network: NetworkSpec, state: dict[str, Tensor]) -> nn.Module:
-    """Build the network of a checkpoint and load its weights: on the CPU, in evaluation mode.
-
-    Args:
-        network: the name is one of NETWORKS.
-        state: its parameters and buffers.
-
-    Raises:
-        ValueError: in one sentence, if the name is unknown or the arguments or the state do not fit.
-    """
-    name, arguments = network.name, network.arguments
-    if " of " in name:  # of a file given as --network
-        raise ValueError(
-            f"its network is {name}, which only that file can build. Load the weights, entry 'model', into it yourself."
-        )
-    if name not in NETWORKS:
-        raise ValueError(
-            f"expected one of the networks {', '.join(NETWORKS)}, got {name!r}. Update lungseg, or train one of these."
-        )
-    try:
-        model = NETWORKS[name](**arguments)
-    except Exception as error:  # a file can hold any arguments, and torch has many ways to refuse them
-        raise ValueError(f"{name} cannot be built with the saved arguments ({shorten(error)})") from None
-    try:
-        model.load_state_dict(state)
-    except Exception as error:
-        raise ValueError(f"the saved weights do not fit {name} ({shorten(error)})") from None
-    return model.eval()
+# ---- from a checkpoint to a predictor ---------------------------------------------------------------------------
 
 
 def load_predictor(
@@ -118,6 +81,7 @@ def load_predictor(
     overlap: float = 0.5,
     batch_size: int = 8,
     tta: Kind = "none",
+    allow_folds: bool = True,
 ) -> "Predictor":
     """Read a checkpoint of a training script, such as run/best.pt, and make its network ready to predict.
 
@@ -128,67 +92,18 @@ def load_predictor(
         device: where the network computes.
         overlap, batch_size: as in `lungseg.inference.sliding_window`.
         tta: as in `lungseg.tta.variations`.
+        allow_folds: False refuses networks of a cross-validation: they have learned from patients that the manifest
+            calls "val".
 
     Raises:
         ValueError: in one sentence that begins with the path, if anything in it does not fit.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
-    networks, inputs, decisions = zip(*(read_network(path) for path in paths), strict=True)
-    check_agreement(dict(zip(paths, inputs, strict=True)))
-    return Predictor(
-        [network.to(device) for network in networks], inputs[0], overlap=overlap, batch_size=batch_size, tta=tta,
-        decision=decisions[0] if len(paths) == 1 else PLAIN,
-    )  # fmt: skip
-
-
-def read_network(path: str | Path) -> tuple[nn.Module, InputSpec, Decision]:
-    """The network of a checkpoint, what it was trained on, and its decision. Of averaged weights, where it has both."""
-    saved = load_checkpoint(path)
-    try:
-        if "input" not in saved:
-            raise ValueError(
-                'it does not say what images it was trained on (no "input"): an older version wrote it. '
-                "Train the network again with this one."
-            )
-        input_ = InputSpec.from_dict(saved["input"])
-        weights = saved["ema"]["weights"] if "ema" in saved else saved["model"]
-        network = build_network(NetworkSpec.from_dict(saved["network"]), weights)
-        check_input(network, input_)
-        return network, input_, Decision.from_dict(saved.get("decision"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    except (TypeError, LookupError, AttributeError):  # entries are missing, or of other types
-        raise ValueError(f"{path}: its entries are not those of a training script. Use another checkpoint.") from None
-
-
-def check_input(network: nn.Module, input: InputSpec) -> None:
-    """Raise a ValueError unless the numbers are possible and the network takes such images."""
-    size, scale, spacing, (low, high) = input.size, input.scale, input.spacing_mm, input.hu_window
-    sources = input.source_scale or scale
-    spacings = spacing if isinstance(spacing, tuple) else (spacing,)
-    lengths = [*size, *scale, *sources, *(mm for mm in (*spacings, input.slice_mm) if mm is not None)]
-    sound = all(math.isfinite(n) and n > 0 for n in lengths) and len(size) == len(scale) == len(sources) and low < high
-    if not sound or len(size) not in (2, 3):
-        raise ValueError(f'its "input" holds impossible values: {input.to_dict()}. Use another checkpoint.')
-    channels = 2 * input.neighbours + 1
-    pixel = torch.zeros(1, channels, *[1] * len(size))  # (1, C, 1, 1[, 1]): every network of ours takes it
-    try:
-        with torch.no_grad():
-            logits = network(pixel)
-    except (ValueError, RuntimeError) as error:
-        of = f" and {channels} channels" if channels > 1 else ""
-        what = f"grey images with {len(size)} sides{of}"
-        raise ValueError(f"its network does not take {what} ({shorten(error)})") from None
-    classes = input.classes  # none: lesion or not
-    expected = len(checked_classes(classes)) if classes else 1
-    if logits.shape != (1, expected, *pixel.shape[2:]):
-        of = f"of the classes {', '.join(classes)}" if classes else "of lesions"
-        raise ValueError(f"its network returns {logits.shape[1]} maps per image, expected {expected}, {of}.")
-
-
-def shorten(error: Exception) -> str:
-    """The message of an error, shortened to one line: torch lists every tensor of a state that does not fit."""
-    return textwrap.shorten(str(error), 200, placeholder=" ...")
+    trained = [read_network(path, allow_folds=allow_folds) for path in paths]
+    check_agreement({path: each.input for path, each in zip(paths, trained, strict=True)})
+    networks = [each.network.to(device) for each in trained]
+    decision = trained[0].decision if len(trained) == 1 else PLAIN
+    return Predictor(networks, trained[0].input, overlap=overlap, batch_size=batch_size, tta=tta, decision=decision)
 
 
 # ---- from an image to probabilities -----------------------------------------------------------------------------

@@ -8,8 +8,15 @@ from hypothesis import given, strategies as st
 from lungseg.checkpoint import InputSpec
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceWriter
-from lungseg.decision import Decision
-from lungseg.folder_prediction import KeptMaps, choose_decision, open_split, predict_probs, without_removed
+from lungseg.decision import PLAIN, Decision
+from lungseg.folder_prediction import (
+    KeptMaps,
+    choose_decision,
+    open_split,
+    predict_probs,
+    score_decisions,
+    without_removed,
+)
 from lungseg.predictor import Predictor
 
 SLICES = InputSpec((24, 24), (1.0, 1.0), (-1000.0, 400.0), None)
@@ -65,6 +72,23 @@ def test_what_a_decision_leaves_out_is_not_drawn_above_its_threshold(folder):
     shown = without_removed(predictor, probs, decision, scale)
     assert np.array_equal(shown > 0.35, predictor.lesions(probs, decision, scale) > 0) and (shown > 0.35).sum() == 16
     assert np.array_equal(shown[:20], probs[:20])
+
+
+def test_both_decisions_are_scored_from_one_prediction(folder):
+    predictor, data = Predictor(Grey(), SLICES, decision=Decision(0.35, 6)), open_split(folder, "val")
+    asked = []
+
+    def predict(index, image):
+        asked.append(index)
+        return predictor.probs(image), None
+
+    plain, chosen, decisions = score_decisions(predictor, data, predict, "score")
+    assert asked == [0, 1] and [s.id for s in plain] == [s.id for s in chosen] == ["s1", "s2"]
+    assert [(s.tp, s.fp, s.fn) for s in chosen] == [(16, 0, 0)] * 2
+    assert [(s.tp, s.fp, s.fn) for s in plain] == [(0, 4, 16)] * 2  # the speck is above 0.5, the lesion is not
+    predictor.decision = PLAIN
+    one, same, _ = score_decisions(predictor, data, predict, "score")
+    assert one is same and one == plain and decisions == [Decision(0.35, 6)]
 
 
 @given(shape=st.lists(st.integers(1, 9), min_size=2, max_size=3), seed=st.integers(0, 9))

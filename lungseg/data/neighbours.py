@@ -49,5 +49,7 @@ def check_order_known(folder: object, records: Sequence[ImageRecord]) -> None:
         why = "no two slices follow each other" if any(r.series for r in records) else "it does not say which slices do"
         raise ValueError(
             f"{folder}: --neighbours needs slices that follow each other, and {why}. Write the columns {missing} into "
-            f"manifest.csv (the scan, and a number that grows by 1 from slice to slice), or leave out --neighbours."
+            f"manifest.csv (the scan, and a number that grows by 1 from slice to slice; prepare_data.py writes them "
+            f"with --order-from for pictures, --series and --slice-index for tables). If names and columns do not say "
+            f"the order, it cannot be found: leave out --neighbours."
         )

@@ -33,6 +33,10 @@ class ResampledVolumes(VolumeDataset):
                     f"resampled to {slice_mm:g} mm. Add spacing_mm to its file, or leave out --slice-mm."
                 )
 
+    def slices_shown(self, index: int) -> float:
+        """How many slices the network is shown for each slice of the file; not necessarily a whole number."""
+        return self.spacing_mm(index)[0] / self.slice_mm
+
     @property
     def shown(self) -> Samples:
         """(image (1, d, H, W) with slices `slice_mm` apart, target (K, D, H, W) as in the file, id)."""

@@ -131,6 +131,20 @@ class VolumeDataset(Dataset):
         """The spacing of the volume of records[number] between slices, rows, columns; NaN is unknown."""
         return self._open(number).spacing_mm
 
+    def votes(self, number: int) -> NDArray | None:
+        """How many readers outlined each voxel (D, H, W) of a volume, mapped; None if its file does not say it.
+
+        Raises:
+            ValueError: if they have another shape than the HU.
+        """
+        volume = self._open(number)
+        if volume.votes is not None and volume.votes.shape != volume.hu.shape:
+            raise ValueError(
+                f"{volume_path(self.folder, self.records[number])}: votes of shape {volume.votes.shape}, expected that "
+                f"of hu, {volume.hu.shape}. Correct them, or leave them out of the file."
+            )
+        return volume.votes
+
     def _open(self, number: int) -> LabelledVolume:
         # Opened again each time: a memory map keeps its file open, and the number of open files is limited.
         return read_labelled(volume_path(self.folder, self.records[number]))

@@ -5,10 +5,13 @@ The scores of one network are those of its runs, one run after the other, all in
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
 from lungseg.data.samples import Samples
+from lungseg.decision import Decision
 from lungseg.evaluation.scores import ImageScore, known_spacings, scores_per_image, unit_remark
 from lungseg.evaluation.strata import FEWEST_PATIENTS, Row, bootstrap, table_row, table_rows
 from lungseg.evaluation.tables import MAIN, Column, markdown_table
@@ -25,11 +28,26 @@ VOLUME_COLUMNS = (
     *(column for column in MAIN if column.key in ("precision", "recall", "hd95_mm", "hd95_px", "lesion_recall")),
     Column("FP/volume", "false_positives_per_slice", decimals=2),
 )
+CHOSEN = Column("Dice, chosen (95 %)", "chosen_dice", with_interval=True)
+CHOSEN_TOO = ("dice", "iou", "precision", "recall", "pooled_dice", "lesion_recall", "false_positives_per_slice")
 COSTS = (Column("parameters", "parameters"), Column("epochs", "epochs"), Column("minutes", "minutes", decimals=1))
 OUT_OF_FOLD = (
     "## Every other patient once, out of fold\n\nBy the networks that did not learn from their fold. These patients "
     "also chose the best epoch of those networks, so their scores are a little too high; the test patients chose none."
 )
+
+
+class RunScores(NamedTuple):
+    """Of one run or several, one after the other: the scores of every image, and the decision of each run."""
+
+    plain: list[ImageScore]  # above 0.5
+    chosen: list[ImageScore]  # the same images with the decision that the run chose on its validation images
+    decisions: list[Decision]
+
+
+def join_runs(runs: Sequence[RunScores]) -> RunScores:
+    plain, chosen, decisions = ([*chain(*lists)] for lists in zip(*runs, strict=True))
+    return RunScores(plain, chosen, decisions)
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------
@@ -50,6 +68,24 @@ def rows_of(scores: Scores, costs: Mapping[str, Row], runs: int, *, split: str) 
     return rows
 
 
+def tables_with_chosen(
+    scores: Mapping[str, RunScores], costs: Mapping[str, Row], runs: int, columns: Sequence[Column]
+) -> tuple[list[Row], str]:
+    """`rows_of` and `tables_of` above 0.5, with the Dice of the chosen decisions beside it; what these are, below.
+
+    In the rows all scores of CHOSEN_TOO have a twin, such as chosen_dice.
+    """
+    plain = {name: of_runs.plain for name, of_runs in scores.items()}
+    rows = rows_of(plain, costs, runs, split="test")
+    others = rows_of({name: of_runs.chosen for name, of_runs in scores.items()}, costs, runs, split="test")
+    names = [name + end for name in CHOSEN_TOO for end in ("", "_low", "_high")]
+    pairs = zip(rows, others, strict=True)
+    rows = [row | {f"chosen_{name}": other[name] for name in names if name in other} for row, other in pairs]
+    place = [column.key for column in columns].index("dice") + 1
+    text = tables_of(rows, plain, runs, (*columns[:place], CHOSEN, *columns[place:]))
+    return rows, text + "\n\n" + decisions_remark(scores)
+
+
 def tables_of(rows: Sequence[Row], scores: Scores, runs: int, columns: Sequence[Column]) -> str:
     """Two tables in Markdown, all images and by lesion size, and how to read them."""
     whole = [row for row in rows if row["stratum"] == "all"]
@@ -66,6 +102,15 @@ def tables_of(rows: Sequence[Row], scores: Scores, runs: int, columns: Sequence[
             legend,
             " ".join(filter(None, [seed_remark(scores, runs), difference_remark(scores)])),
         ]
+    )
+
+
+def decisions_remark(scores: Mapping[str, RunScores]) -> str:
+    """What the column CHOSEN is, and the decision of each run of each network."""
+    of_each = [f"{name}: {' | '.join(map(str, of_runs.decisions))}" for name, of_runs in scores.items()]
+    return (
+        "All scores are above 0.5, except for the chosen Dice: with the threshold and the smallest component that each "
+        f"run chose on its validation images. Lesion is there where the probability is, {'; '.join(of_each)}."
     )
 
 

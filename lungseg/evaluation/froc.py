@@ -9,7 +9,9 @@ operating point. The rates of false positives, and the mean over them, are those
 
 A candidate hits a lesion if one of its voxels is on it, as in `lungseg.evaluation.lesions`. (LUNA16 has no outlines: it
 asks whether the candidate's centre is within the radius of the nodule.) Several candidates on one lesion count once,
-with the highest score; none of them is a false positive. Candidates on what is to be ignored count as neither.
+with the highest score; none of them is a false positive. A candidate that touches no lesion but what some reader
+outlined counts as neither: it is what LUNA16 calls an irrelevant finding (there, what fewer than three of four readers
+marked as a nodule of at least 3 mm).
 """
 
 import math
@@ -23,7 +25,7 @@ from scipy import special
 
 from lungseg.candidates import Candidate
 from lungseg.charts import line_chart
-from lungseg.data.samples import Samples
+from lungseg.data.volumes import VolumeDataset
 from lungseg.evaluation.lesions import connected_components
 from lungseg.evaluation.tables import Column, Value, markdown_table
 
@@ -45,6 +47,7 @@ class ScanMatches:
     group: str  # patient
     lesion_scores: tuple[float, ...]  # the highest score on each lesion; -inf if no candidate hits it
     fp_scores: tuple[float, ...]  # of the candidates that hit nothing
+    ignored: int = 0  # number of candidates on what is no lesion, and no mistake either
 
 
 def match_candidates(
@@ -58,19 +61,24 @@ def match_candidates(
             fewer readers outlined than a lesion needs.
     """
     lesions, num = connected_components(np.asarray(target) != 0)
-    scores, false_positives = [-math.inf] * num, []
+    scores, false_positives, num_ignored = [-math.inf] * num, [], 0
     for candidate in candidates:
         hit = np.unique(lesions[candidate.box][candidate.region])
         for number in hit[hit > 0].tolist():
             scores[number - 1] = max(scores[number - 1], candidate.score)
-        ignored = ignore is not None and bool(np.any(ignore[candidate.box][candidate.region]))
-        if not hit.any() and not ignored:
+        if hit.any():
+            continue
+        if ignore is not None and np.any(ignore[candidate.box][candidate.region]):
+            num_ignored += 1
+        else:
             false_positives.append(candidate.score)
-    return ScanMatches(id, group, tuple(scores), tuple(false_positives))
+    return ScanMatches(id, group, tuple(scores), tuple(false_positives), num_ignored)
 
 
-def match_all(data: Samples, found: Mapping[str, Sequence[Candidate]]) -> list[ScanMatches]:
+def match_all(data: VolumeDataset, found: Mapping[str, Sequence[Candidate]]) -> list[ScanMatches]:
     """`match_candidates` for each volume of a data set, whose lesions may be of several classes.
+
+    Where a volume has `votes`, what any reader outlined is ignored unless it is lesion.
 
     Args:
         found: id -> the candidates of the volume.
@@ -78,7 +86,8 @@ def match_all(data: Samples, found: Mapping[str, Sequence[Candidate]]) -> list[S
     matches = []
     for index, record in enumerate(data.records):
         target = data[index][1].amax(dim=0).numpy()  # (D, H, W), of any class
-        matches.append(match_candidates(found[record.id], target, id=record.id, group=record.group))
+        about = {"id": record.id, "group": record.group}
+        matches.append(match_candidates(found[record.id], target, ignore=data.votes(index), **about))
     return matches
 
 
@@ -179,6 +188,11 @@ def froc_text(matches: Sequence[ScanMatches], rows: Sequence[dict[str, Value]]) 
         f"together: {hit} of {lesions} lesions found, {positives / scans:.2f} FP per scan; a lower --threshold makes "
         f"more candidates."
     )
+    if ignored := sum(m.ignored for m in matches):
+        text += (
+            f" Candidates that count as neither, because some readers outlined what they touch, but too few for a "
+            f"lesion: {ignored} (irrelevant findings, as in LUNA16)."
+        )
     return [text, table, *few_remark(scans, len({m.group for m in matches}), lesions, hit)]
 
 

@@ -15,6 +15,8 @@ from torch import nn
 from tqdm import tqdm
 
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.data.resampled_volumes import ResampledVolumes
+from lungseg.data.samples import Samples
 from lungseg.decision import PLAIN, Decision, remove_small
 from lungseg.evaluation.choosing import Choice, choose, dice_grid
 from lungseg.evaluation.metrics import counts_from_pred, summarise, summarise_classes
@@ -66,7 +68,9 @@ def decide(
     """
     compute: dict[str, Any] = {"autocast_dtype": autocast_dtype, "processes": processes}
     dims = len(data.input.size)
-    grids = [dice_grid(id_, p, y, dims) for id_, p, y in probabilities(model, data.val, title="choose", **compute)]
+    pixel = training_pixels(data.val_set)
+    shown = probabilities(model, data.val, title="choose", **compute)
+    grids = [dice_grid(id_, p, y, dims, pixel=pixel[id_]) for id_, p, y in shown]
     choice = choose([grid for share in processes.gather(grids) for grid in share])
     if choice is None:
         return None
@@ -74,21 +78,26 @@ def decide(
         state = load_checkpoint(best)
         if state.get("decision") != choice.decision.to_dict():  # a finished run that is resumed finds its own
             save_checkpoint(best, state | {"decision": choice.decision.to_dict()})
-    names, counts = [], []
+    names, counts, pixel = [], [], training_pixels(data.test_set)
     for id_, probs, target in probabilities(model, data.test, title="test", **compute):
         names.append(id_)
-        maps = [
-            torch.from_numpy(x)[:, None] for x in (lesions(probs, choice.decision, dims), target)
-        ]  # (K, 1, *spatial)
+        pred = lesions(probs, choice.decision, dims, pixel=pixel[id_])
+        maps = [torch.from_numpy(x)[:, None] for x in (pred, target)]  # (K, 1, *spatial)
         counts.append(counts_from_pred(*maps)[None])  # (1, K, 4)
     ids, table = gather_counts(names, counts, processes)
     return Decided(choice, summarise(table) if table.ndim == 2 else summarise_classes(table, data.classes))
 
 
-def lesions(probs: NDArray, decision: Decision, dims: int) -> NDArray[np.uint8]:
-    """(K, *spatial) probabilities of training pixels -> the same shape in {0, 1}; each class by itself."""
+def training_pixels(samples: Samples) -> dict[str, float]:
+    """id -> training pixels per pixel of the target, in which `Decision.min_pixels` counts: 1, unless resampled."""
+    resampled = samples if isinstance(samples, ResampledVolumes) else None
+    return {r.id: 1.0 if resampled is None else resampled.slices_shown(i) for i, r in enumerate(samples.records)}
+
+
+def lesions(probs: NDArray, decision: Decision, dims: int, *, pixel: float = 1.0) -> NDArray[np.uint8]:
+    """(K, *spatial) probabilities -> the same shape in {0, 1}; each class by itself. `pixel`: `training_pixels`."""
     maps = (probs > decision.threshold).astype(np.uint8)
-    return np.stack([remove_small(of_class, decision.min_pixels, dims) for of_class in maps])
+    return np.stack([remove_small(of_class, decision.min_pixels / pixel, dims) for of_class in maps])
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@
 Each script adds the sizes of its network and names its recipes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,17 +58,24 @@ class TrainingRecipe:
         False,
         "train on the share of the readers who outlined each pixel, which --data must hold; validation and test keep "
         "the masks",
+        before=False,
     )
     crop_size: tuple[int, ...] = option(
         (0,),
         "slices: side of the square crops to train on; slices then keep the size of their files, and are evaluated and "
         "predicted whole, with a sliding window; 0 trains on whole slices",
         check=not_negative,
+        before=(0,),
     )
-    crops_per_slice: int = option(1, "crops: how many are drawn from each slice in an epoch")
-    foreground: float = option(0.5, "crops: share that must hold a lesion; else most hold none", check=share)
+    crops_per_slice: int = option(1, "crops: how many are drawn from each slice in an epoch", before=1)
+    foreground: float = option(
+        0.5, "crops: share that must hold a lesion; else most hold none", check=share, before=0.5
+    )
     neighbours: int = option(
-        0, "slices below and above each slice that a 2-D network is shown too, as channels", check=from_to(0, 16)
+        0,
+        "slices below and above each slice that a 2-D network is shown too, as channels",
+        check=from_to(0, 16),
+        before=0,
     )
     phantom_view: Literal["chest", "nodule"] = option(
         "nodule", "slices, if no --data is given: whole phantoms, or crops around a nodule, which are learned faster"
@@ -80,24 +87,30 @@ class TrainingRecipe:
     negatives: tuple[str, ...] = option(
         (),
         "folders of slices whose training slices are added, mostly without a lesion (mine_negatives.py makes them)",
+        before=(),
     )
     folds: int | None = option(
         None,
         "cross-validation: into how many folds all patients but those of the test split are dealt",
         check=from_to(2, 1000),
+        before=None,
     )
     fold: int | None = option(
-        None, "cross-validation: the fold that validates, counted from 0; the others train", check=not_negative
+        None,
+        "cross-validation: the fold that validates, counted from 0; the others train",
+        check=not_negative,
+        before=None,
     )
 
     # the start
     weights: str | None = option(
-        None, "file of weights to start from: best.pt of another run, or a published checkpoint"
+        None, "file of weights to start from: best.pt of another run, or a published checkpoint", before=None
     )
     freeze_encoder: int = option(
         0,
         "first epochs in which the encoder stays as it was loaded, batch norms included, and only the rest is trained",
         check=not_negative,
+        before=0,
     )
     prior_bias: bool = option(
         True,
@@ -110,27 +123,40 @@ class TrainingRecipe:
         "bce", "dice", "dice_bce", "tversky", "focal_tversky", "focal", "dice_focal", "dice_boundary", "dice_lesion_bce"
     ] = option("dice_bce", "bce alone barely penalises predicting all background when lesions are tiny; Dice does")
     pos_weight: float = option(
-        1.0, "bce, dice_bce: cost of a lesion pixel in units of a background pixel; above 1 finds more", check=positive
+        1.0,
+        "bce, dice_bce: cost of a lesion pixel in units of a background pixel; above 1 finds more",
+        check=positive,
+        before=1.0,
     )
     tversky_beta: float = option(
-        0.7, "tversky, focal_tversky: weight of missed pixels; false positives weigh the rest of 1", check=share
+        0.7,
+        "tversky, focal_tversky: weight of missed pixels; false positives weigh the rest of 1",
+        check=share,
+        before=0.7,
     )
     tversky_gamma: float = option(
-        1.33, "focal_tversky: above 1, maps that are nearly right keep a steep slope", check=positive
+        1.33, "focal_tversky: above 1, maps that are nearly right keep a steep slope", check=positive, before=1.33
     )
     focal_gamma: float = option(
-        2.0, "focal, dice_focal: how little a pixel counts that is nearly right; 0 is bce", check=not_negative
+        2.0,
+        "focal, dice_focal: how little a pixel counts that is nearly right; 0 is bce",
+        check=not_negative,
+        before=2.0,
     )
     focal_alpha: float | None = option(
         None,
         "focal, dice_focal: weight of lesion pixels, and the rest of 1 for background; none: 1 for both",
         check=share,
+        before=None,
     )
     boundary_weight: float = option(
-        0.01, "dice_boundary: weight of the boundary loss, which is in pixels", check=positive
+        0.01, "dice_boundary: weight of the boundary loss, which is in pixels", check=positive, before=0.01
     )
     lesion_size: float = option(
-        64.0, "dice_lesion_bce: how many background pixels each lesion weighs, small or large", check=positive
+        64.0,
+        "dice_lesion_bce: how many background pixels each lesion weighs, small or large",
+        check=positive,
+        before=64.0,
     )
     optimizer: Literal["adam", "adamw", "sgd"] = option(
         "adamw", "adamw decouples weight decay from the scale of the gradient; sgd does not rescale gradients"
@@ -164,6 +190,7 @@ class TrainingRecipe:
         "decay of a running average of the weights, such as 0.999, which is then validated, saved as best.pt and "
         "tested; 0: the weights themselves",
         check=below_1,
+        before=0.0,
     )  # fmt: skip
     amp: Literal["auto", "none", "bf16", "fp16"] = option(
         "auto",
@@ -174,6 +201,7 @@ class TrainingRecipe:
         0,
         "CPU threads; 0: as many as torch chooses. On small tensors they mostly wait for each other, so 1 is as fast",
         check=not_negative,
+        before=0,
     )
 
     def __post_init__(self) -> None:
@@ -223,6 +251,7 @@ class VolumeRecipe(TrainingRecipe):
         None,
         "volumes: resample to slices so many mm apart, in training and prediction, such as 1.25; none: as stored",
         check=positive,
+        before=None,
     )
     phantom_volumes: int = option(240, "volumes: phantom patients to draw")
     phantom_shape: tuple[int, int, int] = option((16, 40, 40), "volumes: slices, rows and columns of a phantom")
@@ -250,18 +279,15 @@ class VolumeRecipe(TrainingRecipe):
 RENAMED = {"window": "crop_size", "windows_per_volume": "crops_per_volume"}  # fields of 0.1.0 -> fields
 
 
-def from_older_version(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run as this version would have written them, so that it resumes with the same numbers."""
+def from_older_version(settings: dict[str, Any], kind: type[TrainingRecipe]) -> dict[str, Any]:
+    """The settings of a run as this version would have written them, so that it resumes with the same numbers.
+
+    Args:
+        kind: the class of its recipe, whose fields say what runs did before they were added (`option(before=...)`).
+    """
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
-    added: dict[str, Any] = {"weights": None, "freeze_encoder": 0, "threads": 0, "ema": 0.0}
-    added |= {"pos_weight": 1.0, "tversky_beta": 0.7, "tversky_gamma": 1.33, "focal_gamma": 2.0, "focal_alpha": None}
-    added |= {"boundary_weight": 0.01, "lesion_size": 64.0, "soft_targets": False}
-    added |= {"crop_size": (0,), "crops_per_slice": 1, "foreground": 0.5, "neighbours": 0}  # whole slices, each alone
-    added |= {"negatives": (), "folds": None, "fold": None}
     if settings.get("amp") == "bf16" and "freeze_encoder" not in settings:
         settings = settings | {"amp": "auto"}  # then bf16 was the default, and on a CPU it meant float32
     if settings.get("spatial_dims") == 3 and "slice_mm" not in settings and settings.get("augment") == "full":
         settings = settings | {"augment": "flips"}  # then volumes had no other variations
-    if "spatial_dims" in settings:
-        added["slice_mm"] = None
-    return added | settings
+    return {f.name: f.metadata["before"] for f in fields(kind) if "before" in f.metadata} | settings

@@ -71,13 +71,7 @@ def open_run(options: RunOptions, processes: Processes) -> Checkpoint | None:
         return None
     with processes.main_first():  # the main process reports damaged files and renames them
         entries = load_latest(out / "last.pt")
-    return None if entries is None else read_run(entries, out / "last.pt")
-
-
-def read_run(entries: dict[str, Any], path: Path) -> Checkpoint:
-    """The checkpoint of a run, of this version or an older one; a ValueError names file and entry."""
-    saved = Checkpoint.from_dict(entries, path)
-    return replace(saved, recipe=from_older_version(saved.recipe), run=from_older_version(saved.run))
+    return None if entries is None else Checkpoint.from_dict(entries, out / "last.pt")
 
 
 def folder_problem(options: RunOptions) -> str | None:
@@ -116,6 +110,7 @@ def read_start(saved: Checkpoint | None, out: Path, kind: type[R]) -> Start:
 
     Args:
         kind: the class of the recipe.
+        saved: of this version or an older one.
 
     Raises:
         ValueError: naming the file and the field that is not as it was written.
@@ -126,13 +121,13 @@ def read_start(saved: Checkpoint | None, out: Path, kind: type[R]) -> Start:
     else:
         started = read_json(file)
         expect(started, {"recipe": dict, "seed": int, "processes": int, "data": str | None}, str(file))
-        entries, data = from_older_version(started["recipe"]), started["data"]
+        entries, data = started["recipe"], started["data"]
         settings = entries | {"seed": started["seed"], "processes": started["processes"]}
     expect(settings, {"seed": int}, f"{file}: run")
     if not 0 <= settings["seed"] < 2**63:
         raise ValueError(f"{file} is damaged: seed is {settings['seed']}. {RESTORE}")
     hints = get_type_hints(kind)
-    entries = {f.name: f.metadata["before"] for f in fields(kind) if "before" in f.metadata} | entries
+    entries, settings = from_older_version(entries, kind), from_older_version(settings, kind)
     if entries.keys() != {f.name for f in fields(kind)}:
         raise ValueError(f"The run in {out} is of another script or version. Resume it with that one.")
     entries = {name: typed(value, hints[name], f"{file}: {name}") for name, value in entries.items()}
@@ -260,11 +255,14 @@ def wrong_moment(optimizer: Optimizer) -> str | None:
     return None
 
 
-def load_best(out: Path, run: Mapping[str, Any], network: NetworkSpec, epochs: set[int]) -> Checkpoint:
+def load_best(
+    out: Path, run: Mapping[str, Any], network: NetworkSpec, epochs: set[int], kind: type[TrainingRecipe]
+) -> Checkpoint:
     """best.pt, if it belongs to this run and to one of these epochs, counted from 1.
 
     Args:
         run, network: as in a checkpoint of the run.
+        kind: the class of its recipe.
 
     Raises:
         ValueError: if it is missing, damaged, or of another run, network or epoch.
@@ -272,11 +270,12 @@ def load_best(out: Path, run: Mapping[str, Any], network: NetworkSpec, epochs: s
     path = out / "best.pt"
     if not path.exists():
         raise ValueError(f"{path}, the best epoch of this run, is missing. {RESTORE}")
-    best = read_run(load_checkpoint(path), path)
-    shared = (best.run.keys() & run.keys()) - {"epochs"}  # a run may be given more epochs
-    other = next((name for name in sorted(shared) if best.run[name] != run[name]), None)
+    best = Checkpoint.from_dict(load_checkpoint(path), path)
+    then = from_older_version(best.run, kind)
+    shared = (then.keys() & run.keys()) - {"epochs"}  # a run may be given more epochs
+    other = next((name for name in sorted(shared) if then[name] != run[name]), None)
     if best.network != network or other:
-        why = f"{other} is {short(best.run[other])}, not {short(run[other])}" if other else "it has another network"
+        why = f"{other} is {short(then[other])}, not {short(run[other])}" if other else "it has another network"
         raise ValueError(f"{path} is of another run: {why}. {RESTORE}")
     if best.stopping["epochs"] not in epochs:
         which = " or ".join(map(str, sorted(epochs)))

@@ -303,7 +303,7 @@ class Run:
                     f"No epoch of {self.out} had a validation score. Does any validation image hold a lesion?"
                 )
             epochs = epochs | {self.stopping.best_epoch or 0}  # epochs count from 1
-            best = load_best(self.out, self.settings, self.network, epochs - {0})
+            best = load_best(self.out, self.settings, self.network, epochs - {0}, type(self.recipe))
         if different := form(best.model, self.learned["model"].state_dict(), "model"):
             raise ValueError(f"{self.out / 'best.pt'} does not fit this run: {different}.")
         return best

@@ -80,6 +80,8 @@ def test_neighbours_of_another_size_are_named(tmp_path):
 def test_without_their_order_neighbours_are_refused_with_the_columns_that_are_missing():
     with pytest.raises(ValueError, match="it does not say which slices do. Write the columns series and slice_index"):
         check_order_known("f", [record("a"), record("b")])
+    with pytest.raises(ValueError, match="prepare_data.py .* --order-from .* order, it cannot be found: leave out"):
+        check_order_known("f", [record("a"), record("b")])
     with pytest.raises(ValueError, match="f: --neighbours needs .* no two slices follow each other"):
         check_order_known("f", [record("a", "x", 1), record("b", "x", 3), record("c", "y", 2)])
     check_order_known("f", [record("a", "x", 1), record("b", "x", 2)])

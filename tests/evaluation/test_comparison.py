@@ -4,16 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from lungseg.decision import Decision
 from lungseg.evaluation.comparison import (
     SLICE_COLUMNS,
     VOLUME_COLUMNS,
+    RunScores,
     dice_iou_remark,
     difference_remark,
     independent_difference,
+    join_runs,
     per_run,
     rows_of,
     seed_remark,
     tables_of,
+    tables_with_chosen,
 )
 from lungseg.evaluation.scores import ImageScore
 
@@ -96,3 +100,20 @@ def test_all_images_come_first_and_then_each_size_with_its_networks(columns, nou
     assert [line.split(" | ")[:4] for line in lines] == [["| A", "7", "2", "1.2"], ["| B", "7", "2", "1.2"]]
     assert [line.split(" | ")[:2] for line in by_size.splitlines()[2:]] == [["| no lesion", "A"], ["| no lesion", "B"]]
     assert "Means over 2 training runs" in legend and remarks.startswith("Mean Dice of each: A 1.000, 1.000; B 0.667")
+
+
+def test_the_chosen_decisions_stand_beside_the_scores_above_one_half():
+    runs = [
+        RunScores(make_scores([10] * 6), make_scores([15] * 6), [Decision(0.4, 6)]),
+        RunScores(make_scores([10] * 6), make_scores([10] * 6), [Decision()]),
+    ]
+    costs = {"A": {"parameters": 7, "epochs": 2, "minutes": 1.25}}
+    rows, text = tables_with_chosen({"A": join_runs(runs)}, costs, 2, SLICE_COLUMNS)
+    plain = rows_of({"A": make_scores([10] * 6) * 2}, costs, 2, split="test")
+    headline = [{k: v for k, v in row.items() if not k.startswith("chosen_")} for row in rows]
+    np.testing.assert_equal(headline, plain)  # NaN is NaN
+    assert rows[0]["chosen_dice"] == pytest.approx((30 / 35 + 20 / 30) / 2) and rows[0]["chosen_recall"] == 0.625
+    header, _, line = text.splitlines()[:3]
+    place = header.split(" | ").index("Dice, chosen (95 %)")
+    assert header.split(" | ")[place - 1] == "Dice (95 %)" and line.split(" | ")[place].startswith("0.762 (")
+    assert "A: above 0.4, in components of at least 6 pixels | above 0.5." in text.splitlines()[-1]

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from lungseg.candidates import find_candidates
+from lungseg.data.manifest import ImageRecord
+from lungseg.data.volumes import VolumeDataset, VolumeWriter
 from lungseg.evaluation.froc import (
     RATES,
     Froc,
@@ -16,6 +18,7 @@ from lungseg.evaluation.froc import (
     exact_interval,
     froc_rows,
     froc_text,
+    match_all,
     match_candidates,
 )
 
@@ -46,9 +49,32 @@ def test_what_is_ignored_is_neither_a_hit_nor_a_false_positive():
     target, ignore = np.zeros((2, 4, 20, 20), np.uint8)
     ignore[0, 10, 0] = 1
     matches = match_candidates(candidates(a=0.3, c=0.5), target, id="x", group="p", ignore=ignore)
-    assert matches.lesion_scores == () and matches.fp_scores == (pytest.approx(0.3),)
+    assert matches.lesion_scores == () and matches.fp_scores == (pytest.approx(0.3),) and matches.ignored == 1
     target[:, 9:14, 0] = 1  # on a lesion, it is a hit even where it would be ignored
     assert match_candidates(candidates(c=0.5), target, id="x", group="p", ignore=ignore).lesion_scores == (0.5,)
+
+
+def test_what_too_few_readers_outlined_is_an_irrelevant_finding(tmp_path):
+    """a is on a lesion and a vote, c on a vote only, d on nothing; a volume without votes ignores nothing."""
+    target, votes = np.zeros((2, 4, 20, 20), np.uint8)
+    target[0, 0, 0], votes[0, 0, :3], votes[0, 11, 1] = 1, 2, 1
+    with VolumeWriter(tmp_path / "f") as out:
+        for name in ("v", "w"):
+            out.add(ImageRecord(name, name, "test"), target.astype(np.int16), target, 1.0)
+    with np.load(path := tmp_path / "f/volumes/v.npz") as file:
+        arrays = dict(file)
+    np.savez(path, **arrays, votes=votes)
+    data, found = VolumeDataset(tmp_path / "f"), candidates(a=0.9, c=0.5, d=0.4)
+    matches = match_all(data, {"v": found, "w": found})
+    assert [m.lesion_scores for m in matches] == [(pytest.approx(0.9),)] * 2
+    assert [[round(s, 3) for s in m.fp_scores] for m in matches] == [[0.4], [0.5, 0.4]]
+    assert [m.ignored for m in matches] == [1, 0]
+    text, *_ = froc_text(matches, froc_rows(matches))
+    assert "but too few for a lesion: 1 (irrelevant findings, as in LUNA16)." in text and "1.50 FP per scan" in text
+    assert "irrelevant" not in froc_text(matches[1:], froc_rows(matches[1:]))[0]
+    np.savez(path, **arrays, votes=votes[1:])
+    with pytest.raises(ValueError, match=r"v.npz: votes of shape \(3, 20, 20\), expected that of hu, \(4, 20, 20\)"):
+        match_all(data, {"v": found, "w": found})
 
 
 # ---- the curve --------------------------------------------------------------------------------------------------

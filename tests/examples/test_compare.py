@@ -97,6 +97,9 @@ def test_the_table_is_the_mean_over_the_seeds(done):
         logs = [(out / f"{folder}_seed{seed}" / "log.jsonl").read_text().splitlines() for seed in (0, 1)]
         means = [json.loads(lines[-1])["best epoch"]["dice"] for lines in logs]
         assert dice[name] == pytest.approx(sum(means) / 2)
+        decided = [json.loads(lines[-1])["decision"]["test"]["dice"] for lines in logs]
+        chosen = [float(r["chosen_dice"]) for r in read_rows(out) if (r["network"], r["stratum"]) == (name, "all")]
+        assert chosen == pytest.approx([sum(decided) / 2], rel=1e-5) and sum(decided) > sum(means)
     whole = {row["network"]: row for row in read_rows(out) if row["stratum"] == "all"}
     assert whole["U-Net"]["slices"] == "3" and whole["U-Net"]["patients"] == "3" and whole["U-Net"]["lesions"] == "3"
     assert float(whole["U-Net"]["dice"]) == pytest.approx(dice["U-Net"], rel=1e-5)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lungseg import trained_network
 from lungseg.checkpoint import InputSpec, load_checkpoint, save_checkpoint
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceWriter
@@ -101,7 +102,6 @@ def bright(monkeypatch):
         about = {"size": size, "scale": [1.0] * len(size), "hu_window": [-1000.0, 400.0], "spacing_mm": 1.0}
         network = Predictor(Bright(), InputSpec.from_dict(about | changes))
         monkeypatch.setattr(evaluate, "load_predictor", lambda *args, **kwargs: network)
-        monkeypatch.setattr(evaluate, "load_checkpoint", lambda path: {})
 
     use()
     return use
@@ -502,8 +502,28 @@ def test_a_network_of_a_fold_is_not_validated_on_patients_it_was_trained_on(chec
     of_fold, out = tmp_path / "fold.pt", tmp_path / "out"
     save_checkpoint(of_fold, load_checkpoint(checkpoint) | {"recipe": {"folds": 5, "fold": 2}})
     argv = [str(of_fold), "--data", str(folder), "--out", str(out)]
-    refused(capsys, [*argv, "--split", "val"], "fold.pt was trained with --folds 5 --fold 2", out)
+    for flags in (["--split", "val"], ["--choose"]):
+        refused(capsys, [*argv, *flags], "fold.pt was trained with --folds 5 --fold 2", out)
     assert isinstance(main(argv), float)
+
+
+def test_a_checkpoint_is_read_once(checkpoint, folder, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(trained_network, "load_checkpoint", lambda path: read.append(path) or load_checkpoint(path))
+    assert not hasattr(evaluate, "load_checkpoint")
+    flags = ["--data", str(folder), "--out", str(tmp_path / "out"), "--split", "val", "--choose"]
+    assert isinstance(main([str(checkpoint), *flags]), float) and read == [checkpoint]
+
+
+def test_wrong_votes_are_refused_before_the_first_prediction(scans, tmp_path, capsys, bright, monkeypatch):
+    shutil.copytree(scans, tmp_path / "data")
+    path = tmp_path / "data/volumes/scan11.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays, votes=np.zeros((1, 2, 3), np.uint8))
+    monkeypatch.setattr(evaluate, "predict_probs", fails(AssertionError()))
+    flags = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--froc"]
+    refused(capsys, ["any.pt", *flags], "scan11.npz: votes of shape (1, 2, 3), expected", tmp_path / "out")
 
 
 def test_a_picture_that_fails_loses_no_score(bright, folder, tmp_path, capsys, monkeypatch):

@@ -253,6 +253,49 @@ def test_a_column_that_only_numbers_the_rows_names_no_patients(tmp_path, capsys)
     assert len({r.group for r in prepare(table, tmp_path / "2", "--group", "series")[1]}) == 6
 
 
+def test_the_order_of_a_table_goes_into_the_manifest(tmp_path, capsys):
+    table = make_table(range(4), slices=3)
+    order = [2, 0, 1] * 4
+    table |= {"patient": [f"p{i // 3}" for i in range(12)], "series": ["1"] * 12, "z": order}  # each has a scan "1"
+    _, records = prepare(table, tmp_path, "--series", "series", "--slice-index", "z")
+    assert [(r.series, r.slice_index) for r in records] == [(f"p{i // 3} 1", order[i]) for i in range(12)]
+    assert "the order of the slices from its columns 'series' and 'z'" in capsys.readouterr().out
+    data = SliceDataset(tmp_path / "f", "train", neighbours=1)
+    lowest, middle = (next(k for k, r in enumerate(data.records) if r.slice_index == i) for i in (0, 1))
+    assert (data[lowest][0][2] == data[middle][0][1]).all() and (data[lowest][0][0] == data[lowest][0][1]).all()
+    (tmp_path / "turned").mkdir()
+    _, turned = prepare(table, tmp_path / "turned", "--series", "series", "--slice-index", "z", "--from-head")
+    assert [r.slice_index for r in turned] == [2 - i for i in order]
+
+
+def test_columns_of_our_names_are_the_order_unless_told_otherwise(tmp_path, capsys):
+    table = make_table(range(4)) | {"Series": [f"s{i // 2}" for i in range(8)], "slice_index": [4.0, 5.0] * 4}
+    assert [(r.series, r.slice_index) for r in prepare(table, tmp_path)[1]][:2] == [("s0", 4), ("s0", 5)]
+    for name, options in [("a", ["--slice-index", "none"]), ("b", ["--series", "none"])]:
+        (tmp_path / name).mkdir()
+        assert all(r.series == "" for r in prepare(table, tmp_path / name, *options)[1])
+
+
+@pytest.mark.parametrize(
+    ("column", "options", "sentence"),
+    [
+        ([0, 0] * 4, [], "are both slice 0 of the scan 's0'. Give each slice its number, or leave the order out"),
+        ([0.5, 1] * 4, [], "row 0, column 'slice_index': expected the number of the slice, a whole number from 0, got"),
+        ([-1, 1] * 4, [], "a whole number from 0, got '-1'"),
+        ([0, 1] * 4, ["--series", "series"], "--series and --slice-index say the order of slices only together"),
+        (
+            [0, 1] * 4,
+            ["--series", "series", "--slice-index", "zz"],
+            "has no column 'zz' of text or numbers for --slice",
+        ),
+    ],
+)
+def test_an_order_that_cannot_be_is_refused(column, options, sentence, tmp_path, capsys):
+    table = make_table(range(4), size=64) | {"series": [f"s{i // 2}" for i in range(8)], "slice_index": column}
+    assert main([save(table, tmp_path / "t.pkl"), "--out", str(tmp_path / "f"), *options]) == 2
+    assert sentence in capsys.readouterr().err and not (tmp_path / "f").exists()
+
+
 def test_mirrored_and_turned_copies_stay_with_their_slice(tmp_path):
     table = make_table(range(4), slices=1)
     for name in ("mask", "hu_array", "hu_array_old"):
@@ -428,6 +471,18 @@ def test_patients_pixels_and_window_of_pictures_can_be_stated(download, tmp_path
     assert "are unknown" not in capsys.readouterr().out
 
 
+def test_pictures_say_their_order_by_their_names(download, tmp_path, capsys):
+    options = ["--order-from", r"/(pat\d)_s(\d+)", "--size", "32", "--augment", "9"]
+    assert main([str(download), *PATTERNS, *options, "--out", str(tmp_path / "f")]) == 0
+    records = read_manifest(tmp_path / "f")
+    expected = [(f"pat{i // 2}", f"pat{i // 2}", i) for i in range(8)]  # the scan is the patient as well
+    assert [(r.group, r.series, r.slice_index) for r in records if "aug" not in r.id] == expected
+    copies = [r for r in records if "aug" in r.id]  # each is turned by itself
+    assert copies and {(r.series, r.slice_index) for r in copies} == {("", None)}
+    assert "8 slices name no patient: their scan decides the group" in capsys.readouterr().out
+    assert SliceDataset(tmp_path / "f", neighbours=1)[0][0].shape == (3, 32, 32)
+
+
 def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
     test = tmp_path / "test"
     for name in ("images/a", "masks"):
@@ -447,6 +502,12 @@ def test_a_folder_for_testing_and_names_that_stand_in_both(download, tmp_path):
         (["--patient-from", "(a)"], "are for folders of pictures, with --images and --masks"),
         ([*PATTERNS, "--group", "patient"], "pictures have no columns: use --patient-from"),
         ([*PATTERNS, "--spacing-mm", "mm"], "pictures have no columns"),
+        ([*PATTERNS, "--slice-index", "z"], "--order-from for --series and --slice-index"),
+        (["--order-from", "(a)(b)"], "are for folders of pictures, with --images and --masks"),
+        ([*PATTERNS, "--order-from", "(x)"], "--order-from (x): expected two groups, got 1"),
+        ([*PATTERNS, "--order-from", "(x"], "--order-from (x is not a regular expression"),
+        ([*PATTERNS, "--order-from", r"(pat\d)_(s\d)"], "finds no scan and whole number in images/a/pat0_s0.jpg"),
+        ([*PATTERNS, "--from-head"], "--from-head is about the numbers of slices, and no slice has one"),
         ([*PATTERNS, "--classes"], "pictures have none. Masks that hold class numbers become a folder with lungseg"),
         ([*PATTERNS, "--spacing-mm", "0"], "--spacing-mm must be a number above 0"),
         ([*PATTERNS, "--hu-window", "400", "-1000"], "--hu-window must be two numbers, the lower one first"),
@@ -469,6 +530,7 @@ def test_what_is_not_said_is_as_the_help_and_the_pages_say():
         "sources": ["t.pkl"], "out": "f", "test": None, "size": 256, "bits": 8, "spacing_mm": None,
         "fractions": [0.7, 0.15, 0.15], "threshold": 0.4, "augment": 0, "seed": 0, "column": "hu_array_old",
         "group": None, "classes": False, "images": None, "masks": None, "patient_from": None, "hu_window": None,
+        "from_head": False, "series": None, "slice_index": None, "order_from": None,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 from lungseg.data.manifest import ImageRecord, read_manifest
 from lungseg.data.slices import SliceWriter, check_folder
 from lungseg.data.volumes import VolumeWriter
-from lungseg.training.data import empty_channels, find_data, fingerprint, median_spacing, open_data
+from lungseg.training.data import empty_channels, find_data, fingerprint, open_data
 from lungseg.training.distributed import ALONE
 from lungseg.training.recipe import RunOptions, TrainingRecipe, VolumeRecipe
 
@@ -127,7 +127,6 @@ def test_a_checkpoint_is_told_what_the_network_saw(tmp_path):
     one_grid = {"source_scale": None, "stretched": False}
     about = {"size": [4, 4], "scale": [0.5, 0.5], "hu_window": [-1000.0, 400.0], "spacing_mm": 1.5}
     assert data.input.to_dict() == about | one_grid
-    assert median_spacing([float("nan"), 1.0, float("nan"), 3.0]) == 2.0 and median_spacing([float("nan")]) is None
 
 
 def test_the_pixels_of_volumes_are_unknown_if_any_side_is(tmp_path):
@@ -152,53 +151,6 @@ def test_slices_of_two_hu_windows_are_refused(tmp_path, row):
         writer.writerows(rows)
     with pytest.raises(ValueError, match="window -1000 to 400 and others in -160 to 240, .* with one window"):
         opened(FEW, tmp_path, folder)
-
-
-def folder_of(folder, sizes, sources, spacings):
-    """Training slices, and one for validation."""
-    with SliceWriter(folder) as out:
-        for i, (size, (height, width), mm) in enumerate(zip(sizes, sources, spacings, strict=True)):
-            about = {"spacing_mm": mm, "source_height": height, "source_width": width}
-            split = "val" if i == len(sizes) - 1 else "train"
-            image = np.random.default_rng(i).integers(0, 255, size, np.uint8)
-            out.add(ImageRecord(f"s{i}", f"p{i}", split, **about), image, np.eye(*size, dtype=np.uint8))
-    return folder
-
-
-def test_how_much_the_slices_were_shrunk_before_is_told_too(tmp_path):
-    folder = folder_of(tmp_path / "data", [(8, 8)] * 3, [(16, 32)] * 3, [1.4] * 3)
-    about = opened(replace(FEW, img_size=4), tmp_path, folder).input.to_dict()
-    assert about["scale"] == [0.5, 0.5] and about["source_scale"] == [4 / 16, 4 / 32]
-    assert about["stretched"] is False and about["spacing_mm"] == 1.4
-
-
-def test_slices_made_from_several_sizes_were_stretched(tmp_path):
-    sources = [(16, 16), (12, 16), (16, 16), (99, 99)]  # what validation has makes no difference
-    folder = folder_of(tmp_path / "data", [(8, 8)] * 4, sources, [np.nan] * 4)
-    with pytest.warns(UserWarning, match="has slices of 2 sizes, all stretched to img_size: prediction stretches"):
-        about = opened(replace(FEW, img_size=4), tmp_path, folder).input.to_dict()
-    assert about["stretched"] is True and about["source_scale"] == [4 / 16, 4 / 16] and about["spacing_mm"] is None
-
-
-def test_files_of_several_sizes_have_training_pixels_of_a_median_size(tmp_path):
-    """Each slice is 16 mm wide, in 8 pixels or in 16: a training pixel is 4 mm in all of them."""
-    sizes = [(8, 8), (16, 16), (8, 8), (8, 8)]
-    folder = folder_of(tmp_path / "data", sizes, [(32, 32)] * 4, [2.0, 1.0, 2.0, 2.0])
-    with pytest.warns(UserWarning, match="has slices of 2 sizes"):
-        about = opened(replace(FEW, img_size=4), tmp_path, folder).input.to_dict()
-    assert about["stretched"] is True and about["source_scale"] is None  # one source, but no one file
-    assert np.array(about["spacing_mm"]) / about["scale"] == pytest.approx([4, 4])
-
-
-def test_the_scale_is_that_of_the_commonest_size_and_a_warning_says_so(tmp_path):
-    sizes = [(6, 6), (8, 12), (8, 12), (16, 16), (16, 16), (16, 16)]
-    with SliceWriter(tmp_path / "data") as out:
-        for i, size in enumerate(sizes):
-            record = ImageRecord(f"s{i}", f"p{i}", "train" if i < 3 else "val")
-            out.add(record, np.random.default_rng(i).integers(0, 255, size, np.uint8), np.eye(*size, dtype=np.uint8))
-    with pytest.warns(UserWarning, match="has slices of 2 sizes, all stretched to img_size"):
-        data = opened(replace(FEW, img_size=4), tmp_path, tmp_path / "data")
-    assert data.input.to_dict()["scale"] == [4 / 8, 4 / 12]
 
 
 def test_without_a_test_split_validation_stands_in(tmp_path):

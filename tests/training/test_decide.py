@@ -7,9 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.checkpoint import InputSpec, load_checkpoint, save_checkpoint
+from lungseg.data.ct import HU_WINDOW
+from lungseg.data.manifest import ImageRecord
+from lungseg.data.resampled_volumes import ResampledVolumes
+from lungseg.data.samples import shown
+from lungseg.data.volumes import VolumeWriter
 from lungseg.decision import Decision
 from lungseg.evaluation.choosing import choose, dice_grid
+from lungseg.folder_prediction import choose_decision
+from lungseg.predictor import Predictor
 from lungseg.training.decide import decide, lesions
 from lungseg.training.distributed import ALONE
 
@@ -37,7 +44,12 @@ def batch(seed, classes=1, num=3, level=0.42):
 
 
 def data_of(val, test, classes=()):
-    return SimpleNamespace(val=val, test=test, classes=classes, input=SimpleNamespace(size=(8, 8)))
+    val_set, test_set = (
+        SimpleNamespace(records=[SimpleNamespace(id=i) for _, _, ids in batches for i in ids])
+        for batches in (val, test)
+    )
+    input_ = SimpleNamespace(size=(8, 8))
+    return SimpleNamespace(val=val, test=test, classes=classes, input=input_, val_set=val_set, test_set=test_set)
 
 
 @pytest.fixture
@@ -61,6 +73,25 @@ def test_it_is_chosen_on_validation_kept_and_scored_on_test(best):
         "components of at least 2 pixels. val: Dice 1.0000, IoU 1.0000, RMSE 0.0000, recall 1.0000"
     )
     assert decided.to_dict()["test"] == decided.scores and decided.to_dict()["threshold"] == 0.4
+
+
+def test_in_resampled_volumes_the_smallest_component_is_in_the_voxels_that_the_network_saw(best, tmp_path):
+    """Where the predictor counts them too: a file with slices twice as far apart holds half as many."""
+    with VolumeWriter(tmp_path / "f") as out:
+        for split, depth, spacing in (("val", 3, 2.5), ("test", 5, 2.5)):  # as 6 and as 10 slices of 1.25 mm
+            target, hu = np.zeros((depth, 8, 8), np.uint8), np.full((depth, 8, 8), -900, np.int16)
+            target[:, 1:4, 2:6] = 1
+            hu[:, 1:4, 2:6] = hu[:, 6, 6] = 200  # a column of one voxel is no lesion
+            out.add(ImageRecord(split, split, split), hu, target, (spacing, 1, 1))
+    sets = {split: ResampledVolumes(tmp_path / "f", split, slice_mm=1.25) for split in ("val", "test")}
+    batches = {split: [(image[None], y[None], [id_]) for image, y, id_ in shown(s)] for split, s in sets.items()}
+    input_ = InputSpec((6, 8, 8), (1.0, 1.0, 1.0), HU_WINDOW, spacing_mm=(1.25, 1.0, 1.0), slice_mm=1.25)
+    data = SimpleNamespace(classes=(), input=input_, val_set=sets["val"], test_set=sets["test"], **batches)
+    decided = decide(Grey(), data, best, processes=ALONE)
+    assert decided.choice == (Decision(0.5, 8), 1.0, decided.choice.plain_dice) and decided.choice.plain_dice < 1
+    assert decided.scores["dice"] == pytest.approx(120 / 125)  # the column of 5 voxels is 10: large enough to stay
+    predictor = Predictor(Grey(), input_)
+    assert choose_decision(predictor, tmp_path / "f") == decided.choice
 
 
 def test_a_finished_run_that_is_resumed_leaves_its_file_alone(best):

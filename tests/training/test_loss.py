@@ -67,5 +67,5 @@ def test_the_defaults_compute_what_they_did_before_there_were_numbers(batch):
     """So that a run of an older version goes on as it began."""
     for loss, function in (("bce", losses.bce_loss), ("dice", losses.dice_loss), ("dice_bce", losses.dice_bce_loss)):
         old = {"loss": loss, "img_size": 32}
-        recipe = TrainingRecipe(**from_older_version(old))
+        recipe = TrainingRecipe(**from_older_version(old, TrainingRecipe))
         assert recipe == TrainingRecipe(**old) and torch.equal(make_loss(recipe)(*batch), function(*batch))

@@ -1,6 +1,6 @@
 """What all recipes share: their limits, and how those of older versions are read."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, make_dataclass, replace
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_a_run_of_an_older_version_computes_as_it_did(then, device):
     added |= {"tversky_gamma", "focal_gamma", "focal_alpha", "soft_targets"}
     added |= {"folds", "fold", "negatives"}
     old = {k: v for k, v in asdict(replace(PLAIN, amp=then, threads=1)).items() if k not in added}
-    now = replace(PLAIN, **from_older_version(old))
+    now = replace(PLAIN, **from_older_version(old, TrainingRecipe))
     before = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[then] if device == "cuda" else None
     assert autocast_dtype(now.amp, torch.device(device)) == before
     assert now.cross_validation is None and now.freeze_encoder == 0 and now.weights is None and now.threads == 0
@@ -76,13 +76,27 @@ def test_a_run_of_an_older_version_computes_as_it_did(then, device):
 def test_a_run_of_this_version_is_left_as_it_is():
     for amp in ("auto", "none", "bf16", "fp16"):
         settings = asdict(replace(PLAIN, amp=amp, weights="a.pt", freeze_encoder=3, threads=2)) | {"seed": 4}
-        assert from_older_version(settings) == settings
+        assert from_older_version(settings, TrainingRecipe) == settings
+
+
+@pytest.mark.parametrize("kind", [TrainingRecipe, VolumeRecipe])
+def test_what_older_runs_did_is_a_recipe_and_a_field_says_it_itself(kind):
+    added = from_older_version({}, kind)
+    assert asdict(kind(**added)) == asdict(kind()) and {"ema", "weights"} <= set(
+        added
+    )  # so far no default differs from what was
+    later = {**kind.__dataclass_fields__["ema"].metadata, "before": 0.5}
+    changed = make_dataclass(
+        "Changed", [("ema", float, field(default=0.0, metadata=later))], bases=(kind,), frozen=True
+    )
+    assert from_older_version({}, changed) == added | {"ema": 0.5}
 
 
 def test_fields_that_were_renamed_keep_their_values():
     now = asdict(VolumeRecipe(spatial_dims=3, crop_size=(4, 8, 16), crops_per_volume=5))
     old = {{"crop_size": "window", "crops_per_volume": "windows_per_volume"}.get(k, k): v for k, v in now.items()}
-    assert old["window"] == (4, 8, 16) and from_older_version(old) == now == from_older_version(now)
+    assert old["window"] == (4, 8, 16)
+    assert from_older_version(old, VolumeRecipe) == now == from_older_version(now, VolumeRecipe)
 
 
 def test_a_fold_needs_the_number_of_folds_and_the_other_way_round():
@@ -103,9 +117,9 @@ def test_options_that_cannot_be():
 @pytest.mark.parametrize(("dims", "then", "now"), [(3, "full", "flips"), (3, "none", "none"), (2, "full", "full")])
 def test_volumes_of_an_older_version_were_only_flipped(dims, then, now):
     old = asdict(VolumeRecipe(spatial_dims=dims, augment=then))
-    assert from_older_version(old) == old  # of this version
+    assert from_older_version(old, VolumeRecipe) == old  # of this version
     del old["slice_mm"]
-    settings = from_older_version(old)
+    settings = from_older_version(old, VolumeRecipe)
     assert settings["augment"] == now and settings["slice_mm"] is None
     assert replace(VolumeRecipe(), **settings).spatial_dims == dims
 

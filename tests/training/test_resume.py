@@ -301,7 +301,7 @@ def test_the_best_epoch_of_this_run_is_taken(tmp_path):
     save_checkpoint(tmp_path / "best.pt", WHOLE)
     more_epochs = {**WHOLE["run"], "epochs": 60}
     for run, epochs in ((WHOLE["run"], {2}), (more_epochs, {1, 2})):
-        assert load_best(tmp_path, run, NETWORK, epochs).to_dict() == WHOLE | {"lungseg": ""}
+        assert load_best(tmp_path, run, NETWORK, epochs, TrainingRecipe).to_dict() == WHOLE | {"lungseg": ""}
 
 
 @pytest.mark.parametrize(
@@ -317,18 +317,18 @@ def test_the_best_epoch_of_this_run_is_taken(tmp_path):
 def test_the_best_of_something_else_is_refused(tmp_path, parts, words):
     save_checkpoint(tmp_path / "best.pt", changed(**parts))
     with pytest.raises(ValueError, match=words):
-        load_best(tmp_path, WHOLE["run"], NETWORK, {2, 3})
+        load_best(tmp_path, WHOLE["run"], NETWORK, {2, 3}, TrainingRecipe)
 
 
 def test_a_best_epoch_that_is_not_there_is_said(tmp_path):
     with pytest.raises(ValueError, match="best.pt, the best epoch of this run, is missing. Restore it"):
-        load_best(tmp_path, WHOLE["run"], NETWORK, {2})
+        load_best(tmp_path, WHOLE["run"], NETWORK, {2}, TrainingRecipe)
     (tmp_path / "best.pt").write_bytes(b"PK")
     with pytest.raises(ValueError, match="damaged"):
-        load_best(tmp_path, WHOLE["run"], NETWORK, {2})
+        load_best(tmp_path, WHOLE["run"], NETWORK, {2}, TrainingRecipe)
 
 
 def test_older_settings_are_read_as_this_version_writes_them(tmp_path):
     run = {k: v for k, v in WHOLE["run"].items() if k not in ("weights", "freeze_encoder")} | {"amp": "bf16"}
     save_checkpoint(tmp_path / "best.pt", changed(run=run))
-    load_best(tmp_path, asdict(replace(RECIPE, amp="auto")) | {"seed": 5}, NETWORK, {2})
+    load_best(tmp_path, asdict(replace(RECIPE, amp="auto")) | {"seed": 5}, NETWORK, {2}, TrainingRecipe)

@@ -1,12 +1,15 @@
-"""A summary of a prepared data set in about a dozen lines, to be read before training."""
+"""A prepared data set in about a dozen lines and one picture, to be looked at before training."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from lungseg.data.manifest import SPLITS, ImageRecord
 from lungseg.data.prepare.sources import Slice
+from lungseg.data.slices import SliceWriter, read_slice
+from lungseg.draw import contact_sheet, overlay, with_legend
 
 
 def overview_lines(
@@ -86,3 +89,16 @@ def describe_sizes(slices: Sequence[Slice]) -> list[str]:
     if any(height != width for height, width in sizes):
         sentence += " Slices that are not square were stretched, and their pixel size is recorded as unknown."
     return [sentence]
+
+
+def draw_sheet(out: SliceWriter, count: int = 24, columns: int = 6) -> Image.Image:
+    """Slices from the whole folder, read back from disk, with lesions outlined in green (or by class)."""
+    chosen = np.unique(np.linspace(0, len(out.records) - 1, count).round().astype(int))
+    tiles, captions = [], []
+    for record in (out.records[i] for i in chosen):
+        image, target = read_slice(out.path, record, out.classes)
+        tiles.append(overlay(image / (2**record.bits - 1), target, by_class=len(out.classes) > 1))
+        captions.append(f"{record.id}, {record.split}\n{record.label or 'no label'}, {np.count_nonzero(target)} px")
+    rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
+    sheet = contact_sheet([[tiles[i] for i in r] for r in rows], captions=[[captions[i] for i in r] for r in rows])
+    return with_legend(sheet, out.classes) if len(out.classes) > 1 else sheet

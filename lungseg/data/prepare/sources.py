@@ -19,6 +19,7 @@ from lungseg.data.headers import cell_text
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.pickles.table import read_table
 from lungseg.data.prepare.columns import read_patients, read_spacings
+from lungseg.data.prepare.order import compile_order_pattern, find_place, read_places
 from lungseg.data.prepare.pictures import (
     ALL_HU,
     compile_patient_pattern,
@@ -109,6 +110,8 @@ def read_table_slices(
     column: str,
     group: str | None,
     spacing: str | None,
+    series: str | None = None,
+    slice_index: str | None = None,
 ) -> tuple[list[Slice], list[str]]:
     """All rows of one table as slices, and a sentence for each column that was used or ignored.
 
@@ -118,6 +121,7 @@ def read_table_slices(
         prefix, start: a slice's id is the prefix and the number of its row, counted from `start`.
         column: the column with HU.
         group, spacing: the columns with patients and pixel sizes, see `read_patients` and `read_spacings`.
+        series, slice_index: the columns with the scan and the number of the slice, see `read_places`.
 
     Raises:
         ValueError: in one sentence that names the file, and the row if a single row is wrong.
@@ -127,6 +131,7 @@ def read_table_slices(
         raise ValueError(f"{path} holds no rows. Give a table with at least one slice.")
     patients, notes = read_patients(path, table, group)
     spacings, more_notes = read_spacings(path, table, spacing)
+    places, order_notes = read_places(path, table, series, slice_index)
     hus, masks = table.pop(column), table.pop("mask")
     labels = table.pop("label1", [""] * len(hus))
     del table  # frees the other HU column, half of the memory
@@ -136,10 +141,12 @@ def read_table_slices(
         hus[row] = masks[row] = None
         about = {"id": f"{prefix}{start + row:04d}", "group": patients[row], "label": cell_text(labels[row])}
         try:
-            slices.append(slice_format.make(hu, mask, HU_WINDOW, spacings[row], **about))
+            made = slice_format.make(hu, mask, HU_WINDOW, spacings[row], **about)
         except ValueError as error:
             raise ValueError(f"{path}, row {row}: {error}") from None
-    return slices, notes + more_notes
+        made.record = replace(made.record, series=places[row][0], slice_index=places[row][1])
+        slices.append(made)
+    return slices, notes + more_notes + order_notes
 
 
 # ---- pictures ---------------------------------------------------------------------------------------------------
@@ -152,6 +159,7 @@ def read_picture_slices(
     images: str,
     masks: str,
     patient_from: str | None = None,
+    order_from: str | None = None,
     hu_window: Range | None = None,
     spacing_mm: float = math.nan,
 ) -> tuple[list[Slice], list[str]]:
@@ -159,6 +167,7 @@ def read_picture_slices(
 
     Args:
         patient_from: a regular expression whose first group is the patient, searched for in the path of the image.
+        order_from: one whose two groups are the scan and the number of the slice, likewise.
         hu_window: HU of black and white, if known. It is recorded, and changes no picture.
         spacing_mm: side of a pixel of all pictures.
 
@@ -167,22 +176,25 @@ def read_picture_slices(
     """
     folder = Path(folder)
     pattern = None if patient_from is None else compile_patient_pattern(patient_from)
+    order = None if order_from is None else compile_order_pattern(order_from)
     pairs, alone = find_pairs(folder, images, masks)
     patients = ["" if pattern is None else find_patient(image.relative_to(folder), pattern) for _, image, _ in pairs]
+    places = [("", None) if order is None else find_place(image.relative_to(folder), order) for _, image, _ in pairs]
     deep_range = shared_range([image for _, image, _ in pairs])
     if deep_range == ALL_HU and hu_window:
         raise ValueError(f"{folder}: the pictures hold HU, so --hu-window is not needed. Leave it out.")
     low, high = hu_window or HU_WINDOW
     slices, findings = [], PictureFindings()
     bar = tqdm(pairs, desc=folder.name, unit="slice", disable=None)
-    for (name, image, mask), patient in zip(bar, patients, strict=True):
+    for (name, image, mask), patient, (series, number) in zip(bar, patients, places, strict=True):
         values, target = findings.read(image, mask)
         value_range = black_and_white(values, deep_range)
         try:
             made = slice_format.make(values, target, value_range, spacing_mm, id=make_id(name), group=patient)
         except ValueError as error:
             raise ValueError(f"{image} and {mask}: {error}") from None
-        slices.append(replace(made, record=replace(made.record, hu_low=low, hu_high=high)))
+        made.record = replace(made.record, hu_low=low, hu_high=high, series=series, slice_index=number)
+        slices.append(made)
     findings.refuse_swapped(folder, len(pairs))
     return slices, [*findings.describe(folder, alone), *describe_ranges(deep_range, hu_window)]
 
