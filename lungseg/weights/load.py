@@ -233,7 +233,7 @@ def adapt(name: str, theirs: Tensor, ours: Tensor, layout: Layout) -> tuple[Tens
     is_table = name.endswith("relative_position_bias_table") and isqrt(len(theirs)) ** 2 == len(theirs)
     if is_table and not (layout.ours and theirs.shape[1] != shape[1]):
         return resize_bias_table(theirs, shape), f"bias table {tuple(theirs.shape)} -> {tuple(shape)}, bicubic"
-    if name == "position_embedding" and theirs.shape[-1] == shape[-1]:
+    if name.endswith("position_embedding") and theirs.shape[-1] == shape[-1]:
         how = f"position table {tuple(theirs.shape)} -> {tuple(shape)}, interpolated"
         return resize_positions(theirs, shape[:-1]), how
     if name in layout.first_convolutions and theirs.shape[0] == shape[0] and theirs.shape[2:] == shape[2:]:
