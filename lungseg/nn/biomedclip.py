@@ -19,12 +19,10 @@ from lungseg.nn.bert import BERT, normal_init
 from lungseg.nn.layers import trunc_normal_init
 from lungseg.nn.vit import ViTEncoder
 
-# A network for a CPU: BiomedCLIP(**PRESETS["tiny"]). Its vocabulary is lungseg.data.phantoms.captions.VOCABULARY.
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "embed_dim": 64, "img_size": 48, "patch_size": 8, "vision_dim": 96, "vision_depth": 4, "vision_heads": 3,
-        "vocab_size": 160, "max_length": 32, "text_dim": 64, "text_depth": 2, "text_heads": 2,
-    }
+# The sizes of BiomedCLIP.tiny(), for a CPU; its vocabulary is lungseg.data.phantoms.captions.VOCABULARY.
+TINY: dict[str, int] = {
+    "embed_dim": 64, "img_size": 48, "patch_size": 8, "vision_dim": 96, "vision_depth": 4, "vision_heads": 3,
+    "vocab_size": 160, "max_length": 32, "text_dim": 64, "text_depth": 2, "text_heads": 2,
 }  # fmt: skip
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, red, green, blue
 MOST_SCALE = math.log(100)  # CLIP, section 2.5: the temperature is kept from falling below 0.01
@@ -94,6 +92,11 @@ class BiomedCLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # the logarithm of 1 / temperature
         self.visual_head.apply(trunc_normal_init)
         self.text_head.apply(normal_init)
+
+    @classmethod
+    def tiny(cls, **options: Any) -> "BiomedCLIP":
+        """Build a network for a CPU, with the sizes of `TINY`; each can be changed by its name."""
+        return cls(**(TINY | options))
 
     def encode_image(self, image: Tensor) -> Tensor:
         """(B, 3, H, W), as `clip_input` makes it, -> (B, E), not normalised: the head's map of the class token."""

@@ -64,7 +64,7 @@ UNETR_FIRST = (*PATCH_EMBED, "image_block.conv1.weight", "image_block.conv3.weig
 UNET_FIRST = ("encoder.0.0.0.weight", "bottleneck.0.0.weight")  # the latter if the bottleneck is the only stage
 RRC_FIRST = ("encoder.0.project.weight", "bottleneck.project.weight")
 RESNET_FIRST = ("encoder.conv1.weight",)
-CLIP_TOWERS = ("visual.", "text.", "visual_head.", "text_head.")
+CLIP_TOWERS = ("visual.", "text.")
 CLIP_FIRST = ("visual.patch_embed.proj.weight",)
 CLASSIFIER = "the head of a classifier"
 CONV_STEM = {r"(patch_embed|up)\.": "this network has convolutions there (stem='conv')"}
