@@ -24,7 +24,9 @@ from lungseg.nn.layers import (
     double_conv,
     trunc_normal_init,
 )
+from lungseg.nn.lora import LowRankQV, add_lora, merge_lora
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
+from lungseg.nn.refiner import CandidateRefiner, Refined, zero_init
 from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
 from lungseg.nn.rrc_unet import RecurrentConv, RecurrentResidualBlock, RRCUNet
 from lungseg.nn.sam import (
@@ -70,6 +72,7 @@ from lungseg.nn.windows import (
 
 __all__ = [
     "Bottleneck",
+    "CandidateRefiner",
     "ConvDecoder",
     "ConvStem",
     "CrossAttention",
@@ -78,6 +81,7 @@ __all__ = [
     "FourierPositions",
     "InstanceNorm",
     "LayerNorm2d",
+    "LowRankQV",
     "MLP",
     "MaskDecoder",
     "MedSAM",
@@ -88,6 +92,7 @@ __all__ = [
     "RRCUNet",
     "RecurrentConv",
     "RecurrentResidualBlock",
+    "Refined",
     "ResNet50Encoder",
     "ResNet50UNet",
     "ResidualBlock",
@@ -104,6 +109,7 @@ __all__ = [
     "UNet",
     "UpBlock",
     "WindowAttention",
+    "add_lora",
     "attention",
     "check_batch_norm",
     "check_counts",
@@ -123,6 +129,7 @@ __all__ = [
     "imagenet_input",
     "is_count",
     "logits_to_original",
+    "merge_lora",
     "pad_to_multiple",
     "places_to_frame",
     "relative_position_index",
@@ -139,4 +146,5 @@ __all__ = [
     "trunc_normal_init",
     "window_partition",
     "window_reverse",
+    "zero_init",
 ]
