@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_counts
-from lungseg.nn.bert import BERT, normal_init
-from lungseg.nn.layers import trunc_normal_init
+from lungseg.nn.bert import BERT
+from lungseg.nn.layers import width_init
 from lungseg.nn.vit import ViTEncoder
 
 # The sizes of BiomedCLIP.tiny(), for a CPU; its vocabulary is lungseg.data.phantoms.captions.VOCABULARY.
@@ -90,8 +90,8 @@ class BiomedCLIP(nn.Module):
             nn.Linear(text_dim, hidden, bias=False), nn.GELU(), nn.Linear(hidden, embed_dim, bias=False)
         )
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # the logarithm of 1 / temperature
-        self.visual_head.apply(trunc_normal_init)
-        self.text_head.apply(normal_init)
+        self.visual_head.apply(width_init)
+        self.text_head.apply(width_init)
 
     @classmethod
     def tiny(cls, **options: Any) -> "BiomedCLIP":
