@@ -13,8 +13,10 @@ from lungseg.nn.arguments import (
     is_count,
 )
 from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fused_attention
+from lungseg.nn.bert import BERT, BertBlock
+from lungseg.nn.biomedclip import BiomedCLIP, clip_input
 from lungseg.nn.conv_stem import ConvDecoder, ConvStem
-from lungseg.nn.layers import MLP, DropPath, InstanceNorm, conv_norm_relu, crop, double_conv, trunc_normal_init
+from lungseg.nn.layers import MLP, DropPath, InstanceNorm, conv_norm_relu, crop, double_conv, trunc_normal_init, width_init
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
 from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
 from lungseg.nn.rrc_unet import RecurrentConv, RecurrentResidualBlock, RRCUNet
@@ -31,6 +33,7 @@ from lungseg.nn.unetr import (
     token_grid,
     tokens_to_map,
 )
+from lungseg.nn.vit import ViTEncoder
 from lungseg.nn.windows import (
     cyclic_shift,
     pad_to_multiple,
@@ -41,6 +44,9 @@ from lungseg.nn.windows import (
 )
 
 __all__ = [
+    "BERT",
+    "BertBlock",
+    "BiomedCLIP",
     "Bottleneck",
     "ConvDecoder",
     "ConvStem",
@@ -63,6 +69,7 @@ __all__ = [
     "UNETR",
     "UNet",
     "UpBlock",
+    "ViTEncoder",
     "WindowAttention",
     "attention",
     "check_batch_norm",
@@ -71,6 +78,7 @@ __all__ = [
     "check_mlp_ratio",
     "check_rates",
     "check_stages",
+    "clip_input",
     "complete_patches",
     "conv_norm_relu",
     "crop",
@@ -88,6 +96,7 @@ __all__ = [
     "token_grid",
     "tokens_to_map",
     "trunc_normal_init",
+    "width_init",
     "window_partition",
     "window_reverse",
 ]

@@ -21,8 +21,8 @@ from lungseg.nn.vit import ViTEncoder
 
 # The sizes of BiomedCLIP.tiny(), for a CPU; its vocabulary is lungseg.data.phantoms.captions.VOCABULARY.
 TINY: dict[str, int] = {
-    "embed_dim": 64, "img_size": 48, "patch_size": 8, "vision_dim": 96, "vision_depth": 4, "vision_heads": 3,
-    "vocab_size": 160, "max_length": 32, "text_dim": 64, "text_depth": 2, "text_heads": 2,
+    "embed_dim": 64, "img_size": 48, "patch_size": 6, "vision_dim": 96, "vision_depth": 3, "vision_heads": 3,
+    "vocab_size": 101, "max_length": 32, "text_dim": 64, "text_depth": 2, "text_heads": 2,
 }  # fmt: skip
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, red, green, blue
 MOST_SCALE = math.log(100)  # CLIP, section 2.5: the temperature is kept from falling below 0.01

@@ -24,6 +24,7 @@ def train_clip_epoch(
     *,
     schedule: LRScheduler | None = None,
     grad_clip: float | None = 1.0,
+    turns: torch.Generator | None = None,
 ) -> float:
     """Take one optimizer step per batch; return the mean loss per pair. Computes on the device of the model.
 
@@ -34,6 +35,7 @@ def train_clip_epoch(
         batches: image (B, 1 or 3, H, W) in [0, 1], and token numbers (B, N) of its sentence.
         schedule: stepped after every optimizer step.
         grad_clip: largest norm of the whole gradient; None does not clip.
+        turns: turn and mirror each image at random, drawn from this generator, for sentences without a direction.
 
     Raises:
         ValueError: if there is no batch.
@@ -43,6 +45,7 @@ def train_clip_epoch(
     device = model.logit_scale.device
     total, count = 0.0, 0
     for image, ids in batches:
+        image = image if turns is None else turn_each(image, turns)
         image, ids = image.to(device), ids.to(device)
         groups = torch.unique(ids, dim=0, return_inverse=True)[1]  # (B,) a number for each different sentence
         loss = clip_loss(model(clip_input(image), ids), groups=groups)
@@ -61,3 +64,11 @@ def train_clip_epoch(
     if not count:
         raise ValueError("train_clip_epoch: there is no batch. Give at least as many pairs as the batch size.")
     return total / count
+
+
+def turn_each(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn each square image (B, C, S, S) by 0 to 3 quarter turns, and mirror it or not: one of 8 ways, at random."""
+    ways = torch.randint(8, (len(image),), generator=generator).tolist()
+    return torch.stack(
+        [(one.flip(-1) if way >= 4 else one).rot90(way % 4, (-2, -1)) for one, way in zip(image, ways, strict=True)]
+    )

@@ -1,6 +1,6 @@
 """Crops of phantoms with a sentence about each: what a radiologist might write, from what the phantom knows of itself.
 
-    "CT of a small ground-glass nodule", "a large solid nodule at the pleura", "normal lung with vessels"
+    "a small ground-glass nodule", "a large solid nodule at the pleura", "normal lung with vessels"
 
 Nobody has to describe anything: kind, size and place of a nodule are the numbers it was drawn with. The pairs are for
 contrastive learning (lungseg.training.contrastive); nothing in a sentence is invisible in its crop.
@@ -22,12 +22,12 @@ BIG_VESSEL = 1.5  # mm, the radius from which a vessel is worth a word
 SIZES = ("small", "medium-sized", "large")
 TYPES = ("solid", "part-solid", "ground-glass", "spiculated")  # a pleural nodule is a solid one with a place
 NORMAL = ("normal lung", "normal lung with vessels", "normal lung at the pleura", "normal lung at the mediastinum")
-# Sentences for zero-shot classification, one list per class: every kind of caption, without a template around it.
+# Sentences for zero-shot classification, one list per class.
 PROMPTS = {
     "lesion": tuple(f"a {size} {type_} nodule" for size in SIZES for type_ in TYPES),
     "normal": NORMAL,
 }
-# The tokens of `WordPiece(VOCABULARY)`: the words of all captions, and letters, so that any other word can be spelt.
+# The tokens of `WordPiece(VOCABULARY)`: the words of all captions, some more, and letters to spell any other word.
 VOCABULARY = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
     *"-,.abcdefghijklmnopqrstuvwxyz0123456789",
@@ -60,13 +60,21 @@ def captioned_crops(
     """Draw one patient with one nodule and take `num` crops: with it and without it in turn.
 
     Of the crops without a nodule, every second shows the place of the crop before it, as if the nodule had never
-    grown; so it cannot be told by its surroundings. The others show any place of the lungs.
+    grown; so a crop with a nodule cannot be told by its surroundings. The others show any place of the lungs.
 
     Args:
         rng: the only source of randomness; the same state gives the same crops and sentences.
+        num: crops; their numbers with and without a nodule differ by at most 1 (unless a nodule of less than two
+            pixels falls between them: such a crop is one without).
         size, spacing_mm: the side of a crop in pixels, and that of a pixel in mm.
         diameter_mm, kinds: of the nodule, as for `sample_scene`.
+        shift_mm: how far, along each axis, the middle of a crop may be from that of its nodule.
+
+    Raises:
+        ValueError: an argument is out of range; the message says which one and what to give instead.
     """
+    if num < 1 or not shift_mm >= 0:
+        raise ValueError(f"captioned_crops: expected num >= 1 and shift_mm >= 0, got {num} and {shift_mm}.")
     grid = make_grid((size, size), spacing_mm)
     scene = sample_scene(rng, diameter_mm=diameter_mm, kinds=kinds)
     healthy = replace(scene, nodules=())
@@ -96,7 +104,7 @@ def view_of_lung(rng: np.random.Generator, thorax: Thorax, grid: Grid) -> tuple[
 
 
 def describe(scene: Scene, view: Grid, z: float) -> str:
-    """The sentence, without a template around it: of the first nodule, or of normal lung if the scene has none."""
+    """The sentence about a view at height z: of the nodule, or of normal lung if the scene has none."""
     if scene.nodules:
         return describe_nodule(scene.nodules[0], scene.thorax)
     if (scene.thorax.cavity_distance(view.x, view.y, z) > 0).any():  # mm outside the rib cage
