@@ -70,9 +70,7 @@ def text_features(
 
 
 @torch.no_grad()
-def zero_shot(
-    model: BiomedCLIP, images: Tensor, prompts: Mapping[str, Sequence[str]], tokenizer: WordPiece
-) -> Tensor:
+def zero_shot(model: BiomedCLIP, images: Tensor, prompts: Mapping[str, Sequence[str]], tokenizer: WordPiece) -> Tensor:
     """The probability of each class for each image: (B, 3, H, W), as `clip_image` makes them, -> (B, C).
 
     A softmax over the classes that were named: it says which fits best, not whether any fits.

@@ -32,7 +32,9 @@ def test_every_picture_becomes_a_square_and_one_colour_stays(height, width, size
 
 def test_a_square_of_the_networks_size_is_only_normalised():
     image = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
-    torch.testing.assert_close(clip_image(image, 16), clip_input(torch.from_numpy(image / np.float32(255))[None, None])[0])
+    torch.testing.assert_close(
+        clip_image(image, 16), clip_input(torch.from_numpy(image / np.float32(255))[None, None])[0]
+    )
 
 
 def test_classes_named_by_one_sentence_each_are_the_recorded_probabilities(tokenizer):

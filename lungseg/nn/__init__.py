@@ -16,7 +16,16 @@ from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fuse
 from lungseg.nn.bert import BERT, BertBlock
 from lungseg.nn.biomedclip import BiomedCLIP, clip_input
 from lungseg.nn.conv_stem import ConvDecoder, ConvStem
-from lungseg.nn.layers import MLP, DropPath, InstanceNorm, conv_norm_relu, crop, double_conv, trunc_normal_init, width_init
+from lungseg.nn.layers import (
+    MLP,
+    DropPath,
+    InstanceNorm,
+    conv_norm_relu,
+    crop,
+    double_conv,
+    trunc_normal_init,
+    width_init,
+)
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
 from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
 from lungseg.nn.rrc_unet import RecurrentConv, RecurrentResidualBlock, RRCUNet

@@ -265,9 +265,7 @@ def test_every_key_of_the_full_size_file_has_a_place_of_its_shape():
 def test_a_biomedclip_for_larger_images_takes_interpolated_positions():
     network = BiomedCLIP(**(TINY_CLIP | {"img_size": 80}))
     report = load_published(network, recorded_clip()["state_dict"])
-    assert report.adapted == {
-        "visual.position_embedding": "position table (3, 3, 32) -> (5, 5, 32), interpolated"
-    }
+    assert report.adapted == {"visual.position_embedding": "position table (3, 3, 32) -> (5, 5, 32), interpolated"}
 
 
 def test_a_biomedclip_of_ours_is_loaded_whole_and_another_vocabulary_refused():
