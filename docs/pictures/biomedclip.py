@@ -4,6 +4,7 @@ It also prints the scores that docs/nn/biomedclip.md quotes.
 """
 
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,7 @@ def pairs_picture(model: BiomedCLIP, crops: list[CaptionedCrop]) -> Image.Image:
     """For one held-out crop of each sentence: how the network shares its belief over the sentences."""
     shown = [next(crop for crop in crops if crop.caption == sentence) for sentence in SENTENCES]
     share = model(clip_input(images_of(shown)), TOKENIZER(SENTENCES, context=CONTEXT)).softmax(dim=1).numpy()  # (6, 6)
-    cell = 192
+    cell = 200
     table = cells(255 - share[..., None] * (255 - np.array(STRONG)), cell=cell)
     draw = ImageDraw.Draw(table)
     for i, row in enumerate(share.tolist()):
@@ -130,25 +131,41 @@ def pairs_picture(model: BiomedCLIP, crops: list[CaptionedCrop]) -> Image.Image:
     images = [Image.fromarray(enlarge(hu_to_grey(crop.hu), 4)) for crop in shown]
     picture, draw = canvas(240 + table.width, 170 + table.height)
     for i, (image, sentence) in enumerate(zip(images, SENTENCES, strict=True)):
-        picture.paste(image, (20, 150 + cell * i))
-        words(draw, 230 + cell * (i + 0.5), 75, sentence.replace(" ", "\n", 2).replace(" at", "\nat"), size=26)
+        picture.paste(image, (20, 154 + cell * i))
+        words(draw, 230 + cell * (i + 0.5), 75, textwrap.fill(sentence, 14), size=26)
     picture.paste(table, (230, 150))
     return picture
 
 
 @torch.no_grad()
+def patch_maps(model: BiomedCLIP, crops: list[CaptionedCrop]) -> np.ndarray:
+    """(B, 8, 8): for each patch its cosine with "lesion" less that with "normal"."""
+    similarity = model.patch_similarity(clip_input(images_of(crops)), text_features(model, PROMPTS, TOKENIZER))
+    return (similarity[:, 0] - similarity[:, 1]).numpy()
+
+
+def print_maps(maps: np.ndarray, crops: list[CaptionedCrop]) -> None:
+    """In how many crops the patches on the nodule have the higher mean than those beside it."""
+    higher = []
+    for values, crop in zip(maps, crops, strict=True):
+        covered = crop.target.reshape(8, 6, 8, 6).mean((1, 3))  # (8, 8), the share of each patch
+        if (covered > 0.5).any():
+            higher.append(values[covered > 0.5].mean() > values[covered == 0].mean())
+    print(f"patches on the nodule are more like 'lesion' than those beside it in {sum(higher)} of {len(higher)} crops")
+
+
+@torch.no_grad()
 def patches_picture(model: BiomedCLIP, crops: list[CaptionedCrop]) -> Image.Image:
-    """Held-out crops with a nodule, and for each patch its cosine with "lesion" less that with "normal"."""
-    shown = [crop for crop in crops if crop.lesion and crop.target.sum() > 60][:5]
-    similarity = model.patch_similarity(clip_input(images_of(shown)), text_features(model, PROMPTS, TOKENIZER))
-    difference = (similarity[:, 0] - similarity[:, 1]).numpy()  # (5, 8, 8)
+    """Five crops with a nodule, their probabilities, and the maps of their patches."""
+    shown, maps = crops[:5], patch_maps(model, crops[:5])
+    features = model.encode_image(clip_input(images_of(shown)))
+    p = model.logits(features, text_features(model, PROMPTS, TOKENIZER)).softmax(dim=1)[:, 0].tolist()
     crops_row = [overlay(hu_to_grey(crop.hu), crop.target, scale=6) for crop in shown]
-    maps_row = [enlarge(heatmap(d, -1, 1), 36) for d in difference]
-    labels = [
-        "crop, and the\nnodule's outline",
-        "cosine with\n'lesion' less that\nwith 'normal':\n-1 black,\n1 pale yellow",
-    ]
-    return contact_sheet([crops_row, maps_row], row_labels=labels, font_size=26)
+    maps_row = [enlarge(heatmap(values, -1, 1), 36) for values in maps]
+    labels = ["crop, outline of\nits nodule; below,\nits probability",
+              "of each patch:\ncosine with\n'lesion' less that\nwith 'normal';\n-1 black,\n1 pale yellow"]  # fmt: skip
+    captions = [[f"lesion: {value:.3f}" for value in p], [""] * len(p)]
+    return contact_sheet([crops_row, maps_row], row_labels=labels, captions=captions, font_size=28)
 
 
 def main() -> int:
@@ -156,7 +173,9 @@ def main() -> int:
     model, crops = train(), draw_crops(10_000, TESTED, num=2)
     print_scores(model, crops)
     save(pairs_picture(model, crops), IMG / "biomedclip_pairs.png")
-    save(patches_picture(model, crops), IMG / "biomedclip_patches.png")
+    large = [crop for crop in crops if crop.target.sum() > 60]  # 30 mm^2: nodules of 6 mm and more
+    print_maps(patch_maps(model, large), large)
+    patches_picture(model, large).save(IMG / "biomedclip_patches.png")
     return 0
 
 
