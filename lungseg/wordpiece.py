@@ -165,7 +165,7 @@ def strip_accents(text: str) -> str:
 
 
 def cut_at_punctuation(word: str) -> list[str]:
-    """"ground-glass" -> ["ground", "-", "glass"]: each punctuation mark is a word of its own."""
+    """Make each punctuation mark a word of its own: "ground-glass" -> ["ground", "-", "glass"]."""
     parts: list[str] = []
     open_word = False  # whether the next letter continues the last part
     for c in word:

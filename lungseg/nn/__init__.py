@@ -13,6 +13,8 @@ from lungseg.nn.arguments import (
     is_count,
 )
 from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fused_attention
+from lungseg.nn.bert import BERT, BertBlock
+from lungseg.nn.biomedclip import BiomedCLIP, clip_input
 from lungseg.nn.conv_stem import ConvDecoder, ConvStem
 from lungseg.nn.layers import (
     MLP,
@@ -23,6 +25,7 @@ from lungseg.nn.layers import (
     crop,
     double_conv,
     trunc_normal_init,
+    width_init,
 )
 from lungseg.nn.lora import LowRankQV, add_lora, merge_lora
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
@@ -61,6 +64,7 @@ from lungseg.nn.unetr import (
     token_grid,
     tokens_to_map,
 )
+from lungseg.nn.vit import ViTEncoder
 from lungseg.nn.windows import (
     cyclic_shift,
     pad_to_multiple,
@@ -71,6 +75,9 @@ from lungseg.nn.windows import (
 )
 
 __all__ = [
+    "BERT",
+    "BertBlock",
+    "BiomedCLIP",
     "Bottleneck",
     "CandidateRefiner",
     "ConvDecoder",
@@ -108,6 +115,7 @@ __all__ = [
     "UNETR",
     "UNet",
     "UpBlock",
+    "ViTEncoder",
     "WindowAttention",
     "add_lora",
     "attention",
@@ -117,6 +125,7 @@ __all__ = [
     "check_mlp_ratio",
     "check_rates",
     "check_stages",
+    "clip_input",
     "complete_patches",
     "conv_norm_relu",
     "crop",
@@ -144,6 +153,7 @@ __all__ = [
     "token_grid",
     "tokens_to_map",
     "trunc_normal_init",
+    "width_init",
     "window_partition",
     "window_reverse",
     "zero_init",

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_counts, check_mlp_ratio
-from lungseg.nn.layers import MLP
+from lungseg.nn.layers import MLP, width_init
 
 PADDING = 0  # the number of the token [PAD]
 EPS = 1e-12  # of every LayerNorm
@@ -91,7 +91,7 @@ class BERT(nn.Module):
         self.type_embedding = nn.Embedding(2, dim)  # first or second of two sentences; here there is only a first
         self.norm = nn.LayerNorm(dim, eps=EPS)
         self.blocks = nn.ModuleList(BertBlock(dim, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
-        self.apply(normal_init)
+        self.apply(width_init)
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, N) -> (B, N, K): the sum of three embeddings, normalised."""
@@ -127,11 +127,3 @@ class BERT(nn.Module):
             )
         if (ids == PADDING).all(dim=1).any():
             raise ValueError("BERT: a sentence is all padding. Even an empty one has the tokens [CLS] and [SEP].")
-
-
-def normal_init(module: nn.Module) -> None:
-    """Draw weights and embeddings as BERT does: normal, sd 0.02; biases 0."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)

@@ -1,9 +1,9 @@
 """BiomedCLIP: one vector for an image and one for a sentence, in the same space, so that the two can be compared.
 
 "BiomedCLIP" (Zhang et al. 2023, https://arxiv.org/abs/2303.00915) is CLIP (Radford et al. 2021,
-https://arxiv.org/abs/2103.00020) for figures and captions of biomedical articles: a ViT-B/16 reads the image, PubMedBERT
-the sentence, and a linear map or a small MLP brings both to 512 channels. With equal weights every output equals that
-of open_clip's network.
+https://arxiv.org/abs/2103.00020) for figures and captions of biomedical articles: a ViT-B/16 reads the image,
+PubMedBERT the sentence, and a linear map or a small MLP brings both to 512 channels. With equal weights every output
+equals that of open_clip's network.
 """
 
 import math
@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_counts
-from lungseg.nn.bert import BERT, normal_init
-from lungseg.nn.layers import trunc_normal_init
+from lungseg.nn.bert import BERT
+from lungseg.nn.layers import width_init
 from lungseg.nn.vit import ViTEncoder
 
 # The sizes of BiomedCLIP.tiny(), for a CPU; its vocabulary is lungseg.data.phantoms.captions.VOCABULARY.
 TINY: dict[str, int] = {
-    "embed_dim": 64, "img_size": 48, "patch_size": 8, "vision_dim": 96, "vision_depth": 4, "vision_heads": 3,
-    "vocab_size": 160, "max_length": 32, "text_dim": 64, "text_depth": 2, "text_heads": 2,
+    "embed_dim": 64, "img_size": 48, "patch_size": 6, "vision_dim": 64, "vision_depth": 3, "vision_heads": 4,
+    "vocab_size": 101, "max_length": 32, "text_dim": 64, "text_depth": 2, "text_heads": 2,
 }  # fmt: skip
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, red, green, blue
 MOST_SCALE = math.log(100)  # CLIP, section 2.5: the temperature is kept from falling below 0.01
@@ -35,7 +35,7 @@ def clip_input(image: Tensor) -> Tensor:
     """
     if image.dim() != 4 or image.shape[1] not in (1, 3):
         raise ValueError(
-            f"clip_input: expected (B, 1, H, W) or (B, 3, H, W), got {tuple(image.shape)}. Add the axes that are missing."
+            f"clip_input: expected (B, 1, H, W) or (B, 3, H, W), got {tuple(image.shape)}. Add what is missing."
         )
     mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (image.expand(-1, 3, -1, -1) - mean) / std
@@ -90,8 +90,8 @@ class BiomedCLIP(nn.Module):
             nn.Linear(text_dim, hidden, bias=False), nn.GELU(), nn.Linear(hidden, embed_dim, bias=False)
         )
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # the logarithm of 1 / temperature
-        self.visual_head.apply(trunc_normal_init)
-        self.text_head.apply(normal_init)
+        self.visual_head.apply(width_init)
+        self.text_head.apply(width_init)
 
     @classmethod
     def tiny(cls, **options: Any) -> "BiomedCLIP":
@@ -126,7 +126,7 @@ class BiomedCLIP(nn.Module):
         means = [F.normalize(self.encode_text(ids), dim=-1).mean(dim=0) for ids in prompts]
         return F.normalize(torch.stack(means), dim=-1)
 
-    # ---- patches: not part of BiomedCLIP ------------------------------------------------------------------------------
+    # ---- patches: not part of BiomedCLIP ---------------------------------------------------------------------------
 
     def patch_tokens(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H/P, W/P, vision_dim): the tower's last tokens, normalised, without the class token."""

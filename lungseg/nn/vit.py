@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_counts, check_image, check_mlp_ratio
-from lungseg.nn.layers import trunc_normal_init
+from lungseg.nn.layers import width_init
 from lungseg.nn.patches import PatchEmbed
 from lungseg.nn.unetr import TransformerBlock, resize_positions
 
@@ -59,7 +59,7 @@ class ViTEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, eps=EPS) for _ in range(depth)
         )
-        self.blocks.apply(trunc_normal_init)
+        self.blocks.apply(width_init)
         self.norm = nn.LayerNorm(embed_dim, eps=EPS)
 
     def embed(self, image: Tensor) -> Tensor:

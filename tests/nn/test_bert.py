@@ -68,7 +68,9 @@ def test_another_block_is_told_from_the_published_one(tower, monkeypatch, mutant
 def test_a_block_is_torchs_own_post_norm_encoder_layer():
     """An implementation that shares no code with ours; its mask says True for what may not be attended to."""
     ours = BertBlock(8, 2, mlp_ratio=3.0).double()
-    theirs = nn.TransformerEncoderLayer(8, 2, 24, dropout=0.0, activation="gelu", batch_first=True, layer_norm_eps=1e-12)
+    theirs = nn.TransformerEncoderLayer(
+        8, 2, 24, dropout=0.0, activation="gelu", batch_first=True, layer_norm_eps=1e-12
+    )
     theirs = theirs.double()
     pairs = {"norm1": ours.norm1, "norm2": ours.norm2, "linear1": ours.mlp.fc1, "linear2": ours.mlp.fc2,
              "self_attn.out_proj": ours.proj}  # fmt: skip

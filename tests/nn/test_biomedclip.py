@@ -125,7 +125,7 @@ def test_the_tiny_network_and_what_changes_it():
     network = BiomedCLIP.tiny(vision_depth=1)
     assert len(network.visual.blocks) == 1 and network.img_size == 48
     image = torch.randn(2, 3, 48, 40)
-    assert network.patch_tokens(image).shape == (2, 6, 5, 96)
+    assert network.patch_tokens(image).shape == (2, 8, 7, 64)
     assert network(image, torch.tensor([[2, 7, 3]])).shape == (2, 1)
 
 
