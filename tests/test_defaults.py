@@ -8,14 +8,14 @@ import math
 
 import pytest
 
-from lungseg import charts, draw, inference, losses, nn, predictor
+from lungseg import charts, draw, inference, losses, losses_contrastive, nn, predictor, wordpiece, zero_shot
 from lungseg.data import augment, ct, elastic, manifest, scans, slice_crops, slices, splits, volumes
-from lungseg.data.phantoms import anatomy, folders, nodules, raster, scene, vessels
+from lungseg.data.phantoms import anatomy, captions, folders, nodules, raster, scene, vessels
 from lungseg.data.pickles import table
 from lungseg.decision import Decision
 from lungseg.evaluation import baselines, metrics, scores, strata
 from lungseg.nn import conv_stem, layers, rrc_unet, unetr
-from lungseg.training import optim
+from lungseg.training import contrastive, optim
 from lungseg.training.early_stopping import EarlyStopping
 from lungseg.training.optim import warmup_cosine
 from lungseg.training.recipe import TrainingRecipe, VolumeRecipe
@@ -51,7 +51,22 @@ TABLE = {
         "norm_affine": False, "norm": "instance",
     },
     nn.SelfAttention: {"qkv_bias": False, "scale": None, "attn_drop": 0.0, "proj_drop": 0.0, "fused": True},
-    unetr.TransformerBlock: VIT | {"scale": None, "drop": 0.0, "attn_drop": 0.0},
+    unetr.TransformerBlock: VIT | {"scale": None, "drop": 0.0, "attn_drop": 0.0, "eps": 1e-5},
+    nn.ViTEncoder: {
+        "in_channels": 3, "img_size": 224, "patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12,
+        "mlp_ratio": 4.0,
+    },
+    nn.BERT: {
+        "vocab_size": 30522, "max_length": 512, "dim": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4.0,
+    },
+    nn.BertBlock: {"mlp_ratio": 4.0},
+    nn.BiomedCLIP: {
+        "embed_dim": 512, "img_size": 224, "patch_size": 16, "vision_dim": 768, "vision_depth": 12,
+        "vision_heads": 12, "vision_mlp_ratio": 4.0, "vocab_size": 30522, "max_length": 512, "text_dim": 768,
+        "text_depth": 12, "text_heads": 12, "text_mlp_ratio": 4.0,
+    },
+    wordpiece.WordPiece.__call__: {"context": 256},
+    zero_shot.text_features: {"context": 256},
     unetr.ResidualBlock: {"spatial_dims": 2, "norm_affine": False, "norm": "instance"},
     unetr.UpBlock: {"spatial_dims": 2, "norm_affine": False, "norm": "instance"},
     nn.UNet: ONE | {"spatial_dims": 2, "channels": (32, 64, 128, 256, 512), "norm": "batch"},
@@ -114,6 +129,7 @@ TABLE = {
     nodules.Nodule: {"core": (0.0, 0.0, 0.0, 0.0), "stretch": (1.0, 1.0, 1.0), "bumps": (), "spikes": ()},
     anatomy.sample_thorax: {"vessels_per_lung": 1300},
     vessels.grow_tree: {"balance": 0.6},
+    captions.captioned_crops: PATIENT | {"num": 8, "size": 48, "spacing_mm": 0.7, "shift_mm": 3.0},
     vessels.branch_radii: {"exponent": 2.7},
     raster.ellipse_distance: {"power": 2.0},
     # training and scores
@@ -123,6 +139,8 @@ TABLE = {
     losses.tversky_loss: {"batch": False, "smooth": 1.0},
     losses.focal_tversky_loss: {"batch": False, "smooth": 1.0},
     losses.focal_loss: {"alpha": None},
+    losses_contrastive.clip_loss: {"groups": None},
+    contrastive.train_clip_epoch: {"grad_clip": 1.0},
     metrics.confusion_counts: {"threshold": 0.5},
     strata.bootstrap: BOOTSTRAP,
     strata.intervals: BOOTSTRAP,

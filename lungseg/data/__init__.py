@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
     from lungseg.data.ct import grey_to_hu as grey_to_hu, hu_to_grey as hu_to_grey, hu_to_unit as hu_to_unit
     from lungseg.data.elastic import elastic_displacement as elastic_displacement
     from lungseg.data.manifest import ImageRecord as ImageRecord, read_manifest as read_manifest
+    from lungseg.data.phantoms.captions import captioned_crops as captioned_crops
     from lungseg.data.phantoms.folders import (
         write_phantom_folder as write_phantom_folder,
         write_phantom_volumes as write_phantom_volumes,
@@ -46,6 +47,7 @@ _EXPORTS = {
     "ct": ("grey_to_hu", "hu_to_grey", "hu_to_unit"),
     "elastic": ("elastic_displacement",),
     "manifest": ("ImageRecord", "read_manifest"),
+    "phantoms.captions": ("captioned_crops",),
     "phantoms.folders": ("write_phantom_folder", "write_phantom_volumes"),
     "phantoms.scene": ("phantom_crops", "phantom_patient", "phantom_volume"),
     "pickles.table": ("read_table",),

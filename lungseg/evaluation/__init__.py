@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
         summarise as summarise,
         summarise_classes as summarise_classes,
     )
+    from lungseg.evaluation.ranking import roc_auc as roc_auc
     from lungseg.evaluation.scores import ImageScore as ImageScore, score_all as score_all, score_image as score_image
     from lungseg.evaluation.tables import markdown_table as markdown_table, write_csv as write_csv
 
@@ -29,6 +30,7 @@ _EXPORTS = {
         "summarise",
         "summarise_classes",
     ),
+    "ranking": ("roc_auc",),
     "scores": ("ImageScore", "score_all", "score_image"),
     "tables": ("markdown_table", "write_csv"),
 }

@@ -13,6 +13,8 @@ from lungseg.nn.arguments import (
     is_count,
 )
 from lungseg.nn.attention import SelfAttention, WindowAttention, attention, fused_attention
+from lungseg.nn.bert import BERT, BertBlock
+from lungseg.nn.biomedclip import BiomedCLIP, clip_input
 from lungseg.nn.conv_stem import ConvDecoder, ConvStem
 from lungseg.nn.layers import (
     MLP,
@@ -23,8 +25,11 @@ from lungseg.nn.layers import (
     crop,
     double_conv,
     trunc_normal_init,
+    width_init,
 )
+from lungseg.nn.lora import LowRankQV, add_lora, merge_lora
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
+from lungseg.nn.refiner import CandidateRefiner, Refined, zero_init
 from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
 from lungseg.nn.rrc_unet import RecurrentConv, RecurrentResidualBlock, RRCUNet
 from lungseg.nn.sam import (
@@ -59,6 +64,7 @@ from lungseg.nn.unetr import (
     token_grid,
     tokens_to_map,
 )
+from lungseg.nn.vit import ViTEncoder
 from lungseg.nn.windows import (
     cyclic_shift,
     pad_to_multiple,
@@ -69,7 +75,11 @@ from lungseg.nn.windows import (
 )
 
 __all__ = [
+    "BERT",
+    "BertBlock",
+    "BiomedCLIP",
     "Bottleneck",
+    "CandidateRefiner",
     "ConvDecoder",
     "ConvStem",
     "CrossAttention",
@@ -78,6 +88,7 @@ __all__ = [
     "FourierPositions",
     "InstanceNorm",
     "LayerNorm2d",
+    "LowRankQV",
     "MLP",
     "MaskDecoder",
     "MedSAM",
@@ -88,6 +99,7 @@ __all__ = [
     "RRCUNet",
     "RecurrentConv",
     "RecurrentResidualBlock",
+    "Refined",
     "ResNet50Encoder",
     "ResNet50UNet",
     "ResidualBlock",
@@ -103,7 +115,9 @@ __all__ = [
     "UNETR",
     "UNet",
     "UpBlock",
+    "ViTEncoder",
     "WindowAttention",
+    "add_lora",
     "attention",
     "check_batch_norm",
     "check_counts",
@@ -111,6 +125,7 @@ __all__ = [
     "check_mlp_ratio",
     "check_rates",
     "check_stages",
+    "clip_input",
     "complete_patches",
     "conv_norm_relu",
     "crop",
@@ -123,6 +138,7 @@ __all__ = [
     "imagenet_input",
     "is_count",
     "logits_to_original",
+    "merge_lora",
     "pad_to_multiple",
     "places_to_frame",
     "relative_position_index",
@@ -137,6 +153,8 @@ __all__ = [
     "token_grid",
     "tokens_to_map",
     "trunc_normal_init",
+    "width_init",
     "window_partition",
     "window_reverse",
+    "zero_init",
 ]

@@ -80,6 +80,21 @@ def trunc_normal_init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def width_init(module: nn.Module) -> None:
+    """Draw the weights of a linear layer with sd 1 / sqrt(inputs), truncated at +-2 sd; bias 0; embeddings sd 0.02.
+
+    CLIP's code draws its towers by their width in this way. The sd of 0.02 of ViT and BERT is close to it at 768
+    channels (0.036), but at 64 (0.125) it leaves a network that hardly depends on its input, and learns slowly.
+    """
+    if isinstance(module, nn.Linear):
+        std = module.in_features**-0.5
+        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+
+
 class InstanceNorm(nn.GroupNorm):
     """Give each channel of each image mean 0 and variance 1 over its own pixels, then a learned scale and shift.
 

@@ -205,10 +205,15 @@ class SAMImageEncoder(nn.Module):
             LayerNorm2d(out_channels),
         )
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> embedding (B, out_channels, ceil(H / patch_size), ceil(W / patch_size))."""
+    def forward(self, image: Tensor, added: Tensor | None = None) -> Tensor:
+        """(B, in_channels, H, W) -> embedding (B, out_channels, h, w), h = ceil(H / patch_size), w likewise.
+
+        `added`, (B, h, w, embed_dim), is added to the tokens of the patches: what other images show there
+        (`lungseg.nn.refiner`).
+        """
         check_image("SAMImageEncoder", image, self.in_channels, self.patch_embed.proj.weight.dtype)
         x = self.patch_embed(image)  # (B, h, w, C)
+        x = x if added is None else x + added
         x = x + resize_positions(self.position_embedding, x.shape[1:-1])
         for block in self.blocks:
             x = block(x)

@@ -39,6 +39,7 @@ class TransformerBlock(nn.Module):
         mlp_ratio: hidden channels of the MLP, as a multiple of dim.
         qkv_bias, scale, attn_drop: of the attention (`SelfAttention`).
         drop: dropout after the attention and in the MLP.
+        eps: what both LayerNorms add to the variance. UNETR has 1e-5; ViT as timm publishes it has 1e-6.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class TransformerBlock(nn.Module):
         scale: float | None = None,
         drop: float = 0.0,
         attn_drop: float = 0.0,
+        eps: float = 1e-5,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = SelfAttention(dim, num_heads, qkv_bias=qkv_bias, scale=scale, attn_drop=attn_drop, proj_drop=drop)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = MLP(dim, int(dim * mlp_ratio), drop=drop)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from lungseg._lazy import lazy_exports
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imported when it is first used
     from lungseg.training.cli import run_script as run_script
+    from lungseg.training.contrastive import train_clip_epoch as train_clip_epoch
     from lungseg.training.distributed import Processes as Processes, start_processes as start_processes
     from lungseg.training.early_stopping import EarlyStopping as EarlyStopping, monitor_mode as monitor_mode
     from lungseg.training.loss import make_loss as make_loss
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time each name is imp
 
 _EXPORTS = {
     "cli": ("run_script",),
+    "contrastive": ("train_clip_epoch",),
     "distributed": ("Processes", "start_processes"),
     "early_stopping": ("EarlyStopping", "monitor_mode"),
     "loss": ("make_loss",),

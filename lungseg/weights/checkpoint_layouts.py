@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
+from lungseg.nn.biomedclip import BiomedCLIP
 from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.sam import SAM
@@ -20,10 +21,12 @@ from lungseg.nn.unet import UNet
 from lungseg.nn.unetr import UNETR
 from lungseg.weights.renaming import (
     note_unetr,
+    rearrange_biomedclip,
     rearrange_sam,
     rearrange_swin,
     rearrange_unetr,
     rearrange_vit,
+    rename_biomedclip,
     rename_ours,
     rename_resnet,
     rename_resnet_in_unet,
@@ -68,6 +71,8 @@ RRC_FIRST = ("encoder.0.project.weight", "bottleneck.project.weight")
 RESNET_FIRST = ("encoder.conv1.weight",)
 VIT_OF_SAM = ("patch_embed.", "position_embedding", "blocks.", "neck.")
 SAM_FIRST = ("image_encoder.patch_embed.proj.weight",)
+CLIP_TOWERS = ("visual.", "text.")
+CLIP_FIRST = ("visual.patch_embed.proj.weight",)
 CLASSIFIER = "the head of a classifier"
 CONV_STEM = {r"(patch_embed|up)\.": "this network has convolutions there (stem='conv')"}
 NO_QKV_BIAS = "this network was built with qkv_bias=False"
@@ -80,6 +85,7 @@ LAYOUTS: tuple[Layout, ...] = (  # the one that fills most of a network is used,
     Layout("lungseg", UNet, r"bottleneck\.0\.", rename_ours, UNET_ENCODER, UNET_FIRST, ours=True),
     Layout("lungseg", SAM, r"prompt_encoder\.top_left", rename_ours, ("image_encoder.",), SAM_FIRST, ours=True),
     Layout("lungseg", SAMImageEncoder, r"position_embedding", rename_ours, VIT_OF_SAM, PATCH_EMBED, ours=True),
+    Layout("lungseg", BiomedCLIP, r"visual\.class_token", rename_ours, CLIP_TOWERS, CLIP_FIRST, ours=True),
     Layout(
         "Swin-Unet", SwinUNet, r"layers_up\.", rename_swin_unet, SWIN_ENCODER, PATCH_EMBED, rearrange_swin, CONV_STEM
     ),
@@ -126,6 +132,19 @@ LAYOUTS: tuple[Layout, ...] = (  # the one that fills most of a network is used,
         PATCH_EMBED,
         rearrange_vit,
         {r"cls_token": "UNETR has no class token", r"head\.": CLASSIFIER, r".*attn\.qkv\.bias": NO_QKV_BIAS},
+    ),
+    Layout(
+        "BiomedCLIP (open_clip)",
+        BiomedCLIP,
+        r"visual\.trunk\.",
+        rename_biomedclip,
+        CLIP_TOWERS,
+        CLIP_FIRST,
+        rearrange_biomedclip,
+        {
+            r"text\.transformer\.embeddings\.position_ids": "the numbers 0 to 511, no weights: we count positions",
+            r"text\.transformer\.pooler\.": "BERT's pooler, which BiomedCLIP does not use",
+        },
     ),
     Layout("ResNet50-U-Net (smp)", ResNet50UNet, r"encoder\.layer1\.", rename_resnet_unet, ("encoder.",), RESNET_FIRST),
     Layout(

@@ -13,6 +13,7 @@ from math import isqrt, prod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lungseg.nn.biomedclip import BiomedCLIP
 from lungseg.nn.resnet_unet import ResNet50Encoder, ResNet50UNet
 from lungseg.nn.sam import SAM
 from lungseg.nn.sam_encoder import SAMImageEncoder
@@ -184,6 +185,46 @@ def kernel_of_linear(weight: Tensor, in_channels: int, spatial_dims: int) -> Ten
     patch_size = round((weight.shape[1] / in_channels) ** (1 / spatial_dims))
     kernel = weight.unflatten(1, (*[patch_size] * spatial_dims, in_channels))  # (K, p, p, C)
     return kernel.movedim(-1, 1)  # (K, C, p, p)
+
+
+# BiomedCLIP
+
+
+def rename_biomedclip(key: str, model: BiomedCLIP) -> list[str]:
+    """BiomedCLIP as open_clip names it (timm's ViT, transformers' BERT): every tensor has one place here."""
+    rules: list[Rule] = [
+        (r"visual\.trunk\.pos_embed\.class", "visual.class_position"),
+        (r"visual\.trunk\.pos_embed", "visual.position_embedding"),
+        (r"visual\.trunk\.cls_token", "visual.class_token"),
+        (r"visual\.trunk\.", "visual."),
+        (r"visual\.head\.proj\.", "visual_head."),
+        (r"text\.transformer\.embeddings\.(word|position)_embeddings\.", r"text.\1_embedding."),
+        (r"text\.transformer\.embeddings\.token_type_embeddings\.", "text.type_embedding."),
+        (r"text\.transformer\.embeddings\.LayerNorm\.", "text.norm."),
+        (r"text\.transformer\.encoder\.layer\.(\d+)\.attention\.self\.", r"text.blocks.\1."),
+        (r"text\.transformer\.encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"text.blocks.\1.proj."),
+        (r"text\.transformer\.encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.", r"text.blocks.\1.norm1."),
+        (r"text\.transformer\.encoder\.layer\.(\d+)\.intermediate\.dense\.", r"text.blocks.\1.mlp.fc1."),
+        (r"text\.transformer\.encoder\.layer\.(\d+)\.output\.dense\.", r"text.blocks.\1.mlp.fc2."),
+        (r"text\.transformer\.encoder\.layer\.(\d+)\.output\.LayerNorm\.", r"text.blocks.\1.norm2."),
+        (r"text\.proj\.", "text_head."),
+        (r"logit_scale", "logit_scale"),
+    ]
+    return rename_by(rules, key)
+
+
+def rearrange_biomedclip(published: dict[str, Tensor], model: BiomedCLIP) -> dict[str, Tensor]:
+    """Take the class token's position out of the table, and put the others on a square grid: ViT images are square."""
+    published = dict(published)
+    positions, token = "visual.trunk.pos_embed", "visual.trunk.cls_token"
+    if positions in published:
+        class_position, *rest = published[positions][0].split([1, published[positions].shape[1] - 1])
+        published[f"{positions}.class"] = class_position[0]  # (K,)
+        side = isqrt(len(rest[0]))
+        published[positions] = positions_on_a_grid(rest[0], (side, side))  # (side, side, K)
+    if token in published:
+        published[token] = published[token].flatten()  # (K,)
+    return published
 
 
 # SAM and MedSAM

@@ -15,6 +15,7 @@ from lungseg.nn.layers import (
     conv_norm_relu,
     double_conv,
     trunc_normal_init,
+    width_init,
 )
 
 
@@ -52,6 +53,17 @@ def test_trunc_normal_init_has_the_published_spread():
     trunc_normal_init(layer)
     assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("inputs", [50, 400])
+def test_width_init_keeps_the_spread_of_what_it_is_given(inputs):
+    layer, table = nn.Linear(inputs, 400), nn.Embedding(400, 100)
+    width_init(layer)
+    width_init(table)
+    x = torch.randn(300, inputs)
+    assert layer(x).std().item() == pytest.approx(0.88, rel=0.05)  # that of a normal truncated at 2 sd
+    assert layer.weight.abs().max() <= 2 * inputs**-0.5 and not layer.bias.any()
+    assert table.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 @pytest.mark.parametrize("spatial", [(5, 4), (5, 4, 3)])

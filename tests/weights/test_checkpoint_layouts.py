@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from clip_fixtures import FIXTURES as CLIP, SIZES as TINY_CLIP, filled as filled_clip, recorded as recorded_clip
 from torch import nn
 
+from lungseg.nn.biomedclip import BiomedCLIP
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
 from lungseg.nn.sam import SAM, MedSAM
@@ -61,6 +63,7 @@ def test_names_are_distinct_within_a_network():
         (RRCUNet(channels=(4,)), {"pool", "up", "decoder", "head"}),
         (SAM.tiny(depth=1, global_blocks=()), {"prompt_encoder", "mask_decoder"}),
         (SAM.tiny(depth=1, global_blocks=()).image_encoder, set()),
+        (BiomedCLIP(**TINY_CLIP), {"visual_head", "text_head", "logit_scale"}),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -325,3 +328,51 @@ def test_a_checkpoint_of_ours_keeps_medsams_frozen_part_and_its_frequencies(tmp_
 def test_a_sam_of_other_channels_is_refused():
     with pytest.raises(ValueError, match="only .* numbers were found in this SAM checkpoint"):
         load_published(SAM(**SAM_SIZES | {"embed_dim": 36}, **DECODER_SIZES), tiny_sam()["state_dict"])
+
+
+# BiomedCLIP
+
+
+def test_open_clips_file_fills_every_tensor_and_says_what_the_buffer_is():
+    network, published = BiomedCLIP(**TINY_CLIP), dict(recorded_clip()["state_dict"])
+    published |= {"text.transformer.embeddings.position_ids": torch.arange(40)[None],
+                  "text.transformer.pooler.dense.bias": torch.zeros(24)}  # fmt: skip
+    report = load_published(network, {"state_dict": {f"module.{key}": value for key, value in published.items()}})
+    assert report.layout == "BiomedCLIP (open_clip)" and not (report.adapted or report.fresh)
+    assert len(report.loaded) == len(network.state_dict()) == len(recorded_clip()["state_dict"]) + 1
+    assert report.skipped == {
+        "text.transformer.embeddings.position_ids": "the numbers 0 to 511, no weights: we count positions",
+        "text.transformer.pooler.dense.bias": "BERT's pooler, which BiomedCLIP does not use",
+    }
+    table = published["visual.trunk.pos_embed"][0]
+    assert torch.equal(network.visual.class_position, table[0])
+    assert torch.equal(network.visual.position_embedding.flatten(0, 1), table[1:])
+
+
+def test_every_key_of_the_full_size_file_has_a_place_of_its_shape():
+    """On the meta device: shapes without numbers. (`load_published` refuses a file without numbers.)"""
+    layout = next(layout for layout in LAYOUTS if layout.name == "BiomedCLIP (open_clip)")
+    with torch.device("meta"):
+        network, published = BiomedCLIP(), {}
+        for line in (CLIP / "biomedclip_open_clip.keys.txt").read_text().splitlines()[1:]:
+            key, shape, _, _ = line.split("\t")
+            published[key] = torch.empty(tuple(int(n) for n in re.findall(r"\d+", shape)))
+    placed = {}
+    for key, tensor in layout.rearrange(published, network).items():
+        (name,) = layout.rename(key, network)
+        placed[name] = tensor.shape
+    assert placed == {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def test_a_biomedclip_for_larger_images_takes_interpolated_positions():
+    network = BiomedCLIP(**(TINY_CLIP | {"img_size": 80}))
+    report = load_published(network, recorded_clip()["state_dict"])
+    assert report.adapted == {"visual.position_embedding": "position table (3, 3, 32) -> (5, 5, 32), interpolated"}
+
+
+def test_a_biomedclip_of_ours_is_loaded_whole_and_another_vocabulary_refused():
+    saved = filled_clip()[0].state_dict()
+    report = load_published(BiomedCLIP(**TINY_CLIP), saved)
+    assert report.layout == "lungseg" and not (report.fresh or report.skipped)
+    with pytest.raises(ValueError, match="in other sizes: shape"):
+        load_published(BiomedCLIP(**(TINY_CLIP | {"vocab_size": 391})), saved)
