@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from lungseg import charts, draw, inference, losses, losses_contrastive, nn, predictor, wordpiece, zero_shot
+from lungseg import charts, draw, inference, losses, nn, predictor, wordpiece, zero_shot
 from lungseg.data import augment, ct, elastic, manifest, scans, slice_crops, slices, splits, volumes
 from lungseg.data.phantoms import anatomy, captions, folders, nodules, raster, scene, vessels
 from lungseg.data.pickles import table
@@ -139,7 +139,6 @@ TABLE = {
     losses.tversky_loss: {"batch": False, "smooth": 1.0},
     losses.focal_tversky_loss: {"batch": False, "smooth": 1.0},
     losses.focal_loss: {"alpha": None},
-    losses_contrastive.clip_loss: {"groups": None},
     contrastive.train_clip_epoch: {"grad_clip": 1.0},
     metrics.confusion_counts: {"threshold": 0.5},
     strata.bootstrap: BOOTSTRAP,
