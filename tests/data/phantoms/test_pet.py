@@ -127,5 +127,9 @@ def test_the_same_seed_gives_the_same_pet_and_the_ct_does_not_know_of_it():
         assert np.array_equal(one.pet, other.pet) and one.pet.shape == one.hu.shape and plain.pet is None
         assert np.array_equal(one.hu, plain.hu) and np.array_equal(one.target, plain.target)
     assert not np.array_equal(with_pet[0].pet, with_pet[1].pet)
+    first, second = np.random.default_rng(4), np.random.default_rng(4)
+    phantom_crops(first, num=1, size=8, pet=True)
+    phantom_crops(second, num=1, size=8)
+    assert first.random() == second.random()  # nor does the next patient
     unit = pet.pet_to_unit(np.array([0.0, 1.0, 20.0]))
     assert unit.tolist() == pytest.approx([0, 0.2, 1]) and unit.dtype == np.float32
