@@ -120,7 +120,7 @@ def test_counts_have_the_mean_and_the_variance_of_poisson(suv, spacing, counts):
 
 def test_the_same_seed_gives_the_same_pet_and_the_ct_does_not_know_of_it():
     def draw(**options):
-        return phantom_crops(np.random.default_rng(4), num=2, size=24, **options)
+        return phantom_crops(np.random.default_rng(4), num=2, size=16, spacing_mm=2.0, **options)
 
     with_pet, again, without = draw(pet=True), draw(pet=True), draw()
     for one, other, plain in zip(with_pet, again, without, strict=True):
@@ -128,8 +128,8 @@ def test_the_same_seed_gives_the_same_pet_and_the_ct_does_not_know_of_it():
         assert np.array_equal(one.hu, plain.hu) and np.array_equal(one.target, plain.target)
     assert not np.array_equal(with_pet[0].pet, with_pet[1].pet)
     first, second = np.random.default_rng(4), np.random.default_rng(4)
-    phantom_crops(first, num=1, size=8, pet=True)
-    phantom_crops(second, num=1, size=8)
+    phantom_crops(first, num=1, size=4, spacing_mm=4.0, pet=True)
+    phantom_crops(second, num=1, size=4, spacing_mm=4.0)
     assert first.random() == second.random()  # nor does the next patient
     unit = pet.pet_to_unit(np.array([0.0, 1.0, 20.0]))
     assert unit.tolist() == pytest.approx([0, 0.2, 1]) and unit.dtype == np.float32
