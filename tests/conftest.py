@@ -1,6 +1,7 @@
 """What every test shares: a fixed seed, and the `gpu` marker skipped where there is no GPU."""
 
 import copy
+import gc
 import os
 import signal
 
@@ -87,6 +88,13 @@ def in_both_precisions():
             return copy.deepcopy(network).double()(*doubled), copy.deepcopy(network)(*inputs)
 
     return run
+
+
+def pytest_collection_finish():
+    """torch and the tests themselves are some 600,000 objects, which every full garbage collection would look through."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 def pytest_collection_modifyitems(items):
