@@ -91,7 +91,7 @@ def in_both_precisions():
 
 
 def pytest_collection_finish():
-    """torch and the tests themselves are some 600,000 objects, which every full garbage collection would look through."""
+    """torch and the tests are some 600,000 objects, which every full garbage collection would look through."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)

@@ -449,11 +449,18 @@ def test_of_two_runs_started_into_one_folder_one_trains(folder, reference, tmp_p
     assert_same_run(reference[0], out)
 
 
+@pytest.fixture(scope="module")
+def never_better(folder, tmp_path_factory):
+    """A run whose best epoch is the first; last.prev.pt is the second."""
+    out = tmp_path_factory.mktemp("runs") / "never_better"
+    train(folder, out, *NEVER_BETTER)
+    return out
+
+
 @pytest.mark.parametrize("change", ["another epoch", "another network", "another shape", "missing"])
-def test_a_best_epoch_that_is_not_that_of_the_run_is_refused(folder, reference, tmp_path, capsys, change):
+def test_a_best_epoch_that_is_not_that_of_the_run_is_refused(never_better, tmp_path, capsys, change):
     out = tmp_path / "run"
-    train(folder, out, *NEVER_BETTER)  # the best is the first; last.prev.pt is the second
-    capsys.readouterr()
+    shutil.copytree(never_better, out)
     best = load_checkpoint(out / "best.pt")
     if change == "another epoch":
         shutil.copy(out / "last.prev.pt", out / "best.pt")
