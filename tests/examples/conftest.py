@@ -56,6 +56,14 @@ def log_of():
     return read
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _jagged_charts():
+    """Smooth lines are a fifth of the time of so short a training; here it is enough that charts are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lungseg.charts.ZOOM", 1)
+        yield
+
+
 @pytest.fixture
 def epochs_of(log_of, monkeypatch):
     """Train; return what the log says of the epochs. What follows them takes as long, and is left out."""
