@@ -86,9 +86,9 @@ def load_predictor(
     """Read a checkpoint of a training script, such as run/best.pt, and make its network ready to predict.
 
     Args:
-        path: one checkpoint, also of a refiner (`lungseg.refiner`), or several whose probabilities are averaged. Their networks may differ; what they were
-            trained on must not (`lungseg.ensemble.check_agreement`). Several have no common decision: it is the plain
-            one, above 1/2.
+        path: one checkpoint, also of a refiner (`lungseg.refiner`), or several whose probabilities are averaged. Their
+            networks may differ; what they were trained on must not (`lungseg.ensemble.check_agreement`). Several have
+            no common decision: it is the plain one, above 1/2.
         device: where the network computes.
         overlap, batch_size: as in `lungseg.inference.sliding_window`.
         tta: as in `lungseg.tta.variations`.

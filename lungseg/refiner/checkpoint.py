@@ -75,7 +75,8 @@ def refiner_predictor(
         decision = Decision.from_dict(saved.get("decision"))
     except UNFIT as error:
         raise ValueError(
-            f"{path}: its refiner cannot be built ({shorten(error)}). Use another checkpoint of examples/train_refiner.py."
+            f"{path}: its refiner cannot be built ({shorten(error)}). Use another checkpoint of "
+            f"examples/train_refiner.py."
         ) from None
     return RefinerPredictor(
         trained.network.to(device), trained.input, network.eval().to(device), settings=settings, judge=judge,

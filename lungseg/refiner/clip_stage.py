@@ -57,7 +57,7 @@ def train_clip(c: Context) -> None:
 def caption_pairs(
     c: Context, tokenizer: WordPiece, patients: range, arguments: dict[str, Any]
 ) -> tuple[Tensor, Tensor, list[bool]]:
-    """Crops of phantoms (n, 1, S, S) in [0, 1], the tokens of their sentences (n, N), and whether they show a lesion."""
+    """Crops of phantoms (n, 1, S, S) in [0, 1], the tokens of their sentences (n, N), whether each shows a lesion."""
     crops = []
     for patient in patients:
         rng = c.stages.rng("captions", patient)

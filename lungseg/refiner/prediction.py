@@ -105,7 +105,7 @@ class RefinerPredictor(Predictor):
 
     @torch.no_grad()
     def look_at_boxes(self, grey: NDArray, boxes: Sequence[Sequence[float]], probs: NDArray | None = None) -> Looks:
-        """The same for any boxes (x0, y0, x1, y1) in pixels of the slice. Without `probs` the box is the only prompt."""
+        """The same for any boxes (x0, y0, x1, y1) of the slice; without `probs` the box is the only prompt."""
         crops = [self.settings.crop(grey, box) for box in boxes]
         priors = None if probs is None else [prior_logits(crop.cut(probs)) for crop in crops]
         masks, similarity, iou = [], [], []

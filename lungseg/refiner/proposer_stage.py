@@ -59,7 +59,7 @@ def train_network(
 
     def loss_of(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
         sets.set_epoch(step)  # other variations at each step
-        drawn = rng.choice(chosen, min(r.batch_size, len(chosen)), replace=False).tolist()
+        drawn = rng.choice(chosen, min(r.proposer_batch, len(chosen)), replace=False).tolist()
         image, target, _ = zip(*(sets[i] for i in drawn), strict=True)
         return dice_bce_loss(model(torch.stack(image).to(device)), torch.stack(target).to(device))
 

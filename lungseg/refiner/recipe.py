@@ -43,7 +43,8 @@ class RefinerRecipe:
         check=not_negative,
     )  # fmt: skip
     channels: tuple[int, ...] = option((16, 32, 64), "channels of each stage of that U-Net")
-    proposer_steps: int = option(300, "steps of the proposer, and of each of the two of the cross-fitting")
+    proposer_batch: int = option(8, "slices in a batch of the proposer")
+    proposer_steps: int = option(200, "steps of the proposer, and of each of the two of the cross-fitting")
     proposer_lr: float = option(2e-3, "peak learning rate of the proposer", check=positive)
     cross_fit: bool = option(
         True, "propose on the training slices with networks that have not learned from their patients; without it the "
@@ -75,8 +76,8 @@ class RefinerRecipe:
     use_clip: bool = option(True, "without it the refiner is MedSAM with the proposer's map as a mask prompt")
     clip_dim: int = option(96, "channels of the tiny BiomedCLIP, a multiple of 3")
     clip_depth: int = option(4, "blocks of its image tower")
-    clip_patients: int = option(400, "phantoms, each with 8 captioned crops, that it learns from")
-    clip_steps: int = option(500, "steps")
+    clip_patients: int = option(300, "phantoms, each with 8 captioned crops, that it learns from")
+    clip_steps: int = option(300, "steps")
     clip_batch: int = option(64, "pairs in a batch, whose other sentences are the wrong ones", check=from_to(2, 2**31))
     clip_lr: float = option(1e-3, "peak learning rate", check=positive)
 
@@ -90,11 +91,11 @@ class RefinerRecipe:
     rank: int = option(
         0, "of LoRA on its queries and values, for published weights; 0 trains the whole encoder", check=not_negative
     )
-    sam_steps: int = option(600, "steps on true boxes; 0 takes the weights as they are", check=not_negative)
+    sam_steps: int = option(400, "steps on true boxes; 0 takes the weights as they are", check=not_negative)
     sam_lr: float = option(1e-3, "peak learning rate; 1e-4 for published weights", check=positive)
 
     # the refiner
-    refiner_steps: int = option(600, "steps on boxes of the proposer and true ones")
+    refiner_steps: int = option(350, "steps on boxes of the proposer and true ones")
     refiner_lr: float = option(5e-4, "peak learning rate; 1e-4 for published weights", check=positive)
     proposed: float = option(
         0.5, "share of the lesions' boxes that are the proposer's; the others are true", check=share
@@ -105,7 +106,7 @@ class RefinerRecipe:
     )
 
     # of all stages
-    batch_size: int = option(16, "slices or crops in a batch")
+    batch_size: int = option(16, "crops in a batch of MedSAM and the refiner")
     weight_decay: float = option(0.01, "pull of weight matrices towards 0", check=not_negative)
     save_every: int = option(50, "steps between two checkpoints within a stage")
     threads: int = option(1, "CPU threads; 0: as many as torch chooses", check=not_negative)

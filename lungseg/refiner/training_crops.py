@@ -27,7 +27,7 @@ from lungseg.refiner.proposals import Box, jitter_box
 class Place(NamedTuple):
     """A box in one of the slices of a data set."""
 
-    index: int
+    number: int  # of the slice
     box: Box
 
 
@@ -88,7 +88,7 @@ class TrainingPlaces:
     @property
     def recall(self) -> float:
         """The share of the lesions that are in some candidate's box; nothing that follows can find more."""
-        found = [any(p.index == t.index and overlap(p.box, t.box) for p in self.proposed) for t in self.true]
+        found = [any(p.number == t.number and overlap(p.box, t.box) for p in self.proposed) for t in self.true]
         return float(np.mean(found)) if found else float("nan")
 
     def probs(self, index: int, shape: Sequence[int]) -> NDArray[np.float32]:
