@@ -21,7 +21,7 @@ from lungseg.weights.load import load_published
 from lungseg.wordpiece import CONTEXT, WordPiece
 
 CROPS = 8  # of each phantom
-HELD_OUT = 40  # phantoms on which it is measured
+HELD_OUT = 40  # phantoms on which it is measured, at most as many as it learns from
 SPACING_MM = (0.45, 1.0)  # of a pixel of a crop: a refiner's crops show from 22 to 48 mm
 
 
@@ -73,7 +73,8 @@ def told_of_clip(c: Context, model: nn.Module, tokenizer: WordPiece) -> str:
     """How well its sentences tell crops of new phantoms with a nodule from those without."""
     assert isinstance(model, BiomedCLIP)
     arguments = {"img_size": model.img_size, "max_length": model.text.position_embedding.num_embeddings}
-    new = range(c.recipe.clip_patients, c.recipe.clip_patients + HELD_OUT)
+    first = c.recipe.clip_patients
+    new = range(first, first + min(HELD_OUT, first))
     images, _, lesion = caption_pairs(c, tokenizer, new, arguments)
     texts = sentences(model, tokenizer)
     lesion_logit, normal = model.logits(model.encode_image(clip_input(images.to(texts.device))), texts).unbind(dim=1)
