@@ -200,8 +200,9 @@ def row(name: str, scores: list[ImageScore]) -> str:
     cells = []
     for stratum in STRATA:
         low, high = intervals(scores, stratum=stratum)["dice"]
-        mean = table_row(scores, stratum=stratum, draws=0)["dice"]
-        cells.append(f"{mean:.3f} ({low:.2f} to {high:.2f})" if np.isfinite(float(mean)) else "–")
+        mean = float(table_row(scores, stratum=stratum, draws=0)["dice"])
+        range_ = f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else ""  # too few patients for one
+        cells.append(f"{mean:.3f}{range_}" if np.isfinite(mean) else "–")
     whole = table_row(scores, draws=0)
     return f"| {name} | {' | '.join(cells)} | {whole['lesion_recall']:.3f} | {whole['false_positives_per_slice']:.3f} |"
 
@@ -210,10 +211,11 @@ def difference(name: str, first: list[ImageScore], second: list[ImageScore]) -> 
     """The gain of the first over the second in mean Dice, all and below 5 mm, on the same patients."""
     parts = []
     for stratum in STRATA[:2]:
-        draws = (bootstrap(scores, stratum=stratum)["dice"] for scores in (first, second))
-        low, high = np.nanpercentile(np.subtract(*draws), [2.5, 97.5])
-        gain = [table_row(scores, stratum=stratum, draws=0)["dice"] for scores in (first, second)]
-        parts.append(f"{stratum.name} {float(gain[0]) - float(gain[1]):+.3f} ({low:+.3f} to {high:+.3f})")
+        draws = [bootstrap(scores, stratum=stratum)["dice"] for scores in (first, second)]
+        gain = float(np.subtract(*(table_row(s, stratum=stratum, draws=0)["dice"] for s in (first, second))))
+        if np.isfinite(gain):
+            low, high = np.nanpercentile(np.subtract(*draws), [2.5, 97.5]).tolist()
+            parts.append(f"{stratum.name} {gain:+.3f} ({low:+.3f} to {high:+.3f})")
     return f"{name}: {', '.join(parts)}"
 
 
@@ -245,12 +247,12 @@ def ablation(run: Path, data: Path | None = None) -> int:
     print(f"\n| mean Dice (95 %) | {' | '.join(s.name for s in STRATA)} | lesions found | FP per slice |")
     print("| --- |" + " ---: |" * (len(STRATA) + 2))
     for name, of_method in scores.items():
-        print(row(name, of_method), flush=True)
+        print(row(name, of_method))
+    print("\nGain in mean Dice, with the interval over the same patients:")
     e = scores["e: refiner"]
     for name in list(methods):
         if name != "e: refiner":
-            print(difference(f"\ne - {name[0]}", e, scores[name]), end="")
-    print()
+            print(difference(f"e - {name[0]}", e, scores[name]))
     for most in (1, 2, 4, 8):
         few = replace(c, recipe=replace(c.recipe, most=most))
         recall = candidates_of(few, plain, last_split(c.folder)).recall

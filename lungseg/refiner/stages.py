@@ -62,6 +62,7 @@ class Stages:
             return None
         saved = load_checkpoint(self.path(name))
         expect(saved, {"stage": str, "model": dict, "line": str}, str(self.path(name)))
+        self.partial(name).unlink(missing_ok=True)  # a kill may have come between the two
         return saved
 
     def finish(self, name: str, model: dict[str, Tensor], line: str, **entries: Any) -> None:
