@@ -32,7 +32,7 @@ class RefinerRecipe:
     # phantoms, if there is no --data
     phantom_patients: int = option(160, "phantoms: patients, each with one nodule of 3 to 25 mm")
     phantom_slices: int = option(3, "phantoms: slices of each patient")
-    phantom_size: int = option(96, "phantoms: side of a slice in pixels of 0.7 mm", check=from_to(16, 1024))
+    phantom_size: int = option(64, "phantoms: side of a slice in pixels of 0.7 mm", check=from_to(16, 1024))
 
     # the proposer
     proposer: str | None = option(
@@ -44,7 +44,7 @@ class RefinerRecipe:
     )  # fmt: skip
     channels: tuple[int, ...] = option((16, 32, 64), "channels of each stage of that U-Net")
     proposer_batch: int = option(8, "slices in a batch of the proposer")
-    proposer_steps: int = option(200, "steps of the proposer, and of each of the two of the cross-fitting")
+    proposer_steps: int = option(500, "steps of the proposer, and of each of the two of the cross-fitting")
     proposer_lr: float = option(2e-3, "peak learning rate of the proposer", check=positive)
     cross_fit: bool = option(
         True, "propose on the training slices with networks that have not learned from their patients; without it the "
@@ -74,7 +74,7 @@ class RefinerRecipe:
     )
     vocabulary: str | None = option(None, "with published weights of BiomedCLIP: the file vocab.txt of PubMedBERT")
     use_clip: bool = option(True, "without it the refiner is MedSAM with the proposer's map as a mask prompt")
-    clip_dim: int = option(96, "channels of the tiny BiomedCLIP, a multiple of 3")
+    clip_dim: int = option(96, "channels of the tiny BiomedCLIP, a multiple of 4")
     clip_depth: int = option(4, "blocks of its image tower")
     clip_patients: int = option(300, "phantoms, each with 8 captioned crops, that it learns from")
     clip_steps: int = option(300, "steps")
@@ -115,8 +115,8 @@ class RefinerRecipe:
         check_fields(self)
         if self.threshold >= 1 or self.context < 1 or self.jitter >= 0.5:
             raise ValueError("--threshold must be below 1, --context at least 1, and --jitter below 0.5")
-        if self.sam_dim % 3 or self.clip_dim % 3 or self.sam_depth % 2:
-            raise ValueError("--sam-dim and --clip-dim must be multiples of 3, and --sam-depth an even number")
+        if self.sam_dim % 3 or self.clip_dim % 4 or self.sam_depth % 2:
+            raise ValueError("--sam-dim must be a multiple of 3, --clip-dim one of 4, and --sam-depth an even number")
         if not self.use_clip and (self.clip or self.vocabulary):
             raise ValueError("--no-use-clip leaves BiomedCLIP out, so --clip and --vocabulary would do nothing")
         if self.vocabulary and not self.clip:

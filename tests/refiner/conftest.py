@@ -61,7 +61,7 @@ def context(squares, tmp_path):
     def make(out=None, **flags):
         small = {"channels": (4, 8), "proposer_steps": 2, "crop_size": 16, "smallest": 8, "save_every": 1}
         small |= {"sam_dim": 6, "sam_depth": 2, "sam_steps": 1, "refiner_steps": 1, "batch_size": 2, "threshold": 0.3}
-        small |= {"clip_dim": 6, "clip_depth": 1, "clip_patients": 1, "clip_steps": 1, "clip_batch": 4}
+        small |= {"clip_dim": 4, "clip_depth": 1, "clip_patients": 1, "clip_steps": 1, "clip_batch": 4}
         out = tmp_path / "run" if out is None else out
         out.mkdir(exist_ok=True)
         return Context(RefinerRecipe(**small | flags), squares, Stages(out, save_every=1))

@@ -19,13 +19,13 @@ def test_it_is_trained_once_and_taken_by_another_run(context, tmp_path, capsys):
     train_clip(second)
     assert "as it was trained in another run" in capsys.readouterr().out
     (arguments, weights, texts), other = read_clip(first), read_clip(second)
-    assert arguments["vision_dim"] == 6 and other[0] == arguments
+    assert arguments["vision_dim"] == 4 and other[0] == arguments
     assert all(torch.equal(weights[name], other[1][name]) for name in weights)
     assert texts.shape == (2, 64) and torch.allclose(texts.norm(dim=1), torch.ones(2)) and torch.equal(texts, other[2])
 
 
 def test_other_vocabularies_must_be_given(context, tmp_path):
-    arguments = {"vocab_size": 170, "vision_dim": 6, "vision_depth": 1}
+    arguments = {"vocab_size": 170, "vision_dim": 4, "vision_depth": 1}
     model = BiomedCLIP.tiny(**arguments)
     save_checkpoint(tmp_path / "clip.pt", {"clip": {**arguments}, "model": {}})
     with pytest.raises(ValueError, match="does not fit"):
