@@ -10,34 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def clip_loss(logits: Tensor, *, groups: Tensor | None = None) -> Tensor:
+def clip_loss(logits: Tensor) -> Tensor:
     """Cross entropy of each image over the sentences of the batch and of each sentence over the images, averaged.
 
     CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020), Figure 3; a scalar >= 0.
 
     Args:
         logits: (B, B), image i with sentence j, cosine / temperature; pairs are on the diagonal. Any floating dtype.
-        groups: (B,) numbers; pairs with the same number show the same thing, and their images and sentences fit each
-            other: the target of a row is then spread evenly over them (UniCL, Yang et al. 2022,
-            https://arxiv.org/abs/2204.03610, equation 3). None: every pair differs, as CLIP assumes.
+
+    Several pairs may have the same sentence. Their columns are alike, so an image is never pulled away from its own
+    sentence; only the lowest value that the loss can reach is then above 0.
 
     Raises:
-        ValueError: if the logits are not square, or the groups not one number per pair.
+        ValueError: if the logits are not square.
     """
     if logits.dim() != 2 or logits.shape[0] != logits.shape[1] or not len(logits):
         raise ValueError(
             f"clip_loss: expected logits (B, B), one row per image and one column per sentence, got "
             f"{tuple(logits.shape)}. Give as many sentences as images, pair by pair."
         )
-    if groups is not None and groups.shape != logits.shape[:1]:
-        raise ValueError(f"clip_loss: expected groups ({len(logits)},), a number per pair, got {tuple(groups.shape)}.")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if groups is None:
-        target = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
-    else:
-        same = (groups[:, None] == groups[None, :]).to(logits)  # (B, B)
-        target = same / same.sum(dim=1, keepdim=True)  # rows sum to 1; so do columns, since it is symmetric
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    partner = torch.arange(len(logits), device=logits.device)  # of row i and of column i
+    return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2
 
 
 def dhn_nce_loss(

@@ -8,13 +8,14 @@ import math
 
 import pytest
 
-from lungseg import charts, draw, inference, losses, losses_contrastive, nn, predictor, wordpiece, zero_shot
+from lungseg import charts, draw, inference, losses, nn, predictor, wordpiece, zero_shot
 from lungseg.data import augment, ct, elastic, manifest, scans, slice_crops, slices, splits, volumes
-from lungseg.data.phantoms import anatomy, captions, folders, nodules, raster, scene, vessels
+from lungseg.data.phantoms import anatomy, captions, folders, nodules, pet, raster, scene, vessels
 from lungseg.data.pickles import table
 from lungseg.decision import Decision
 from lungseg.evaluation import baselines, metrics, scores, strata
 from lungseg.nn import conv_stem, layers, rrc_unet, unetr
+from lungseg.refiner import crops, judge, proposals
 from lungseg.training import contrastive, optim
 from lungseg.training.early_stopping import EarlyStopping
 from lungseg.training.optim import warmup_cosine
@@ -126,6 +127,9 @@ TABLE = {
     scene.phantom_patient: PATIENT | {"num_slices": 6, "size": 256, "field_of_view_mm": 360.0, "nodule_free": 0.0},
     scene.phantom_crops: PATIENT | {"num": 6, "size": 64, "spacing_mm": 0.7},
     scene.phantom_volume: PATIENT | {"shape": (32, 128, 128), "spacing_mm": (4.0, 2.8, 2.8), "num_nodules": 3},
+    pet.blurred_activity: {"fwhm_mm": 6.0},
+    pet.count_noise: {"counts": 6.0},
+    pet.pet_to_unit: {"highest": 5.0},
     nodules.Nodule: {"core": (0.0, 0.0, 0.0, 0.0), "stretch": (1.0, 1.0, 1.0), "bumps": (), "spikes": ()},
     anatomy.sample_thorax: {"vessels_per_lung": 1300},
     vessels.grow_tree: {"balance": 0.6},
@@ -139,7 +143,6 @@ TABLE = {
     losses.tversky_loss: {"batch": False, "smooth": 1.0},
     losses.focal_tversky_loss: {"batch": False, "smooth": 1.0},
     losses.focal_loss: {"alpha": None},
-    losses_contrastive.clip_loss: {"groups": None},
     contrastive.train_clip_epoch: {"grad_clip": 1.0},
     metrics.confusion_counts: {"threshold": 0.5},
     strata.bootstrap: BOOTSTRAP,
@@ -162,6 +165,13 @@ TABLE = {
         "crop_size": (0,), "crops_per_slice": 1, "foreground": 0.5,
     },
     VolumeRecipe: {"spatial_dims": 2, "crop_size": (16, 32, 32), "crops_per_volume": 2, "foreground": 0.5},
+    # the refiner
+    proposals.propose: {"threshold": 0.1, "margin": 0.1, "most": 8},
+    proposals.jitter_box: {"share": 0.2},
+    crops.crop_at: {"context": 2.0, "smallest": 32},
+    judge.Judge: {"proposer": 1.0, "similarity": 0.0, "iou": 0.0, "constant": 0.0},
+    judge.fit_judge: {"ridge": 0.1},
+    judge.slice_map: {"least": 0.0},
     # prediction and pictures
     inference.sliding_window: {"overlap": 0.5, "batch_size": 4},
     inference.SlidingWindow: {"overlap": 0.5, "batch_size": 4},

@@ -82,6 +82,15 @@ TABLE = {
         "data.phantoms.anatomy",
         "data.phantoms.nodules",
         "data.phantoms.painting",
+        "data.phantoms.pet",
+    },
+    "data/phantoms/pet.py": {
+        "numpy",
+        "scipy",
+        "data.phantoms.raster",
+        "data.phantoms.anatomy",
+        "data.phantoms.nodules",
+        "data.phantoms.painting",
     },
     "data/phantoms/captions.py": {
         "numpy",

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungseg.nn.arguments import check_counts, check_image
+from lungseg.nn.arguments import check_image, is_count
 from lungseg.nn.biomedclip import BiomedCLIP, clip_input
 from lungseg.nn.lora import add_lora
 from lungseg.nn.patches import complete_patches
@@ -37,16 +37,20 @@ class Refined(NamedTuple):
 class CandidateRefiner(nn.Module):
     """A crop and a box for each candidate -> its mask, and what the judge (`lungseg.refiner.judge`) needs.
 
-    It takes over the networks it is given, and decides what can be trained: MedSAM's mask decoder and neck, the
-    additions, and the convolutions that read a mask prompt, which MedSAM's own training never uses. BiomedCLIP is
-    frozen. MedSAM's image encoder can be trained too, unless it is adapted by LoRA.
+    It takes over the networks it is given, with their weights, and decides what can be trained: MedSAM's mask decoder
+    and neck, the additions, and the convolutions that read a mask prompt, which MedSAM's own training never uses.
+    BiomedCLIP is frozen. MedSAM's image encoder can be trained too, unless it is adapted by LoRA.
 
     Args:
-        sam: MedSAM, with any weights.
+        sam: MedSAM. Load published weights before: LoRA renames those of its attention.
         clip: BiomedCLIP, with any weights, or None.
         text_features: (2, E), of sentences about lesions and about normal lung, from `BiomedCLIP.class_features`.
         rank: of LoRA on queries and values of the image encoder; 0 for none.
         modalities: how many further types of scans can be given.
+
+    Raises:
+        ValueError: for a rank or a number of modalities below 0, text_features that do not fit, or (in forward) crops,
+            boxes and scans that do not belong together.
     """
 
     text_features: Tensor | None
@@ -61,7 +65,9 @@ class CandidateRefiner(nn.Module):
         modalities: int = 0,
     ):
         super().__init__()
-        check_counts("CandidateRefiner", **{"rank + 1": rank + 1, "modalities + 1": modalities + 1})
+        for name, count in (("rank", rank), ("modalities", modalities)):
+            if count != 0 and not is_count(count):
+                raise ValueError(f"CandidateRefiner: {name} must be an integer of at least 0, got {count!r}.")
         self.sam, self.clip, self.modalities = sam, clip, modalities
         encoder, dim = sam.image_encoder, sam.prompt_encoder.dim
         sam.prompt_encoder.mask_convs.requires_grad_(True)

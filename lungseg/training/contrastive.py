@@ -28,9 +28,6 @@ def train_clip_epoch(
 ) -> float:
     """Take one optimizer step per batch; return the mean loss per pair. Computes on the device of the model.
 
-    Two pairs of a batch with the same sentence are partners of each other (`clip_loss`, groups): with few different
-    sentences, as phantoms have, CLIP's assumption that every other sentence is wrong would not hold.
-
     Args:
         batches: image (B, 1 or 3, H, W) in [0, 1], and token numbers (B, N) of its sentence.
         schedule: stepped after every optimizer step.
@@ -47,8 +44,7 @@ def train_clip_epoch(
     for image, ids in batches:
         image = image if turns is None else turn_each(image, turns)
         image, ids = image.to(device), ids.to(device)
-        groups = torch.unique(ids, dim=0, return_inverse=True)[1]  # (B,) a number for each different sentence
-        loss = clip_loss(model(clip_input(image), ids), groups=groups)
+        loss = clip_loss(model(clip_input(image), ids))
         if not loss.isfinite():
             raise FloatingPointError(f"train_clip_epoch: the loss of batch {count} is {loss.item()}. Lower the rate.")
         optimizer.zero_grad(set_to_none=True)

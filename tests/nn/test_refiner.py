@@ -47,8 +47,10 @@ def trained(network):
     return network
 
 
-@pytest.mark.parametrize("side", [32, 27])
-@pytest.mark.parametrize("options", [{}, {"rank": 2}, {"modalities": 2}, {"rank": 1, "modalities": 1}])
+@pytest.mark.parametrize(
+    ("options", "side"),
+    [({}, 32), ({"rank": 2}, 32), ({"modalities": 2}, 32), ({"rank": 1, "modalities": 1}, 27)],
+)
 @pytest.mark.parametrize("with_clip", [False, True])
 def test_untrained_it_is_medsam_bit_for_bit(with_clip, options, side):
     torch.manual_seed(1)
@@ -178,5 +180,6 @@ def test_sentences_without_biomedclip_or_of_another_space_are_refused():
     for options in ({"with_clip": False, "text_features": torch.eye(2, 6)}, {"text_features": torch.eye(3, 6)}):
         with pytest.raises(ValueError, match=r"text_features must be \(2, E\)"):
             refiner(**options)
-    with pytest.raises(ValueError, match="rank"):
-        refiner(rank=-1)
+    for options in ({"rank": -1}, {"modalities": 1.5}):
+        with pytest.raises(ValueError, match="(rank|modalities) must be an integer of at least 0"):
+            refiner(**options)

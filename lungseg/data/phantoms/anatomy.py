@@ -77,6 +77,12 @@ class Thorax:
         )
         return x + dx, y + dy
 
+    def body_distance(self, x, y, z) -> NDArray:
+        """Signed distance to the skin in mm."""
+        x, y = self.bend(x, y, z)
+        half = (self.half_width + self.wall + 25 * gauss(z, 60), self.half_depth + 0.65 * self.wall)
+        return ellipse_distance(x, y, (0.0, 6.0), half, 2.35)
+
     def cavity_distance(self, x, y, z) -> NDArray:
         """Signed distance to the inside of the rib cage in mm."""
         x, y = self.bend(x, y, z)

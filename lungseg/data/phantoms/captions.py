@@ -2,8 +2,9 @@
 
     "a small ground-glass nodule", "a large solid nodule at the pleura", "normal lung with vessels"
 
-Nobody has to describe anything: kind, size and place of a nodule are the numbers it was drawn with. The pairs are for
-contrastive learning (lungseg.training.contrastive); nothing in a sentence is invisible in its crop.
+Nobody has to describe anything: kind, size and place of a nodule are the numbers it was drawn with. The size is that of
+the whole nodule; a crop cuts it within 0.3 of its diameter from the middle. The pairs are for contrastive learning
+(lungseg.training.contrastive).
 """
 
 from collections.abc import Sequence

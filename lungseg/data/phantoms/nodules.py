@@ -86,13 +86,16 @@ class Nodule:
         else:
             paint(image[box], covered, self.hu)
         if self.kind == "part-solid":
-            x, y, z_core = (c + o for c, o in zip(self.centre, self.core[:3], strict=True))
-            core = Nodule("solid", (x, y, z_core), 2 * self.core[3], self.core_hu, bumps=self.bumps)
-            core_box, core_covered = core.coverage(grid, z)
+            core_box, core_covered = self.solid_core().coverage(grid, z)
             paint(image[core_box], core_covered, self.core_hu)
         target = np.zeros(image.shape, bool)
         target[box] = covered >= 0.5
         return target
+
+    def solid_core(self) -> "Nodule":
+        """The core of a part-solid nodule, as a nodule of its own."""
+        x, y, z = (c + o for c, o in zip(self.centre, self.core[:3], strict=True))
+        return Nodule("solid", (x, y, z), 2 * self.core[3], self.core_hu, bumps=self.bumps)
 
 
 def sample_nodule(rng: np.random.Generator, kind: str, centre: Point, diameter: float) -> Nodule:

@@ -55,8 +55,7 @@ def paint_patient_table(image: NDArray, grid: Grid, thorax: Thorax) -> None:
 def paint_chest_wall(image: NDArray, grid: Grid, thorax: Thorax, z: float, cavity: NDArray) -> None:
     """Paint skin, fat and the muscles around the rib cage."""
     x, y = thorax.bend(grid.x, grid.y, z)
-    half = (thorax.half_width + thorax.wall + 25 * gauss(z, 60), thorax.half_depth + 0.65 * thorax.wall)
-    body = ellipse_distance(x, y, (0.0, 6.0), half, 2.35)
+    body = thorax.body_distance(grid.x, grid.y, z)
     paint(image, coverage(body, grid.spacing), 10.0)
     paint(image, coverage(body + 2, grid.spacing), FAT)
     turn = np.arctan2(np.abs(x), y) / np.pi  # 0 at the back, 1 at the front
@@ -104,14 +103,19 @@ def paint_vessels_and_airways(image: NDArray, grid: Grid, thorax: Thorax, z: flo
 def paint_heart(image: NDArray, grid: Grid, thorax: Thorax, z: float) -> None:
     """Paint muscle around four chambers, in a thin coat of fat."""
     x, y = thorax.bend(grid.x, grid.y, z)
-    (hx, hy, hz), (a, b, c) = thorax.heart
     outside = ellipsoid_distance(x, y, z, *thorax.heart)
     paint(image, coverage(outside, grid.spacing), FAT + 20)
     paint(image, coverage(outside + 4, grid.spacing), MUSCLE + 20)
     soft_edge = max(grid.spacing, 6.0)  # motion blurs the beating heart
-    for dx, dy, size in ((-0.35, -0.1, 0.42), (0.1, -0.42, 0.4), (0.36, 0.12, 0.36), (-0.05, 0.5, 0.34)):
-        centre, half = (hx + dx * a, hy + dy * b, hz), (size * a, size * b, 0.8 * c)
+    for centre, half in heart_chambers(thorax):
         paint(image, coverage(ellipsoid_distance(x, y, z, centre, half), soft_edge), thorax.blood)
+
+
+def heart_chambers(thorax: Thorax) -> list[tuple[Point, Point]]:
+    """The four chambers as ellipsoids in the unbent body: centre and half axes."""
+    (x, y, z), (a, b, c) = thorax.heart
+    places = ((-0.35, -0.1, 0.42), (0.1, -0.42, 0.4), (0.36, 0.12, 0.36), (-0.05, 0.5, 0.34))
+    return [((x + dx * a, y + dy * b, z), (size * a, size * b, 0.8 * c)) for dx, dy, size in places]
 
 
 def paint_ribs(image: NDArray, grid: Grid, thorax: Thorax, z: float, cavity: NDArray) -> None:

@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from lungseg.data.phantoms.anatomy import Thorax, sample_thorax
 from lungseg.data.phantoms.nodules import KINDS, Nodule, check_nodule_arguments, find_nodule_centre, sample_nodule
 from lungseg.data.phantoms.painting import paint_thorax
+from lungseg.data.phantoms.pet import blurred_activity, count_noise, sample_tracer
 from lungseg.data.phantoms.raster import Grid, reconstruction_noise
 
 TOP, BOTTOM = 45.0, 165.0  # mm below the apex of the lungs: nodules have their centres between these
@@ -30,6 +31,7 @@ class PhantomSlice:
     spacing_mm: float  # between pixel centres, in both directions
     slice_index: int  # counted from the top of the stack
     kinds: tuple[str, ...]  # of the nodules with a pixel in this slice; empty if the target is all 0
+    pet: NDArray[np.float32] | None = None  # (H, W), in SUV, if it was asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +62,21 @@ class Scene:
         image += reconstruction_noise(grid.shape, grid.spacing, hu=self.noise_hu, peak=self.noise_peak, rng=rng)
         return np.clip(np.rint(image), -1024, 3071).astype(np.int16), target, tuple(kinds)
 
-    def stack(self, grid: Grid, heights: NDArray, rng: np.random.Generator) -> list[PhantomSlice]:
-        """Render one slice for each of `heights`, in mm."""
+    def stack(self, grid: Grid, heights: NDArray, rng: np.random.Generator, *, pet: bool = False) -> list[PhantomSlice]:
+        """Render one slice for each of `heights`, in mm. The CT is the same with and without PET."""
         slices = []
         for index, z in enumerate(heights.tolist()):
             hu, target, kinds = self.render(grid, z, rng)
             slices.append(PhantomSlice(hu, target, grid.spacing, index, kinds))
-        return slices
+        return self.add_pet(slices, grid, heights, rng.spawn(1)[0]) if pet else slices
+
+    def add_pet(
+        self, slices: list[PhantomSlice], grid: Grid, heights: NDArray, rng: np.random.Generator
+    ) -> list[PhantomSlice]:
+        """The same slices with the PET at their heights; `rng` draws where the tracer goes, and the counts."""
+        tracer = sample_tracer(rng, self.nodules)
+        blurred = (blurred_activity(self.thorax, self.nodules, tracer, grid, z) for z in heights.tolist())
+        return [replace(s, pet=count_noise(suv, grid.spacing, rng)) for s, suv in zip(slices, blurred, strict=True)]
 
 
 def sample_scene(
@@ -110,6 +120,7 @@ def phantom_patient(
     nodule_free: float = 0.0,
     slice_spacing_mm: float | None = None,
     centre_mm: tuple[float, float] | None = None,
+    pet: bool = False,
 ) -> list[PhantomSlice]:
     """Draw one patient: `num_slices` neighbouring axial slices through one nodule, from top to bottom.
 
@@ -125,6 +136,7 @@ def phantom_patient(
             at most 3 mm apart, so nearly every slice shows the nodule; with a wide spacing the outer slices miss it.
         centre_mm: (x, y) of the centre of the picture; None is the middle of the chest. The nodule's centre is always
             in the picture.
+        pet: render PET as well, `lungseg.data.phantoms.pet`.
 
     Raises:
         ValueError: an argument is out of range; the message says which one and what to give instead.
@@ -135,7 +147,7 @@ def phantom_patient(
     heights = stack_heights(rng, scene.nodules[0], num_slices, slice_spacing_mm)
     if rng.random() < nodule_free:
         scene = replace(scene, nodules=())
-    return scene.stack(grid, heights, rng)
+    return scene.stack(grid, heights, rng, pet=pet)
 
 
 def phantom_crops(
@@ -146,6 +158,7 @@ def phantom_crops(
     spacing_mm: float = 0.7,
     diameter_mm: tuple[float, float] = (3.0, 30.0),
     kinds: Sequence[str] = KINDS,
+    pet: bool = False,
 ) -> list[PhantomSlice]:
     """Draw one patient and take crops of `num` neighbouring slices around the nodule, which may be anywhere in them.
 
@@ -158,7 +171,7 @@ def phantom_crops(
     nodule = scene.nodules[0]
     room = max(size * spacing_mm / 2 - nodule.diameter / 2 - 1, 0)  # so that the crop holds the nodule
     x, y = (c + rng.uniform(-room, room) for c in nodule.centre[:2])
-    return scene.stack(replace(grid, centre=(x, y)), stack_heights(rng, nodule, num, None), rng)
+    return scene.stack(replace(grid, centre=(x, y)), stack_heights(rng, nodule, num, None), rng, pet=pet)
 
 
 def phantom_volume(

@@ -43,13 +43,13 @@ def test_a_sentence_names_size_and_type(kind, diameter, size):
     assert kind != "pleural" or crop.caption.endswith(" at the pleura")
 
 
-def test_the_nodule_is_in_the_middle_and_the_next_but_two_shows_its_place_without_it():
+def test_the_nodule_is_in_the_middle_and_every_second_crop_without_it_shows_its_place():
     crops = patient(2, kinds=("solid",), diameter_mm=(12.0, 12.0), size=48)
     rows, columns = np.nonzero(crops[2].target)
     assert abs(rows.mean() - 23.5) < 6 and abs(columns.mean() - 23.5) < 6  # 3 mm are 4.3 pixels
-    outside = ~np.pad(crops[2].target, 0).astype(bool)
-    same = np.corrcoef(crops[2].hu[outside], crops[3].hu[outside])[0, 1]
-    assert same > np.corrcoef(crops[0].hu[outside], crops[1].hu[outside])[0, 1]
+    outside = crops[2].target == 0
+    assert np.corrcoef(crops[2].hu[outside], crops[3].hu[outside])[0, 1] > 0.6  # all but the noise is the same
+    assert np.corrcoef(crops[0].hu[outside], crops[1].hu[outside])[0, 1] < 0.3
     assert crops[2].hu[~outside].mean() > crops[3].hu[~outside].mean() + 200
 
 
