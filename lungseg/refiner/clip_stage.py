@@ -20,7 +20,7 @@ from lungseg.typed import expect
 from lungseg.weights.load import load_published
 from lungseg.wordpiece import CONTEXT, WordPiece
 
-CROPS = 8  # of each phantom
+CROPS = 4  # of each phantom
 HELD_OUT = 40  # phantoms on which it is measured, at most as many as it learns from
 SPACING_MM = (0.45, 1.0)  # of a pixel of a crop: a refiner's crops show from 22 to 48 mm
 

@@ -74,12 +74,12 @@ class RefinerRecipe:
     )
     vocabulary: str | None = option(None, "with published weights of BiomedCLIP: the file vocab.txt of PubMedBERT")
     use_clip: bool = option(True, "without it the refiner is MedSAM with the proposer's map as a mask prompt")
-    clip_dim: int = option(96, "channels of the tiny BiomedCLIP, a multiple of 4")
-    clip_depth: int = option(4, "blocks of its image tower")
-    clip_patients: int = option(300, "phantoms, each with 8 captioned crops, that it learns from")
-    clip_steps: int = option(300, "steps")
-    clip_batch: int = option(64, "pairs in a batch, whose other sentences are the wrong ones", check=from_to(2, 2**31))
-    clip_lr: float = option(1e-3, "peak learning rate", check=positive)
+    clip_dim: int = option(64, "channels of the tiny BiomedCLIP, a multiple of 4")
+    clip_depth: int = option(3, "blocks of its image tower")
+    clip_patients: int = option(400, "phantoms, each with 4 captioned crops, that it learns from")
+    clip_steps: int = option(450, "steps")
+    clip_batch: int = option(32, "pairs in a batch, whose other sentences are the wrong ones", check=from_to(2, 2**31))
+    clip_lr: float = option(2e-3, "peak learning rate", check=positive)
 
     # MedSAM
     sam: str | None = option(

@@ -18,7 +18,7 @@ from lungseg.refiner.stages import Stages
 SAM = {"in_channels": 1, "img_size": 16, "patch_size": 4, "embed_dim": 6, "depth": 2, "num_heads": 2, "window_size": 4}
 SAM |= {"global_blocks": [1], "out_channels": 8, "decoder_heads": 1, "decoder_mlp_dim": 4, "iou_hidden_dim": 4}
 CLIP = {"embed_dim": 4, "img_size": 16, "patch_size": 8, "vision_dim": 6, "vision_depth": 1, "vision_heads": 2}
-CLIP |= {"vocab_size": 160, "max_length": 12, "text_dim": 4, "text_depth": 1, "text_heads": 1}
+CLIP |= {"vocab_size": 101, "max_length": 12, "text_dim": 4, "text_depth": 1, "text_heads": 1}
 
 
 @pytest.fixture(scope="session")
