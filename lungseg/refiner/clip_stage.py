@@ -43,9 +43,7 @@ def train_clip(c: Context) -> None:
             model.logit_scale.clamp_(max=MOST_SCALE)
         drawn = torch.from_numpy(rng.choice(len(images), min(c.recipe.clip_batch, len(images)), replace=False))
         image = turn_each(images[drawn], torch.Generator().manual_seed(int(rng.integers(2**62))))
-        groups = torch.unique(ids[drawn], dim=0, return_inverse=True)[1]  # (B,) equal sentences are partners
-        logits = model(clip_input(image.to(c.stages.device)), ids[drawn].to(c.stages.device))
-        return clip_loss(logits, groups=groups.to(c.stages.device))
+        return clip_loss(model(clip_input(image.to(c.stages.device)), ids[drawn].to(c.stages.device)))
 
     model = c.stages.train(
         "clip", lambda: BiomedCLIP(**arguments), loss_of, steps=c.recipe.clip_steps, lr=c.recipe.clip_lr,
