@@ -10,6 +10,7 @@ DIR is a folder of slices (docs/data/folder.md). No box comes from a person, nor
 the proposer's. Each stage ends with one line; docs/refiner_training.md explains them.
 """
 
+import shlex
 import sys
 from dataclasses import replace
 
@@ -43,7 +44,9 @@ def main(argv: list[str] | None = None) -> float | int:
     recipe, options, given = parse_recipe(RECIPES, RefinerOptions(), argv, description=__doc__)
     recipe, given = absolute_files(recipe, given)
     remedy = "Lower --batch-size, --crop-size or --sam-dim."
-    stopped = f"Finished stages are saved; continue with: {this_script()} --out {options.out} --resume"
+    stopped = (
+        f"Finished stages are saved; continue with: {this_script()} --out {shlex.quote(str(options.out))} --resume"
+    )
     with (
         exit_code("train_refiner.py", stopped=stopped, too_little_memory=remedy) as outcome,
         start_processes(options.device) as processes,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lungseg.nn.refiner import CandidateRefiner
 from lungseg.predictor import Predictor
 from lungseg.refiner.crops import Crop, crop_at
-from lungseg.refiner.judge import Judge, judge_features, sigmoid, slice_map
+from lungseg.refiner.judge import Judge, judge_features, slice_map
 from lungseg.refiner.proposals import Proposal, propose
 from lungseg.scale import Scale
 
@@ -117,10 +117,6 @@ class RefinerPredictor(Predictor):
             similarity += out.similarity.tolist()
             iou += out.iou.tolist()
         return Looks(np.stack(masks), np.array(similarity), np.array(iou))
-
-    def chance(self, looks: Looks, proposals: Sequence[Proposal]) -> NDArray[np.float64]:
-        """The probability that each candidate is a lesion, (n,)."""
-        return sigmoid(self.judge(self.features(proposals, looks)))
 
 
 def prior_logits(probs: NDArray) -> NDArray[np.float32]:

@@ -7,11 +7,16 @@ import pytest
 import torch
 
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.decision import Decision
+from lungseg.evaluation.choosing import Choice
 from lungseg.nn.refiner import Refined
 from lungseg.predictor import load_predictor
 from lungseg.refiner import refiner_stages
+from lungseg.refiner.clip_stage import train_clip
 from lungseg.refiner.judge import Judge
-from lungseg.refiner.refiner_stages import fit_judge_on, medsam_spec, refiner_loss, train_medsam, train_refiner
+from lungseg.refiner.proposer_stage import train_proposer
+from lungseg.refiner.refiner_stages import finish, fit_judge_on, medsam_spec, refiner_loss, train_medsam, train_refiner
+from lungseg.refiner.stages import Stages
 from lungseg.refiner.training_crops import TrainingPlaces
 
 
@@ -55,6 +60,51 @@ def test_the_shares_of_the_recipe_reach_the_batches(context, monkeypatch):
         (2, {"jitter": 0.05}),
         (2, {"prior_dropped": 0.7, "false_alarms": 0.9, "proposed": 0.1, "jitter": 0.05}),
     ]
+
+
+def test_only_the_refiner_has_a_smooth_of_one_pixel(context, monkeypatch):
+    smooths = []
+    monkeypatch.setattr(
+        refiner_stages, "refiner_loss", lambda out, target, smooth: smooths.append(smooth) or out.mask_logits.mean()
+    )
+    c = context(use_clip=False)
+    train_medsam(c)
+    train_refiner(c, places_of(c))
+    assert smooths == [1e-5, 1.0]
+
+
+def test_steps_rates_and_sizes_are_those_of_the_recipe(context, monkeypatch):
+    asked, real = {}, Stages.train
+
+    def spy(self, name, build, loss_of, *, steps, lr, **how):
+        asked[name] = steps, lr
+        return real(self, name, build, loss_of, steps=steps, lr=lr, **how)
+
+    monkeypatch.setattr(Stages, "train", spy)
+    c = context(
+        proposer_steps=3, proposer_lr=0.01, clip_steps=2, clip_lr=0.02, sam_steps=0, sam_lr=0.03, refiner_steps=1,
+        refiner_lr=0.04, sam_dim=9, sam_depth=4, clip_dim=8, clip_depth=2,
+    )  # fmt: skip
+    train_proposer(c)
+    train_clip(c)
+    train_medsam(c)
+    spec = train_refiner(c, places_of(c))
+    assert asked == {"proposer": (3, 0.01), "clip": (2, 0.02), "medsam": (0, 0.03), "refiner": (1, 0.04)}
+    assert (spec.sam["embed_dim"], spec.sam["depth"], spec.sam["global_blocks"]) == (9, 4, [1, 3])
+    assert (spec.clip["vision_dim"], spec.clip["vision_depth"]) == (8, 2) and spec.sam["img_size"] == 16
+
+
+def test_best_pt_holds_the_judge_and_the_decision_that_were_found(context, monkeypatch):
+    c = context(use_clip=False)
+    proposer, spec = train_proposer(c), train_medsam(c)
+    train_refiner(c, places_of(c))
+    monkeypatch.setattr(refiner_stages, "fit_judge_on", lambda *_: (Judge(1, 2, 3, 4), 9, 5))
+    choice = Choice(Decision(0.35, 3), 0.5, 0.4)
+    monkeypatch.setattr(refiner_stages, "choose_decision", lambda *_: choice)
+    dice = finish(c, proposer, spec)
+    predictor = load_predictor(c.stages.out / "best.pt")
+    assert predictor.judge == Judge(1, 2, 3, 4) and predictor.decision == Decision(0.35, 3)
+    assert predictor.settings == c.settings and 0 <= dice <= 1
 
 
 def test_empty_targets_teach_because_of_the_smooth():

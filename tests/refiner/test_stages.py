@@ -70,9 +70,17 @@ def test_seed_stage_and_weight_decay_change_the_weights(tmp_path):
         assert not equal(train(tmp_path / str(i), **other), first), other
 
 
-def test_the_rate_rises_and_falls_and_zero_steps_leave_the_start(tmp_path):
+def test_each_step_has_its_own_generator_and_its_own_rate(tmp_path, monkeypatch):
+    stages = Stages(tmp_path, seed=3)
+    assert len({stages.rng(name, step).random() for name in "ab" for step in range(-1, 3)}) == 8
+    rates, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
+    stages.train("a", Noisy, loss_of, steps=40, lr=0.5)
+    assert rates[:2] == [0.25, 0.5] and rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 0.01
+
+
+def test_zero_steps_leave_the_start(tmp_path):
     start = train(tmp_path, steps=0)
-    torch.manual_seed(0)
     assert load_checkpoint(tmp_path / "a.pt")["line"] == "a: 0 steps"
     assert equal(start, load_checkpoint(tmp_path / "a.pt")["model"])
 
