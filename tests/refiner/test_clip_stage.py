@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
-from lungseg.nn.biomedclip import BiomedCLIP
+from lungseg.nn.biomedclip import TINY, BiomedCLIP
 from lungseg.refiner.clip_stage import read_clip, train_clip
 
 
@@ -25,14 +25,11 @@ def test_it_is_trained_once_and_taken_by_another_run(context, tmp_path, capsys):
 
 
 def test_other_vocabularies_must_be_given(context, tmp_path):
-    arguments = {"vocab_size": 170, "vision_dim": 4, "vision_depth": 1}
-    model = BiomedCLIP.tiny(**arguments)
-    save_checkpoint(tmp_path / "clip.pt", {"clip": {**arguments}, "model": {}})
+    arguments = TINY | {"vocab_size": 170, "vision_dim": 4, "vision_depth": 1}
+    save_checkpoint(tmp_path / "clip.pt", {"clip": arguments, "model": {}})
     with pytest.raises(ValueError, match="does not fit"):
         train_clip(context(clip=str(tmp_path / "clip.pt")))
-    from lungseg.nn.biomedclip import TINY
-
-    save_checkpoint(tmp_path / "clip.pt", {"clip": TINY | arguments, "model": model.state_dict()})
+    save_checkpoint(tmp_path / "clip.pt", {"clip": arguments, "model": BiomedCLIP(**arguments).state_dict()})
     with pytest.raises(ValueError, match=r"Give its file: --vocabulary vocab.txt"):
         train_clip(context(clip=str(tmp_path / "clip.pt")))
 
