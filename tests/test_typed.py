@@ -5,7 +5,7 @@ from typing import Any, Literal, get_type_hints
 
 import pytest
 import torch
-from hypothesis import example, given, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from lungseg.training.recipe import TrainingRecipe, VolumeRecipe
 from lungseg.typed import expect, form, read_json, short, typed
@@ -135,6 +135,7 @@ def test_any_two_states_can_be_compared(saved, fresh):
     assert form(fresh, fresh, "x") is None
 
 
+@settings(max_examples=20)  # of 30 and more values each
 @given(st.lists(JSON, min_size=30))
 def test_every_value_is_shown_in_a_few_characters(value):
     assert len(repr(value)) > 60 and len(short(value)) < 80

@@ -6,6 +6,7 @@ Every score of a table comes from sums over images: a mean is (sum of the scores
 pooled Dice is made from the sums of the pixel counts. So the sums of each patient are all that the bootstrap needs.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,11 +126,19 @@ def bootstrap(
     Tibshirani 1993, An Introduction to the Bootstrap). A score that no image of a draw has is NaN. The same seed draws
     the same patients for every network scored on them, so the difference between two networks is paired.
     """
-    rng = np.random.default_rng(seed)
     names, sums = patient_sums(scores, stratum)
-    num = len(sums)  # patients
-    drawn = [np.bincount(rng.integers(0, num, num), minlength=num) @ sums for _ in range(draws if num else 0)]
-    return scores_from_sums(dict(zip(names, np.reshape(drawn, (-1, len(names))).T, strict=True)))
+    drawn = draw_patients(len(sums), draws, seed) @ sums
+    return scores_from_sums(dict(zip(names, drawn.T, strict=True)))
+
+
+@functools.lru_cache(maxsize=8)  # every network, and most strata, are scored on the same patients
+def draw_patients(number: int, draws: int, seed: int) -> NDArray[np.float64]:
+    """(draws, number): how often each patient is drawn when `number` are drawn; without patients there are no draws."""
+    if number == 0:
+        return np.zeros((0, 0))
+    drawn = np.random.default_rng(seed).integers(0, number, (draws, number))
+    cells = drawn + number * np.arange(draws)[:, None]  # one number for each draw and patient
+    return np.bincount(cells.ravel(), minlength=draws * number).reshape(draws, number).astype(float)
 
 
 def intervals(

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from forked_worker import forked_worker
 from mutants import SOLUTIONS
 
-from lungseg.checks import course
+from lungseg.checks import course, report
 
 ROOT = Path(__file__).parents[2]
 STEPS = course.read_steps()
@@ -37,7 +38,8 @@ def test_a_starter_and_its_solution_have_the_same_signatures():
             assert all(line in in_solution for line in head.findall(step.text)), step.file
 
 
-def test_the_course_from_blanks_to_the_end(tmp_path, capsys):
+def test_the_course_from_blanks_to_the_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "start_worker", forked_worker)
     folder = tmp_path / "course"
     assert course.main(folder) == 2
     assert "25 exercises" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """The command as a student and a teacher run it: verdicts, exit codes, and no abuse that passes silently.
 
-All under python -O, which removes assert statements: the checks must not consist of them. Each run loads torch once, so
-many files are judged in one.
+The runs of `check` are under python -O, which removes assert statements: the checks must not consist of them. Each
+loads torch, so many files are judged in one; those of `checked` are in the process of the tests.
 """
 
 import json
@@ -11,8 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from forked_worker import forked_worker
+
+from lungseg.checks import report
 
 ROOT = Path(__file__).parents[2]
 RIGHT = "def cyclic_shift(x, shift_size):\n    return x.roll((-shift_size, -shift_size), (1, 2))\n"
@@ -85,6 +89,21 @@ def check(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 
+@pytest.fixture
+def checked(monkeypatch, capsys):
+    """`check` without another start of Python."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    from lungseg.checks.__main__ import main  # changes the order of sys.path
+
+    monkeypatch.setattr(report, "start_worker", forked_worker)
+
+    def run(*arguments):
+        code = main([*map(str, arguments)])
+        return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A class of files."""
@@ -148,26 +167,26 @@ def test_a_file_may_import_its_neighbours(judged):
     assert [c["verdict"] for c in judged["neighbour.py"]["checks"]] == ["passed"]
 
 
-def test_a_student_sees_the_answer_and_a_picture(folder, tmp_path):
+def test_a_student_sees_the_answer_and_a_picture(checked, tmp_path):
     (tmp_path / "student.py").write_text(RIGHT + WRONG)
-    done = check(tmp_path / "student.py", "--draw", tmp_path / "wrong.png")
+    done = checked(tmp_path / "student.py", "--draw", tmp_path / "wrong.png")
     assert done.returncode == 1 and (tmp_path / "wrong.png").is_file()
-    assert "cyclic_shift ... passed\nattention ... FAILED\n" in done.stdout
-    assert "Read: docs/nn/attention.md" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert "cyclic_shift ... passed\nattention ... FAILED\n" in done.out
+    assert "Read: docs/nn/attention.md" in done.out and "Traceback" not in done.out + done.err
 
 
-def test_our_own_file_passes_by_name(tmp_path):
-    done = check(ROOT / "lungseg/nn/windows.py", "cyclic_shift", "shifted_window_mask")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "cyclic_shift ... passed\nshifted_window_mask ... passed\n"
+def test_our_own_file_passes_by_name(checked, tmp_path):
+    done = checked(ROOT / "lungseg/nn/windows.py", "cyclic_shift", "shifted_window_mask")
+    assert (done.returncode, done.err) == (0, "")
+    assert done.out == "cyclic_shift ... passed\nshifted_window_mask ... passed\n"
 
 
-def test_a_teacher_sees_a_table(folder, tmp_path):
+def test_a_teacher_sees_a_table(checked, tmp_path):
     for name in ("ann.py", "bob.py", "no_import.py"):
         (tmp_path / name).write_text(FILES[name])
-    done = check(tmp_path)
+    done = checked(tmp_path)
     assert done.returncode == 1
-    assert "ann.py" in done.stdout and "cannot be imported" in done.stdout and "attention: other" in done.stdout
+    assert "ann.py" in done.out and "cannot be imported" in done.out and "attention: other" in done.out
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
@@ -223,18 +242,18 @@ def wait_for(condition, seconds=30.0):
         time.sleep(0.05)
 
 
-def test_a_folder_for_each_student_gives_a_table_too(tmp_path):
+def test_a_folder_for_each_student_gives_a_table_too(checked, tmp_path):
     for folder in ("ann", "bob", ".ipynb_checkpoints"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "hw.py").write_text(RIGHT)
-    done = check(tmp_path)
-    assert done.returncode == 0 and "ann/hw.py" in done.stdout and "checkpoints" not in done.stdout
+    done = checked(tmp_path)
+    assert done.returncode == 0 and "ann/hw.py" in done.out and "checkpoints" not in done.out
 
 
-def test_a_name_that_is_misspelt_or_missing_is_told(tmp_path):
+def test_a_name_that_is_misspelt_or_missing_is_told(checked, tmp_path):
     file = tmp_path / "step03_cyclic_shift.py"
     file.write_text(RIGHT)
-    done = check(file, "cyclic_shift", "cyclic_shft")
-    assert done.returncode == 2 and "has no check for cyclic_shft" in done.stderr and "passed" in done.stdout
+    done = checked(file, "cyclic_shift", "cyclic_shft")
+    assert done.returncode == 2 and "has no check for cyclic_shft" in done.err and "passed" in done.out
     for near in ("step03.py", "step03_cyclic_shif.py"):
-        assert f"no such file. Is it {file}?" in check(tmp_path / near).stderr
+        assert f"no such file. Is it {file}?" in checked(tmp_path / near).err

@@ -56,6 +56,27 @@ def log_of():
     return read
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _jagged_charts():
+    """Smooth lines are a fifth of the time of so short a training; here it is enough that charts are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lungseg.charts.ZOOM", 1)
+        yield
+
+
+@pytest.fixture
+def epochs_of(log_of, monkeypatch):
+    """Train; return what the log says of the epochs. What follows them takes as long, and is left out."""
+
+    def run(main, *argv, out):
+        with monkeypatch.context() as patch:
+            patch.setattr("lungseg.training.run.Run.end", lambda run, test, model: test.scores["dice"])
+            assert isinstance(main([*argv, "--out", str(out)]), float)
+        return [line for line in log_of(out) if "epoch" in line]
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def two_classes(tmp_path_factory):
     """A folder of slices of 32 x 32 with two lesion classes: a bright disc, and in most slices a dark square too."""

@@ -183,17 +183,15 @@ def test_the_list_of_changed_fields_is_complete():
 
 
 @pytest.mark.parametrize("field", sorted(OTHER))
-def test_no_knob_is_dead(folder, reference, tmp_path, field):
+def test_no_knob_is_dead(folder, reference, tmp_path, field, epochs_of):
     """Whatever field is changed, the run is another one (the published script has ten flags that do nothing)."""
     flag, value, base = "--" + field.replace("_", "-"), OTHER[field], BASE.get(field, [])
     argv = [flag, *map(str, value if isinstance(value, tuple) else [value])]
     if value is True:
         argv = [flag]
-    if base:
-        train(folder, tmp_path / "base", *base)
-    train(folder, tmp_path / "run", *base, *argv)
-    one, two = log_of(tmp_path / "base" if base else reference[0]), log_of(tmp_path / "run")
-    assert one[1:] != two[1:]
+    run = [main, "--data", str(folder), *TINY, *base]
+    one = epochs_of(*run, out=tmp_path / "base") if base else log_of(reference[0])[1:-1]
+    assert one != epochs_of(*run, *argv, out=tmp_path / "run")
 
 
 def test_best_stays_the_first_when_the_score_falls(folder, tmp_path, monkeypatch):
@@ -302,15 +300,14 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("num_workers", ["0", "2"])
-def test_really_killed_twice_it_ends_bit_identical_with_any_number_of_workers(folder, reference, tmp_path, num_workers):
-    out, flags = tmp_path / "run", ["--num-workers", num_workers]
-    for file in ("best.pt", "last.prev.pt"):  # after the first epoch; after the second
-        process = started(command(folder, out, *go_on(out), *flags))
+def test_really_killed_twice_it_ends_bit_identical_with_any_number_of_workers(folder, reference, tmp_path):
+    out = tmp_path / "run"
+    for file, workers in (("best.pt", "2"), ("last.prev.pt", "0")):  # after the first epoch; after the second
+        process = started(command(folder, out, *go_on(out), "--num-workers", workers))
         wait_for((out / file).exists, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert train(folder, out, "--resume", *flags) == reference[1]
+    assert train(folder, out, "--resume", "--num-workers", "1") == reference[1]
     assert_same_run(reference[0], out)
 
 
@@ -452,11 +449,18 @@ def test_of_two_runs_started_into_one_folder_one_trains(folder, reference, tmp_p
     assert_same_run(reference[0], out)
 
 
+@pytest.fixture(scope="module")
+def never_better(folder, tmp_path_factory):
+    """A run whose best epoch is the first; last.prev.pt is the second."""
+    out = tmp_path_factory.mktemp("runs") / "never_better"
+    train(folder, out, *NEVER_BETTER)
+    return out
+
+
 @pytest.mark.parametrize("change", ["another epoch", "another network", "another shape", "missing"])
-def test_a_best_epoch_that_is_not_that_of_the_run_is_refused(folder, reference, tmp_path, capsys, change):
+def test_a_best_epoch_that_is_not_that_of_the_run_is_refused(never_better, tmp_path, capsys, change):
     out = tmp_path / "run"
-    train(folder, out, *NEVER_BETTER)  # the best is the first; last.prev.pt is the second
-    capsys.readouterr()
+    shutil.copytree(never_better, out)
     best = load_checkpoint(out / "best.pt")
     if change == "another epoch":
         shutil.copy(out / "last.prev.pt", out / "best.pt")

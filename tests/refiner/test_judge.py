@@ -87,3 +87,16 @@ def test_no_candidate_is_an_empty_map_and_wrong_shapes_are_refused():
         fit_judge(np.full((2, 3), np.inf), [0, 1])
     with pytest.raises(ValueError, match="expected features"):
         fit_judge(np.zeros((2, 3)), [0, 1], ridge=0)
+
+
+@pytest.mark.parametrize("seed", [795, 1985])
+def test_it_converges_where_full_newton_steps_go_to_and_fro(seed):
+    """Candidates of very different sizes, found by search; at the optimum the gradient of the loss is 0."""
+    rng = np.random.default_rng(seed)
+    n = rng.integers(3, 12)
+    features = rng.normal(size=(n, 3)) * np.exp(rng.normal(0, 2, (n, 1))) * (2, 1, 0.2)
+    lesion = rng.random(n) < rng.choice([0.1, 0.5])
+    judge = fit_judge(features, lesion)
+    residual = np.exp(-np.logaddexp(0, -judge(features))) - lesion
+    gradient = np.append(features.T @ residual, residual.sum()) + 0.1 * numbers(judge)
+    assert np.abs(gradient).max() < 1e-6

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lungseg.checkpoint import PARTS, Checkpoint, NetworkSpec, save_checkpoint
+from lungseg.training import lock
 from lungseg.training.distributed import ALONE
 from lungseg.training.early_stopping import EarlyStopping
 from lungseg.training.optim import make_optimizer
@@ -110,16 +111,20 @@ def test_nothing_to_resume_is_said_with_what_may_be_meant(tmp_path):
 
 
 def test_another_process_in_the_folder_is_noticed_before_anything_is_read(tmp_path):
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from lungseg.training.distributed import ALONE; from lungseg.training.resume import held\n"
-        "with held(Path(sys.argv[1]), ALONE): pass"
-    )
+    code = "import sys; from lock import locked\nwith locked(sys.argv[1]): print('mine', flush=True); sys.stdin.read()"
+    argv = [sys.executable, "-c", code, str(tmp_path / "run")]
+    env = os.environ | {"PYTHONPATH": str(Path(lock.__file__).parent)}  # this one file does not need torch
+    pipe = subprocess.PIPE
     with held(tmp_path / "run", ALONE):
-        argv = [sys.executable, "-c", code, str(tmp_path / "run")]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, env=env)
         assert done.returncode == 1 and f"in use by process {os.getpid()} on" in done.stderr
     assert not (tmp_path / "run").exists()
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=env) as other:  # leaves at the end of its input
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(ValueError, match=f"in use by process {other.pid} on"), held(tmp_path / "run", ALONE):
+            pass
+        other.stdin.close()
+    assert other.returncode == 0 and not (tmp_path / "run").exists()
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file is a file"), held(tmp_path / "file", ALONE):
         pass
