@@ -224,6 +224,7 @@ TABLE = {
         "torch",
         "numpy",
         "checkpoint",
+        "data.slices",
         "decision",
         "folder_prediction",
         "losses",

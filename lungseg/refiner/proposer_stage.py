@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint
+from lungseg.data.slices import slice_size
 from lungseg.decision import PLAIN
 from lungseg.folder_prediction import predict_probs
 from lungseg.losses import dice_bce_loss
@@ -20,6 +21,8 @@ from lungseg.predictor import Predictor
 from lungseg.refiner.context import Context
 from lungseg.refiner.training_crops import TrainingPlaces
 from lungseg.trained_network import NETWORKS, TrainedNetwork, read_network
+from lungseg.training.crops import most_common
+from lungseg.training.data import fingerprint
 from lungseg.training.recipe import TrainingRecipe
 from lungseg.training.sets import slice_sets
 
@@ -28,7 +31,13 @@ def train_proposer(c: Context) -> TrainedNetwork:
     """The network that proposes: that of --proposer, or a small U-Net trained on all training patients."""
     name, r = "proposer", c.recipe
     if r.proposer and not c.stages.finished(name):
-        trained, saved = check_proposer(read_network(r.proposer), r.proposer), load_checkpoint(r.proposer)
+        saved = load_checkpoint(r.proposer)
+        trained = read_network(r.proposer, allow_folds=False, saved=saved)
+        check_proposer(c, trained.input, r.proposer)
+        if saved.get("run", {}).get("slices") not in (None, fingerprint(c.folder)):
+            print(
+                f"{r.proposer} was trained on other slices, or on another split: it may know patients of val and test."
+            )
         entries = {key: saved[key] for key in ("network", "input")}
         line = f"{name}: {r.proposer}, {told_of_proposer(c, trained)}"
         c.stages.finish(name, trained.network.state_dict(), line, **entries)
@@ -79,8 +88,8 @@ def training_sets(c: Context, like: InputSpec | None) -> tuple[Any, InputSpec]:
         like: those that a given proposer was trained on; None: those of the recipe.
     """
     if like is None:
-        side = c.recipe.img_size or c.slices("train").pair(0)[1].shape[0]
-        recipe = TrainingRecipe(img_size=side)
+        sides = [slice_size(c.folder, record) for record in c.slices("train").records]
+        recipe = TrainingRecipe(img_size=c.recipe.img_size or most_common(sides)[0])
     elif like.whole_size:  # crops of them
         recipe = TrainingRecipe(crop_size=(like.size[0],))
     else:
@@ -89,14 +98,20 @@ def training_sets(c: Context, like: InputSpec | None) -> tuple[Any, InputSpec]:
     return train, input_
 
 
-def check_proposer(trained: TrainedNetwork, path: str) -> TrainedNetwork:
-    """Refuse a network that does not take single slices, or knows several classes."""
-    if len(trained.input.size) != 2 or trained.input.neighbours or len(trained.input.classes) > 1:
+def check_proposer(c: Context, input_: InputSpec, path: str) -> None:
+    """Refuse a network that does not take single slices, knows several classes, or sees another HU window."""
+    if len(input_.size) != 2 or input_.neighbours or len(input_.classes) > 1:
         raise ValueError(
             f"{path}: expected a network for single slices and one lesion class as --proposer. Train one without "
             f"--spatial-dims 3, --neighbours and classes.txt."
         )
-    return trained
+    windows = {(record.hu_low, record.hu_high) for record in c.slices("train").records}
+    if windows != {input_.hu_window}:
+        (low, high), (a, b) = input_.hu_window, min(windows)
+        raise ValueError(
+            f"{path} was trained in the HU window {low:g} to {high:g}, and slices of {c.folder} are in {a:g} to {b:g}. "
+            f"Export the slices again, or train another proposer."
+        )
 
 
 def patient_folds(records: Any, seed: int) -> NDArray[np.int64]:

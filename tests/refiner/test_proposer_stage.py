@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.nn.unet import UNet
 from lungseg.refiner import proposer_stage
 from lungseg.refiner.proposer_stage import cross_fitted, patient_folds, train_fold, train_proposer
 
@@ -69,11 +70,25 @@ def test_a_proposer_for_other_images_is_refused(context, tmp_path, change):
     arguments |= {"num_classes": 2} if "classes" in change else {}
     arguments |= {"spatial_dims": 3} if "size" in change else {}
     saved |= {"network": {"name": "UNet", "arguments": arguments}, "input": saved["input"] | change}
-    from lungseg.nn.unet import UNet
-
     save_checkpoint(tmp_path / "other.pt", saved | {"model": UNet(**arguments).state_dict()})
     with pytest.raises(ValueError, match="expected a network for single slices and one lesion class as --proposer"):
         train_proposer(context(tmp_path / "second", proposer=str(tmp_path / "other.pt")))
+
+
+def test_a_proposer_of_other_data_is_told_of_and_one_of_another_window_refused(context, tmp_path, capsys):
+    c = context(tmp_path / "first")
+    train_proposer(c)
+    saved = load_checkpoint(c.stages.path("proposer"))
+    other = str(tmp_path / "other.pt")
+    save_checkpoint(tmp_path / "other.pt", saved | {"run": {"slices": "0123"}})
+    train_proposer(context(tmp_path / "second", proposer=other))
+    assert "it may know patients of val and test" in capsys.readouterr().out
+    save_checkpoint(tmp_path / "other.pt", saved | {"recipe": {"folds": 2, "fold": 0}})
+    with pytest.raises(ValueError, match="was trained with --folds 2"):
+        train_proposer(context(tmp_path / "third", proposer=other))
+    save_checkpoint(tmp_path / "other.pt", saved | {"input": saved["input"] | {"hu_window": [-900.0, 100.0]}})
+    with pytest.raises(ValueError, match="was trained in the HU window -900 to 100, and slices of .* -1000 to 400"):
+        train_proposer(context(tmp_path / "fourth", proposer=other))
 
 
 def test_patients_are_dealt_in_two_halves(context):
