@@ -22,6 +22,7 @@ In --out there will be
                             that grid: `spacing_mm`, `affine`, `origin_mm`, ..., copied from its file if it has them
     attention/ID.png        with --attention ROW COLUMN: where the token that holds this pixel looks, in each block of a
                             Swin-UNet or UNETR; of a volume attention/ID/000.png, with --attention SLICE ROW COLUMN
+    boxes/ID.png            with --box: what MedSAM draws (orange) in a box of yours (blue); also boxes/ID_mask.png
     slices.csv              for each slice: its input, the number of predicted pixels, and their mm2 if that is known
     candidates.csv          of volumes: for each connected component in 3-D its slice, position in mm from the first
                             voxel, diameter (of a ball), volume and score; candidates/ID.png shows them, best first
@@ -65,6 +66,7 @@ from lungseg.exits import leave, run_main
 from lungseg.files import check_free, free_id, or_warn, path_below, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
+from lungseg.refiner.box_picture import box_numbers, check_takes_boxes, write_box
 from lungseg.scan_prediction import predict_in_parts
 from lungseg.training.distributed import start_processes
 from lungseg.training.machine import keep_freed_memory
@@ -88,6 +90,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="ROW COLUMN of a slice or SLICE ROW COLUMN of a volume, counted from 0: also draw what this pixel's token "
         "attends to (Swin-UNet, UNETR)",
+    )
+    add(
+        "--box",
+        type=box_numbers,
+        metavar="X0,Y0,X1,Y1",
+        help="a box in pixels of the slice, of a volume SLICE,X0,Y0,X1,Y1, counted from 0: also draw what MedSAM makes "
+        "of it (checkpoints of train_refiner.py)",
     )
     add("--rows", type=int, nargs="+", metavar="N", help="tables: only these rows, counted from 0 (default: all)")
     add(
@@ -244,6 +253,8 @@ def predict(args: argparse.Namespace) -> None:
     decision = options.decision(predictor.decision)
     if args.attention is not None:
         attention_blocks(predictor.network)  # refuses a network without attention
+    if args.box is not None:
+        check_takes_boxes(predictor)
     used: set[str] = set()
     table, lines = [], []
     with whole_folder(args.out) as out:
@@ -255,6 +266,8 @@ def predict(args: argparse.Namespace) -> None:
                 scan, id_ = with_spacing(scan, args.spacing_mm), free_id(scan.id, used)
                 if args.attention is not None:
                     write_attention(out, id_, path, scan, predictor, args.attention)
+                if args.box is not None:
+                    lines.append(write_box(out, id_, path, scan, predictor, args.box))
                 alone = None if scan.stack is not None else predictor.alone(scan.hu)
                 pred, levels, candidates, about_scale = predict_scan(
                     path, scan, predictor, decision, args.probabilities, wanted

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lungseg.checkpoint import InputSpec
+from lungseg.checkpoint import InputSpec, load_checkpoint
 from lungseg.data.classes import to_labels
 from lungseg.data.ct import hu_to_unit, resize_image
 from lungseg.data.neighbours import stack_indices
@@ -86,9 +86,9 @@ def load_predictor(
     """Read a checkpoint of a training script, such as run/best.pt, and make its network ready to predict.
 
     Args:
-        path: one checkpoint, or several whose probabilities are averaged. Their networks may differ; what they were
-            trained on must not (`lungseg.ensemble.check_agreement`). Several have no common decision: it is the plain
-            one, above 1/2.
+        path: one checkpoint, also of a refiner (`lungseg.refiner`), or several whose probabilities are averaged. Their
+            networks may differ; what they were trained on must not (`lungseg.ensemble.check_agreement`). Several have
+            no common decision: it is the plain one, above 1/2.
         device: where the network computes.
         overlap, batch_size: as in `lungseg.inference.sliding_window`.
         tta: as in `lungseg.tta.variations`.
@@ -99,7 +99,17 @@ def load_predictor(
         ValueError: in one sentence that begins with the path, if anything in it does not fit.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
-    trained = [read_network(path, allow_folds=allow_folds) for path in paths]
+    saved = {path: load_checkpoint(path) for path in paths}
+    trained = [read_network(path, allow_folds=allow_folds, saved=saved[path]) for path in paths]
+    if refiners := [path for path in paths if "refiner" in saved[path]]:
+        from lungseg.refiner.checkpoint import refiner_predictor  # which knows this module
+
+        if len(paths) > 1:
+            raise ValueError(
+                f"{refiners[0]} holds a refiner, whose map cannot be averaged with those of others. Give it alone."
+            )
+        how = {"overlap": overlap, "batch_size": batch_size, "tta": tta}
+        return refiner_predictor(saved[paths[0]], trained[0], paths[0], device, **how)
     check_agreement({path: each.input for path, each in zip(paths, trained, strict=True)})
     networks = [each.network.to(device) for each in trained]
     decision = trained[0].decision if len(trained) == 1 else PLAIN

@@ -2,8 +2,9 @@
 
 import math
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +29,19 @@ class TrainedNetwork(NamedTuple):
     decision: Decision
 
 
-def read_network(path: str | Path, *, allow_folds: bool = True) -> TrainedNetwork:
-    """The network of a checkpoint, with averaged weights where it has both.
+def read_network(
+    path: str | Path, *, allow_folds: bool = True, saved: Mapping[str, Any] | None = None
+) -> TrainedNetwork:
+    """The network of a checkpoint, with averaged weights where it has both; of a refiner's, the network that proposes.
 
     Args:
         allow_folds: False refuses a network of a cross-validation (`lungseg.checkpoint.refuse_folds`).
+        saved: what `load_checkpoint` read from the path, if it was read already.
 
     Raises:
         ValueError: in one sentence that begins with the path, if anything in it does not fit.
     """
-    saved = load_checkpoint(path)
+    saved = load_checkpoint(path) if saved is None else saved
     if not allow_folds:
         refuse_folds(saved, path)
     try:

@@ -1,0 +1,117 @@
+"""The second stage of a refiner: BiomedCLIP, tiny and trained on phantoms with their captions, or published weights."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lungseg.checkpoint import is_sealed, load_checkpoint
+from lungseg.data.ct import hu_to_unit
+from lungseg.data.phantoms.captions import PROMPTS, VOCABULARY, captioned_crops
+from lungseg.evaluation.ranking import roc_auc
+from lungseg.losses_contrastive import clip_loss
+from lungseg.nn.biomedclip import MOST_SCALE, TINY, BiomedCLIP, clip_input
+from lungseg.refiner.context import Context
+from lungseg.training.contrastive import turn_each
+from lungseg.training.resume import load_parts
+from lungseg.typed import expect
+from lungseg.weights.load import load_published
+from lungseg.wordpiece import CONTEXT, WordPiece
+
+CROPS = 4  # of each phantom
+HELD_OUT = 40  # phantoms on which it is measured, at most as many as it learns from
+SPACING_MM = (0.45, 1.0)  # of a pixel of a crop: a refiner's crops show from 22 to 48 mm
+
+
+def train_clip(c: Context) -> None:
+    """Write clip.pt: its weights, its sizes ("clip"), and the features of the two lists of sentences ("texts")."""
+    if c.recipe.clip:
+        given_clip(c, c.recipe.clip)
+        return
+    arguments = TINY | {"vision_dim": c.recipe.clip_dim, "vision_depth": c.recipe.clip_depth}
+    tokenizer = WordPiece(VOCABULARY)
+    if saved := c.stages.finished("clip"):
+        print(saved["line"], flush=True)
+        return
+    images, ids, _ = caption_pairs(c, tokenizer, range(c.recipe.clip_patients), arguments)
+
+    def loss_of(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
+        assert isinstance(model, BiomedCLIP)
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=MOST_SCALE)
+        drawn = torch.from_numpy(rng.choice(len(images), min(c.recipe.clip_batch, len(images)), replace=False))
+        image = turn_each(images[drawn], torch.Generator().manual_seed(int(rng.integers(2**62))))
+        return clip_loss(model(clip_input(image.to(c.stages.device)), ids[drawn].to(c.stages.device)))
+
+    model = c.stages.train(
+        "clip", lambda: BiomedCLIP(**arguments), loss_of, steps=c.recipe.clip_steps, lr=c.recipe.clip_lr,
+        describe=lambda model: told_of_clip(c, model, tokenizer), clip=arguments,
+    )  # fmt: skip
+    assert isinstance(model, BiomedCLIP)
+
+
+def caption_pairs(
+    c: Context, tokenizer: WordPiece, patients: range, arguments: dict[str, Any]
+) -> tuple[Tensor, Tensor, list[bool]]:
+    """Crops of phantoms (n, 1, S, S) in [0, 1], the tokens of their sentences (n, N), whether each shows a lesion."""
+    crops = []
+    for patient in patients:
+        rng = c.stages.rng("captions", patient)
+        spacing = float(np.exp(rng.uniform(*np.log(SPACING_MM))))
+        crops += captioned_crops(rng, num=CROPS, size=arguments["img_size"], spacing_mm=spacing)
+    images = torch.from_numpy(np.stack([hu_to_unit(crop.hu) for crop in crops]))[:, None]
+    ids = tokenizer([crop.caption for crop in crops], context=arguments["max_length"])
+    return images, ids, [crop.lesion for crop in crops]
+
+
+@torch.no_grad()
+def told_of_clip(c: Context, model: nn.Module, tokenizer: WordPiece) -> str:
+    """How well its sentences tell crops of new phantoms with a nodule from those without."""
+    assert isinstance(model, BiomedCLIP)
+    arguments = {"img_size": model.img_size, "max_length": model.text.position_embedding.num_embeddings}
+    first = c.recipe.clip_patients
+    new = range(first, first + min(HELD_OUT, first))
+    images, _, lesion = caption_pairs(c, tokenizer, new, arguments)
+    texts = sentences(model, tokenizer)
+    lesion_logit, normal = model.logits(model.encode_image(clip_input(images.to(texts.device))), texts).unbind(dim=1)
+    return f"new phantoms: AUC {roc_auc((lesion_logit - normal).cpu().numpy(), np.array(lesion)):.3f}"
+
+
+@torch.no_grad()
+def sentences(model: BiomedCLIP, tokenizer: WordPiece) -> Tensor:
+    """(2, E): the features of the sentences about lesions and of those about normal lung."""
+    context = min(CONTEXT, model.text.position_embedding.num_embeddings)
+    device = model.logit_scale.device
+    return model.class_features([tokenizer(texts, context=context).to(device) for texts in PROMPTS.values()])
+
+
+def given_clip(c: Context, file: str) -> None:
+    """Write clip.pt from a file: clip.pt of another run, or published weights, which are of the full size."""
+    if saved := c.stages.finished("clip"):
+        print(saved["line"], flush=True)
+        return
+    if Path(file).is_file() and is_sealed(file):
+        other = load_checkpoint(file)
+        expect(other, {"clip": dict, "model": dict}, file)
+        model = BiomedCLIP(**other["clip"])
+        load_parts({"model": model}, other, Path(file))
+        arguments, told = other["clip"], "as it was trained in another run"
+    else:
+        arguments, model = {}, BiomedCLIP()
+        told = str(load_published(model, file)).splitlines()[0]
+    if model.text.word_embedding.num_embeddings != TINY["vocab_size"] and not c.recipe.vocabulary:
+        raise ValueError(
+            f"{file} was trained with another vocabulary than that of the phantoms' captions. Give its file: "
+            f"--vocabulary vocab.txt."
+        )
+    c.stages.finish("clip", model.state_dict(), f"clip: {file}, {told}", clip=arguments)
+
+
+def read_clip(c: Context) -> tuple[dict[str, Any], dict[str, Tensor], Tensor]:
+    """The arguments and weights of BiomedCLIP from clip.pt, and the features (2, E) of the sentences."""
+    saved = load_checkpoint(c.stages.path("clip"))
+    model = BiomedCLIP(**saved["clip"])
+    model.load_state_dict(saved["model"])
+    return saved["clip"], saved["model"], sentences(model.eval(), WordPiece(c.recipe.vocabulary or VOCABULARY))

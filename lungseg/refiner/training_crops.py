@@ -1,0 +1,176 @@
+"""Crops to train a refiner on: around boxes of the proposer, around true boxes that were moved, around false alarms.
+
+The target of a crop is the lesion in its box: each connected component that has a pixel there. Of a false alarm it is
+empty.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil, floor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lungseg.data.slices import SliceDataset
+from lungseg.evaluation.box_controls import bounding_box
+from lungseg.evaluation.lesions import connected_components
+from lungseg.nn.refiner import CandidateRefiner
+from lungseg.refiner.crops import Crop
+from lungseg.refiner.prediction import CandidateSettings, prior_logits, refiner_input
+from lungseg.refiner.proposals import Box, jitter_box
+
+
+class Place(NamedTuple):
+    """A box in one of the slices of a data set."""
+
+    number: int  # of the slice
+    box: Box
+
+
+class CropBatch(NamedTuple):
+    """What a step of training sees."""
+
+    ct: Tensor  # (P, C, S, S) in [0, 1]
+    boxes: Tensor  # (P, 4)
+    prior: Tensor | None  # (P, 1, S, S) logits
+    prior_present: Tensor | None  # (P,) bool
+    target: Tensor  # (P, 1, S, S) in {0, 1}
+
+
+@dataclass(eq=False)
+class TrainingPlaces:
+    """Where the lesions of the training slices are, and where the proposer saw some.
+
+    Attributes:
+        slices: of the training split, at the size of their files.
+        settings: how crops are cut.
+        true: the box of each lesion. A lesion is a connected component in a slice.
+        proposed: candidates in whose box there is a lesion.
+        false: candidates without.
+        maps: index -> the proposer's probabilities (H, W), compressed.
+    """
+
+    slices: SliceDataset
+    settings: CandidateSettings
+    true: list[Place] = field(default_factory=list)
+    proposed: list[Place] = field(default_factory=list)
+    false: list[Place] = field(default_factory=list)
+    maps: dict[int, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def find(
+        cls, slices: SliceDataset, settings: CandidateSettings, probs_of: Callable[[int], NDArray] | None = None
+    ) -> "TrainingPlaces":
+        """Look at each slice once.
+
+        Args:
+            probs_of: index of a slice -> what a proposer that has not learned from it says. None: true boxes only.
+        """
+        places = cls(slices, settings)
+        for index in range(len(slices)):
+            target = slices.pair(index)[1] > 0
+            labels, count = connected_components(target)
+            for k in range(1, count + 1):
+                x0, y0, x1, y1 = bounding_box(labels == k).tolist()
+                places.true.append(Place(index, (x0, y0, x1, y1)))
+            if probs_of is not None:
+                probs = probs_of(index)
+                places.maps[index] = zlib.compress(probs.astype(np.float16).tobytes(), level=1)
+                for proposal in settings.propose(probs):
+                    kind = places.proposed if lesion_in_box(target, proposal.box).any() else places.false
+                    kind.append(Place(index, proposal.box))
+        return places
+
+    @property
+    def recall(self) -> float:
+        """The share of the lesions that are in some candidate's box; nothing that follows can find more."""
+        found = [any(p.number == t.number and overlap(p.box, t.box) for p in self.proposed) for t in self.true]
+        return float(np.mean(found)) if found else float("nan")
+
+    def probs(self, index: int, shape: Sequence[int]) -> NDArray[np.float32]:
+        """The proposer's probabilities on a slice (H, W)."""
+        return np.frombuffer(zlib.decompress(self.maps[index]), np.float16).reshape(shape).astype(np.float32)
+
+    def draw(
+        self, rng: np.random.Generator, *, false_alarms: float = 0.0, proposed: float = 0.0, jitter: float = 0.2
+    ) -> Place:
+        """A false alarm with that probability; otherwise a lesion, in the box that was proposed or a true one, moved.
+
+        Where a kind does not occur, a true box takes its place.
+        """
+        kinds = rng.random(2)
+        if kinds[0] < false_alarms and self.false:
+            return self.false[rng.integers(len(self.false))]
+        if kinds[1] < proposed and self.proposed:
+            return self.proposed[rng.integers(len(self.proposed))]
+        index, box = self.true[rng.integers(len(self.true))]
+        shape = self.slices.pair(index)[1].shape
+        return Place(index, jitter_box(box, shape, rng, share=jitter))
+
+    def batch(
+        self,
+        network: CandidateRefiner,
+        rng: np.random.Generator,
+        num: int,
+        *,
+        prior_dropped: float | None = None,
+        **shares: float,
+    ) -> CropBatch:
+        """Crops at `num` places, each turned and mirrored at random.
+
+        Args:
+            network: for which they are.
+            prior_dropped: share of crops without the proposer's map. None: there is no map.
+            shares: of `draw`.
+        """
+        crops, targets, priors = [], [], []
+        for _ in range(num):
+            index, box = self.draw(rng, **shares)
+            (grey,), target, _ = self.slices.pair(index)
+            crop, turn = self.settings.crop(grey, box), int(rng.integers(8))
+            crops.append(turned(crop, turn))
+            targets.append(turn_map(crop.cut(lesion_in_box(target > 0, box)) >= 0.5, turn))
+            if prior_dropped is not None:
+                priors.append(turn_map(prior_logits(crop.cut(self.probs(index, grey.shape))), turn))
+        ct, boxes, prior = refiner_input(network, crops, priors or None)
+        target = torch.from_numpy(np.stack(targets))[:, None].float().to(ct.device)
+        present = None if prior_dropped is None else torch.from_numpy(rng.random(num) >= prior_dropped).to(ct.device)
+        return CropBatch(ct, boxes, prior, present, target)
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two boxes have a point in common."""
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def lesion_in_box(target: NDArray[np.bool_], box: Sequence[float]) -> NDArray[np.bool_]:
+    """The components of a target (H, W) that have a pixel in the box."""
+    x0, y0, x1, y1 = box
+    rows, columns = (
+        slice(max(0, ceil(y0 - 0.5)), floor(y1 + 0.5) + 1),
+        slice(max(0, ceil(x0 - 0.5)), floor(x1 + 0.5) + 1),
+    )
+    labels, _ = connected_components(target)
+    inside = np.unique(labels[rows, columns])
+    return np.isin(labels, inside[inside > 0])
+
+
+def turn_map(image: NDArray, turn: int) -> NDArray:
+    """(S, S) turned by turn % 4 quarter turns counterclockwise, and then mirrored for turn >= 4."""
+    turned = np.rot90(image, turn % 4)
+    return np.ascontiguousarray(turned[:, ::-1] if turn >= 4 else turned)
+
+
+def turned(crop: Crop, turn: int) -> Crop:
+    """A crop and its box, turned as by `turn_map`. It cannot be pasted back."""
+    last = crop.size - 1
+    x0, y0, x1, y1 = crop.box
+    for _ in range(turn % 4):
+        x0, y0, x1, y1 = y0, last - x1, y1, last - x0
+    if turn >= 4:
+        x0, x1 = last - x1, last - x0
+    return Crop(turn_map(crop.pixels, turn), (x0, y0, x1, y1), crop.left, crop.top, crop.scale)

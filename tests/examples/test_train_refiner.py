@@ -1,0 +1,127 @@
+"""train_refiner.py from end to end: its stages, stopped and resumed; predict.py and evaluate.py with its checkpoint."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.data.slices import SliceDataset
+from lungseg.predictor import load_predictor
+from lungseg.refiner import refiner_stages, stages
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("proposer", "proposer_without_fold0", "proposer_without_fold1", "clip", "medsam", "refiner", "best")
+TINY = """--channels 4 8 --proposer-steps 2 --proposer-batch 4 --crop-size 16 --smallest 16 --threshold 0.3 --clip-dim 4
+    --clip-depth 1 --clip-patients 2 --clip-steps 2 --clip-batch 4 --sam-dim 6 --sam-depth 2 --sam-steps 2
+    --refiner-steps 2 --batch-size 2 --save-every 1 --device cpu""".split()
+
+
+@pytest.fixture(scope="module")
+def script(example):
+    return example("train_refiner")
+
+
+@pytest.fixture(scope="module")
+def run(script, discs, tmp_path_factory):
+    """A finished run that was never stopped."""
+    out = tmp_path_factory.mktemp("refiner") / "run"
+    dice = script.main([*TINY, "--data", str(discs), "--out", str(out)])
+    assert isinstance(dice, float) and 0 <= dice <= 1
+    return out
+
+
+@pytest.fixture(autouse=True)
+def _leave_the_memory_as_it_was(monkeypatch):
+    monkeypatch.setattr("lungseg.training.machine.keep_freed_memory", lambda: None)
+
+
+def tensors(value):
+    """Everything in a checkpoint, flat; tensors as bytes."""
+    if isinstance(value, torch.Tensor):
+        return [value.numpy().tobytes()]
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return [part for _, item in items for part in tensors(item)] or [repr(value)]
+
+
+def test_each_stage_leaves_one_file_and_nothing_else(run):
+    assert {path.name for path in run.iterdir()} == {f"{s}.pt" for s in STAGES} | {"recipe.json", "data.json"}
+
+
+def test_a_run_that_is_stopped_within_and_between_stages_ends_with_the_same_digits(
+    run, script, discs, tmp_path, monkeypatch, capsys
+):
+    stops = ["proposer.partial.pt", "proposer_without_fold0.pt", "clip.partial.pt", "medsam.pt", "refiner.partial.pt"]
+    left = list(stops)
+
+    def save_and_stop(path, state):
+        save_checkpoint(path, state)
+        if left and path.name == left[0]:
+            left.pop(0)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "save_checkpoint", save_and_stop)
+    out = tmp_path / "run"
+    begin = [*TINY, "--data", str(discs), "--out", str(out)]
+    assert script.main(begin) == 130
+    assert "Finished stages are saved" in capsys.readouterr().err
+    ends = [script.main(["--out", str(out), "--resume"]) for _ in stops]
+    assert ends[:-1] == [130] * (len(stops) - 1) and isinstance(ends[-1], float)
+    for stage in STAGES:
+        one, other = (load_checkpoint(folder / f"{stage}.pt") for folder in (run, out))
+        assert one.keys() == other.keys() and tensors(one) == tensors(other), stage
+    capsys.readouterr()
+    monkeypatch.setattr(refiner_stages, "fit_judge_on", None)  # a finished run computes nothing again
+    assert script.main(["--out", str(out), "--resume"]) == ends[-1]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [*STAGES[:-1], "judge", "test"]
+
+
+def test_predict_and_evaluate_take_the_checkpoint(run, example, discs, tmp_path, monkeypatch):
+    predict, evaluate = example("predict"), example("evaluate")
+    monkeypatch.setattr(predict, "keep_freed_memory", lambda: None)
+    out, best = tmp_path / "out", run / "best.pt"
+    flags = ["--device=cpu", "--threshold=0.2", "--probabilities", "--box", "4,5,20,22"]
+    assert predict.main([str(best), str(discs), "--out", str(out), *flags]) == 0
+    predictor, (image, _, id_) = load_predictor(best), SliceDataset(discs, "test")[0]
+    probs = predictor.probs(image[0].numpy())
+    assert np.array_equal(np.asarray(Image.open(out / f"masks/{id_}.png")) > 0, probs > 0.2)
+    level = np.asarray(Image.open(out / f"probabilities/{id_}.png")).astype(float) / 65535
+    assert np.allclose(level, probs, atol=1e-4)
+    assert len(list((out / "boxes").glob("*.png"))) == 2 * 15
+    dice = evaluate.main([str(best), "--data", str(discs), "--out", str(tmp_path / "scores"), "--device=cpu"])
+    assert isinstance(dice, float)
+    with open(tmp_path / "scores/evaluation.csv") as file:
+        assert next(csv.DictReader(file))["method"] == "UNet, refined"
+
+
+def test_the_proposer_alone_takes_no_box(run, example, discs, tmp_path, monkeypatch, capsys):
+    predict = example("predict")
+    monkeypatch.setattr(predict, "keep_freed_memory", lambda: None)
+    argv = [str(run / "proposer.pt"), str(discs), "--out", str(tmp_path / "out"), "--device=cpu", "--box", "4,5,20,22"]
+    assert predict.main(argv) == 2 and "--box prompts MedSAM" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        predict.main([*argv[:-1], "4,5,20"])
+    assert "expected X0,Y0,X1,Y1 or SLICE,X0,Y0,X1,Y1" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_ends_in_a_sentence(run, script, capsys):
+    assert script.main(["--out", str(run), *TINY]) == 2 and "Add --resume" in capsys.readouterr().err
+    assert script.main(["--out", str(run), "--resume", "--sam-steps", "3"]) == 2
+    assert "was started with sam_steps 2, and now it would be 3" in capsys.readouterr().err
+
+
+def test_the_ablation_prints_a_row_for_each_method(run, capsys):
+    spec = importlib.util.spec_from_file_location("refiner_ablation", ROOT / "docs/benchmarks/refiner_ablation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main([str(run)]) == 0
+    text = capsys.readouterr().out
+    rows = [line.split("|")[1].strip()[:2] for line in text.splitlines() if line.startswith("| ")][2:]
+    assert rows == ["a:", "b:", "c:", "d:", "e:", "f:", "g:", "h:", "h:", "h:"]
+    assert "e - a: all" in text and "Of 8 candidates per slice at most: " in text and (run / "ablation").is_dir()
+    assert module.main([]) == 2

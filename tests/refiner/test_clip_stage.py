@@ -1,0 +1,41 @@
+"""BiomedCLIP: trained on captions here, taken from another run, or refused without its vocabulary."""
+
+import pytest
+import torch
+
+from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.nn.biomedclip import TINY, BiomedCLIP
+from lungseg.refiner.clip_stage import read_clip, train_clip
+
+
+def test_it_is_trained_once_and_taken_by_another_run(context, tmp_path, capsys):
+    first = context(tmp_path / "first")
+    train_clip(first)
+    line = capsys.readouterr().out
+    assert line.startswith("clip: 1 steps, loss ") and "AUC" in line
+    train_clip(first)  # finished: no phantom is drawn again
+    assert capsys.readouterr().out == line
+    second = context(tmp_path / "second", clip=str(first.stages.path("clip")))
+    train_clip(second)
+    assert "as it was trained in another run" in capsys.readouterr().out
+    (arguments, weights, texts), other = read_clip(first), read_clip(second)
+    assert arguments["vision_dim"] == 4 and other[0] == arguments
+    assert all(torch.equal(weights[name], other[1][name]) for name in weights)
+    assert texts.shape == (2, 64) and torch.allclose(texts.norm(dim=1), torch.ones(2)) and torch.equal(texts, other[2])
+
+
+def test_other_vocabularies_must_be_given(context, tmp_path):
+    arguments = TINY | {"vocab_size": 170, "vision_dim": 4, "vision_depth": 1}
+    save_checkpoint(tmp_path / "clip.pt", {"clip": arguments, "model": {}})
+    with pytest.raises(ValueError, match="does not fit"):
+        train_clip(context(clip=str(tmp_path / "clip.pt")))
+    save_checkpoint(tmp_path / "clip.pt", {"clip": arguments, "model": BiomedCLIP(**arguments).state_dict()})
+    with pytest.raises(ValueError, match=r"Give its file: --vocabulary vocab.txt"):
+        train_clip(context(clip=str(tmp_path / "clip.pt")))
+
+
+def test_a_file_of_another_stage_is_refused(context, tmp_path):
+    save_checkpoint(tmp_path / "odd.pt", {"model": {}})
+    with pytest.raises(ValueError, match="clip is missing"):
+        train_clip(context(clip=str(tmp_path / "odd.pt")))
+    assert load_checkpoint(tmp_path / "odd.pt") == {"model": {}}
