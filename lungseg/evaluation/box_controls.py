@@ -37,7 +37,7 @@ def inscribed_ellipse(box: ArrayLike, shape: tuple[int, int]) -> NDArray[np.bool
     """
     x0, y0, x1, y1 = np.asarray(box, float)
     if not (x1 > x0 - 1 and y1 > y0 - 1):
-        raise ValueError(f"inscribed_ellipse: expected a box (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, got {box}.")
+        raise ValueError(f"inscribed_ellipse: expected a box (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, got {box!r}.")
     y, x = np.ogrid[: shape[0], : shape[1]]
     across = (x - (x0 + x1) / 2) / ((x1 - x0 + 1) / 2)  # -1 and 1 at the sides
     down = (y - (y0 + y1) / 2) / ((y1 - y0 + 1) / 2)

@@ -83,7 +83,7 @@ class DecomposedAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, grid: Sequence[int], *, fused: bool = True):
         super().__init__()
         self.num_heads, self.fused = num_heads, fused
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv: nn.Module = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid[0] - 1, dim // num_heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid[1] - 1, dim // num_heads))

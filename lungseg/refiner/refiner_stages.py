@@ -140,7 +140,7 @@ def fit_judge_on(predictor: RefinerPredictor, c: Context, split: str = "val") ->
         probs = proposer_map(predictor, data, index, grey)
         if proposals := predictor.settings.propose(probs):
             features.append(predictor.features(proposals, predictor.look(grey, probs, proposals)))
-            is_lesion += [lesion_in_box(target > 0, p.box).any() for p in proposals]
+            is_lesion += [bool(lesion_in_box(target > 0, p.box).any()) for p in proposals]
     if 0 < sum(is_lesion) < len(is_lesion):
         return fit_judge(np.concatenate(features), is_lesion), len(is_lesion), sum(is_lesion)
     return Judge(), len(is_lesion), sum(is_lesion)

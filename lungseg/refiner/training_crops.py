@@ -137,9 +137,9 @@ class TrainingPlaces:
             if prior_dropped is not None:
                 priors.append(turn_map(prior_logits(crop.cut(self.probs(index, grey.shape))), turn))
         ct, boxes, prior = refiner_input(network, crops, priors or None)
-        target = torch.from_numpy(np.stack(targets))[:, None].float().to(ct.device)
+        drawn = torch.from_numpy(np.stack(targets))[:, None].float().to(ct.device)
         present = None if prior_dropped is None else torch.from_numpy(rng.random(num) >= prior_dropped).to(ct.device)
-        return CropBatch(ct, boxes, prior, present, target)
+        return CropBatch(ct, boxes, prior, present, drawn)
 
 
 def overlap(a: Sequence[float], b: Sequence[float]) -> bool:
