@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lungseg import trained_network
+from lungseg import predictor, trained_network
 from lungseg.checkpoint import InputSpec, load_checkpoint, save_checkpoint
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceWriter
@@ -509,7 +509,8 @@ def test_a_network_of_a_fold_is_not_validated_on_patients_it_was_trained_on(chec
 
 def test_a_checkpoint_is_read_once(checkpoint, folder, tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr(trained_network, "load_checkpoint", lambda path: read.append(path) or load_checkpoint(path))
+    for module in (predictor, trained_network):
+        monkeypatch.setattr(module, "load_checkpoint", lambda path: read.append(path) or load_checkpoint(path))
     assert not hasattr(evaluate, "load_checkpoint")
     flags = ["--data", str(folder), "--out", str(tmp_path / "out"), "--split", "val", "--choose"]
     assert isinstance(main([str(checkpoint), *flags]), float) and read == [checkpoint]
