@@ -227,7 +227,7 @@ def test_it_compiles_and_exports_at_two_sizes():
         image = torch.randn(1, 1, side, 40)
         expected = network(image)
         torch.testing.assert_close(compiled(image), expected)
-    torch.testing.assert_close(torch.export.export(network, (image,)).module()(image), expected)  # the odd size
+    torch.testing.assert_close(torch.export.export(network, (image,)).module()(image), expected)  # even ones: below
 
 
 def test_one_export_serves_all_multiples_of_32():

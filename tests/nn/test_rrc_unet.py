@@ -86,7 +86,7 @@ def test_it_compiles_and_exports_at_two_sizes():
         image = torch.randn(1, 1, side, side, side)
         expected = network(image)
         torch.testing.assert_close(compiled(image), expected)
-    torch.testing.assert_close(torch.export.export(network, (image,)).module()(image), expected)  # the odd size
+        torch.testing.assert_close(torch.export.export(network, (image,)).module()(image), expected)
 
 
 def test_half_precision_stays_close():

@@ -232,7 +232,7 @@ def two_stages(embed_dim=8, **options):
     return SwinUNet(embed_dim=embed_dim, depths=(1, 2), num_heads=(1, 2), window_size=4, **options)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (16, 90)])  # without and with padding, which is smaller than a window
+@pytest.mark.parametrize("size", [(32, 32), (16, 90)])  # without padding; with padding, lower than a window
 def test_it_can_be_exported(size):
     network, image = two_stages().eval(), torch.randn(2, 1, *size)
     exported = torch.export.export(network, (image,)).module()
