@@ -29,25 +29,28 @@ from lungseg.training.sets import slice_sets
 
 def train_proposer(c: Context) -> TrainedNetwork:
     """The network that proposes: that of --proposer, or a small U-Net trained on all training patients."""
-    name, r = "proposer", c.recipe
-    if r.proposer and not c.stages.finished(name):
-        saved = load_checkpoint(r.proposer)
-        trained = read_network(r.proposer, allow_folds=False, saved=saved)
-        check_proposer(c, trained.input, r.proposer)
-        if saved.get("run", {}).get("slices") not in (None, fingerprint(c.folder)):
-            print(
-                f"{r.proposer} was trained on other slices, or on another split: it may know patients of val and test."
-            )
-        entries = {key: saved[key] for key in ("network", "input")}
-        line = f"{name}: {r.proposer}, {told_of_proposer(c, trained)}"
-        c.stages.finish(name, trained.network.state_dict(), line, **entries)
+    name, r, saved = "proposer", c.recipe, c.stages.finished("proposer")
     if not r.proposer:
         spec = NetworkSpec("UNet", {"channels": list(r.channels)})
         sets, input_ = training_sets(c, None)
         train_network(c, name, spec, sets, input_, np.arange(len(sets.records)), tell=True)
+    elif saved:
+        print(saved["line"], flush=True)
     else:
-        print((c.stages.finished(name) or {}).get("line", ""), flush=True)
+        take_proposer(c, r.proposer)
     return read_network(c.stages.path(name))
+
+
+def take_proposer(c: Context, path: str) -> None:
+    """Write proposer.pt from best.pt of another run."""
+    saved = load_checkpoint(path)
+    trained = read_network(path, allow_folds=False, saved=saved)
+    check_proposer(c, trained.input, path)
+    if saved.get("run", {}).get("slices") not in (None, fingerprint(c.folder)):
+        print(f"{path} was trained on other slices, or on another split: it may know patients of val and test.")
+    line = f"proposer: {path}, {told_of_proposer(c, trained)}"
+    entries = {key: saved[key] for key in ("network", "input")}
+    c.stages.finish("proposer", trained.network.state_dict(), line, **entries)
 
 
 def train_fold(c: Context, proposer: TrainedNetwork, fold: int) -> TrainedNetwork:

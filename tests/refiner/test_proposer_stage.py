@@ -54,8 +54,10 @@ def test_a_given_proposer_is_taken_as_it_is_and_the_folds_have_its_kind(context,
     assert all((given.network.state_dict()[name] == tensor).all() for name, tensor in trained.items())
     train_fold(c, given, 0)
     assert load_checkpoint(c.stages.path("proposer_without_fold0"))["network"]["arguments"] == {"channels": [4, 8, 16]}
-    line = capsys.readouterr().out.splitlines()[1]
-    assert "first/proposer.pt, validation: " in line and "of 2 lesions proposed" in line
+    _, line, fold = capsys.readouterr().out.splitlines()
+    assert "first/proposer.pt, validation: " in line and "of 2 lesions proposed" in line and "fold0" in fold
+    train_proposer(c)  # resumed, each line comes again, once
+    assert capsys.readouterr().out.splitlines() == [line]
 
 
 @pytest.mark.parametrize(
