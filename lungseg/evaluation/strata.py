@@ -146,13 +146,14 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """name -> (low, high): the middle 95 % of `bootstrap`.
 
-    (NaN, NaN) where fewer than FEWEST_PATIENTS have the score: too few to show how much patients differ.
+    (NaN, NaN) where fewer than FEWEST_PATIENTS have the score, too few to show how much patients differ; and without
+    draws.
     """
     names, sums = patient_sums(scores, stratum)
     of_patients = scores_from_sums(dict(zip(names, sums.T, strict=True)))
     found = {}
     for name, values in bootstrap(scores, stratum=stratum, draws=draws, seed=seed).items():
-        enough = np.isfinite(of_patients[name]).sum() >= FEWEST_PATIENTS
+        enough = draws > 0 and np.isfinite(of_patients[name]).sum() >= FEWEST_PATIENTS
         low, high = np.nanpercentile(values, [2.5, 97.5]).tolist() if enough else (math.nan, math.nan)
         found[name] = low, high
     return found

@@ -186,6 +186,13 @@ def test_five_patients_have_an_interval_and_four_with_any_number_of_slices_have_
     assert low < table_row(five)["dice"] < high
 
 
+def test_without_draws_there_are_scores_and_no_intervals():
+    scores = [constant(k, f"p{k}", k) for k in range(6)]
+    row = table_row(scores, draws=0)
+    assert row["dice"] == pytest.approx(table_row(scores, draws=10)["dice"])
+    assert all(math.isnan(bound) for bounds in intervals(scores, draws=0).values() for bound in bounds)
+
+
 def test_the_same_patients_are_drawn_for_two_networks_so_their_difference_is_paired():
     one = [constant(i % 8, f"p{i}", 0) for i in range(30)]
     other = [constant(i % 8 + 2, f"p{i}", 0) for i in range(30)]
