@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lungseg.checkpoint import load_checkpoint
-from lungseg.evaluation.box_controls import bounding_box, inscribed_ellipse
+from lungseg.evaluation.box_controls import inscribed_ellipse
 from lungseg.evaluation.lesions import SIZES_MM, connected_components
 from lungseg.evaluation.scores import ImageScore, score_all
 from lungseg.evaluation.strata import EVERYTHING, Stratum, bootstrap, intervals, table_row
@@ -34,7 +34,7 @@ from lungseg.refiner.checkpoint import RefinerSpec
 from lungseg.refiner.context import Context
 from lungseg.refiner.crops import Crop
 from lungseg.refiner.prediction import Looks, RefinerPredictor, prior_logits, refiner_input
-from lungseg.refiner.proposals import Proposal
+from lungseg.refiner.proposals import Proposal, component_boxes
 from lungseg.refiner.proposer_stage import candidates_of, cross_fitted
 from lungseg.refiner.recipe import RefinerOptions, RefinerRecipe
 from lungseg.refiner.refiner_stages import fit_judge_on, proposer_map
@@ -188,8 +188,7 @@ def score_true_boxes(c: Context, draw: Callable[[NDArray, list], NDArray], name:
     index = {record.id: i for i, record in enumerate(data.records)}
 
     def predict(image: NDArray, record: Any) -> NDArray:
-        labels, count = connected_components(data.pair(index[record.id])[1] > 0)
-        boxes = [bounding_box(labels == k).tolist() for k in range(1, count + 1)]
+        boxes = component_boxes(connected_components(data.pair(index[record.id])[1] > 0)[0])
         return draw(image, boxes).any(axis=0) if boxes else np.zeros(image.shape, bool)
 
     return score_all(data, predict, title=name)

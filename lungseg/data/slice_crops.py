@@ -34,7 +34,7 @@ class Slices(Protocol):
         ...
 
     def with_lesion(self, index: int, rng: np.random.Generator) -> int:
-        """The slice to show in place of this one if a lesion is wanted."""
+        """The slice to take in place of this one if the crop must hold a lesion."""
         ...
 
 

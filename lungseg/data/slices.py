@@ -232,7 +232,7 @@ class SliceDataset(Dataset):
         return one_hot(np.asarray(target), len(self.classes))
 
     def with_lesion(self, index: int, rng: np.random.Generator) -> int:
-        """The slice to show if a lesion is wanted: this one, whether or not it has any."""
+        """The slice to take if the crop must hold a lesion: this one, whether or not it has any."""
         return index
 
     def _read(self, index: int) -> tuple[NDArray, NDArray]:

@@ -64,7 +64,7 @@ class VolumeSliceDataset(VolumeDataset):
             raise ValueError(f"{volume_path(self.folder, self.records[number])}: {error}") from None
 
     def with_lesion(self, index: int, rng: np.random.Generator) -> int:
-        """The slice to show if a lesion is wanted: one of the same volume, through a lesion drawn from all in it.
+        """The slice to take if the crop must hold a lesion: one of this volume, through a lesion drawn from all in it.
 
         First a class of the volume, then one of its lesions, then one of its voxels is drawn. Without a lesion, the
         slice itself.

@@ -76,7 +76,7 @@ class DecomposedAttention(nn.Module):
         dim: channels of a token.
         num_heads: attention heads; must divide dim. All share the two tables.
         grid: rows and columns for which the tables are made. Another map interpolates them.
-        fused: use torch's fused attention on a GPU, and on a CPU where no gradient is wanted: there it has no kernel
+        fused: use torch's fused attention on a GPU, and on a CPU where no gradient is needed: there it has no kernel
             with a gradient for the bias. Otherwise the formula runs.
     """
 

@@ -27,14 +27,14 @@ SPACING_MM = (0.45, 1.0)  # of a pixel of a crop: a refiner's crops show from 22
 
 def train_clip(c: Context) -> None:
     """Write clip.pt: its weights, its sizes ("clip"), and the features of the two lists of sentences ("texts")."""
+    if saved := c.stages.finished("clip"):  # before the phantoms are drawn, or a file is read
+        print(saved["line"], flush=True)
+        return
     if c.recipe.clip:
         given_clip(c, c.recipe.clip)
         return
     arguments = TINY | {"vision_dim": c.recipe.clip_dim, "vision_depth": c.recipe.clip_depth}
     tokenizer = WordPiece(VOCABULARY)
-    if saved := c.stages.finished("clip"):
-        print(saved["line"], flush=True)
-        return
     images, ids, _ = caption_pairs(c, tokenizer, range(c.recipe.clip_patients), arguments)
 
     def loss_of(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
@@ -89,9 +89,6 @@ def sentences(model: BiomedCLIP, tokenizer: WordPiece) -> Tensor:
 
 def given_clip(c: Context, file: str) -> None:
     """Write clip.pt from a file: clip.pt of another run, or published weights, which are of the full size."""
-    if saved := c.stages.finished("clip"):
-        print(saved["line"], flush=True)
-        return
     if Path(file).is_file() and is_sealed(file):
         other = load_checkpoint(file)
         expect(other, {"clip": dict, "model": dict}, file)

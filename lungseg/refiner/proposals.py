@@ -52,11 +52,16 @@ def propose(probs: ArrayLike, *, threshold: float = 0.1, margin: float = 0.1, mo
         labels, count = connected_components(prob > threshold)
         scores = ndimage.maximum(prob, labels, np.arange(1, count + 1))
         found = [
-            Proposal(number, grow_box((x.start, y.start, x.stop - 1, y.stop - 1), prob.shape, margin), float(score))
-            for (y, x), score in zip(ndimage.find_objects(labels), scores, strict=True)
+            Proposal(number, grow_box(box, prob.shape, margin), float(score))
+            for box, score in zip(component_boxes(labels), scores, strict=True)
         ]
         proposals += sorted(found, key=lambda p: -p.score)[:most]  # of equal ones, the first in reading order
     return proposals
+
+
+def component_boxes(labels: NDArray) -> list[Box]:
+    """The box of each connected component, 1, 2, ... in labels (H, W)."""
+    return [(x.start, y.start, x.stop - 1, y.stop - 1) for y, x in ndimage.find_objects(labels)]
 
 
 def grow_box(box: Sequence[float], shape: Sequence[int], share: float) -> Box:

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lungseg.data.slices import SliceDataset
-from lungseg.evaluation.box_controls import bounding_box
 from lungseg.evaluation.lesions import connected_components
 from lungseg.nn.refiner import CandidateRefiner
 from lungseg.refiner.crops import Crop
 from lungseg.refiner.prediction import CandidateSettings, prior_logits, refiner_input
-from lungseg.refiner.proposals import Box, jitter_box
+from lungseg.refiner.proposals import Box, component_boxes, jitter_box
 
 
 class Place(NamedTuple):
@@ -73,10 +72,7 @@ class TrainingPlaces:
         places = cls(slices, settings)
         for index in range(len(slices)):
             target = slices.pair(index)[1] > 0
-            labels, count = connected_components(target)
-            for k in range(1, count + 1):
-                x0, y0, x1, y1 = bounding_box(labels == k).tolist()
-                places.true.append(Place(index, (x0, y0, x1, y1)))
+            places.true += [Place(index, box) for box in component_boxes(connected_components(target)[0])]
             if probs_of is not None:
                 probs = probs_of(index)
                 places.maps[index] = zlib.compress(probs.astype(np.float16).tobytes(), level=1)
