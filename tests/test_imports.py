@@ -44,7 +44,7 @@ TABLE = {
     },
     "nn/sam_prompts.py": {"torch", "nn.arguments", "nn.layers", "nn.unetr"},
     "nn/sam_decoder.py": {"torch", "nn.arguments", "nn.layers"},
-    "nn/sam.py": {"torch", "nn.arguments", "nn.sam_decoder", "nn.sam_encoder", "nn.sam_prompts"},
+    "nn/sam.py": {"torch", "nn.arguments", "nn.layers", "nn.sam_decoder", "nn.sam_encoder", "nn.sam_prompts"},
     "nn/lora.py": {"torch", "nn.arguments", "nn.sam_encoder"},
     "nn/refiner.py": {"torch", "nn.arguments", "nn.biomedclip", "nn.lora", "nn.patches", "nn.sam"},
     "nn/vit.py": {"torch", "nn.arguments", "nn.layers", "nn.patches", "nn.unetr"},

@@ -24,6 +24,7 @@ from lungseg.nn.layers import (
     conv_norm_relu,
     crop,
     double_conv,
+    interpolate_antialiased,
     trunc_normal_init,
     width_init,
 )
@@ -136,6 +137,7 @@ __all__ = [
     "frame_size",
     "fused_attention",
     "imagenet_input",
+    "interpolate_antialiased",
     "is_count",
     "logits_to_original",
     "merge_lora",

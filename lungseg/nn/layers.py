@@ -165,6 +165,16 @@ def double_conv(in_channels: int, out_channels: int, *, spatial_dims: int = 2, n
     )
 
 
+def interpolate_antialiased(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    """(B, C, H, W) -> (B, C, *size), "bilinear" or "bicubic", each pixel weighing in when shrinking.
+
+    torch 2.13 repeats the first row in a result that is one pixel wide. On its side the same image comes out right.
+    """
+    if size[1] == 1:
+        return F.interpolate(x.mT, size=(1, size[0]), mode=mode, antialias=True).mT
+    return F.interpolate(x, size=tuple(size), mode=mode, antialias=True)
+
+
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
     """Crop (B, C, *spatial) to `size` at the bottom and right: 2 * ceil(n / 2) is one too many where n is odd."""
     for dim, n in enumerate(size, start=2):

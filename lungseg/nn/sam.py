@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_image
+from lungseg.nn.layers import interpolate_antialiased
 from lungseg.nn.sam_decoder import MaskDecoder
 from lungseg.nn.sam_encoder import SAMImageEncoder
 from lungseg.nn.sam_prompts import PromptEncoder
@@ -200,7 +201,7 @@ def sam_input(image: Tensor, img_size: int = 1024) -> Tensor:
             f"expected. Repeat a grey image three times with image.expand(-1, 3, -1, -1)."
         )
     size = frame_size(image.shape[2], image.shape[3], img_size)
-    resized = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True).float()
+    resized = interpolate_antialiased(image, size, "bilinear").float()
     mean, std = (resized.new_tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return F.pad((resized - mean) / std, (0, img_size - size[1], 0, img_size - size[0]))
 

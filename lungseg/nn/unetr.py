@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_counts, check_image, check_mlp_ratio, check_rates, is_count
 from lungseg.nn.attention import SelfAttention
-from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MLP, NORM, InstanceNorm, trunc_normal_init
+from lungseg.nn.layers import (
+    CONV,
+    CONV_TRANSPOSE,
+    MLP,
+    NORM,
+    InstanceNorm,
+    interpolate_antialiased,
+    trunc_normal_init,
+)
 from lungseg.nn.patches import PatchEmbed, complete_patches
 
 # Smaller networks: UNETR(**PRESETS["tiny"]). Patches of 8 resolve smaller lesions, with four times the tokens.
@@ -150,10 +158,11 @@ def resize_positions(table: Tensor, grid: Sequence[int]) -> Tensor:
     """
     if tuple(table.shape[:-1]) == tuple(grid):
         return table
-    images = len(grid) == 2
-    mode = "bicubic" if images else "trilinear"
     wide = table.to(torch.promote_types(table.dtype, torch.float32)).movedim(-1, 0)[None]  # (1, K, *old_grid)
-    wide = F.interpolate(wide, size=tuple(grid), mode=mode, antialias=images)  # (1, K, *grid)
+    if len(grid) == 2:
+        wide = interpolate_antialiased(wide, grid, "bicubic")  # (1, K, *grid)
+    else:
+        wide = F.interpolate(wide, size=tuple(grid), mode="trilinear")
     return wide[0].movedim(0, -1).to(table.dtype)  # (*grid, K)
 
 

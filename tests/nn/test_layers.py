@@ -14,6 +14,7 @@ from lungseg.nn.layers import (
     LayerNorm2d,
     conv_norm_relu,
     double_conv,
+    interpolate_antialiased,
     trunc_normal_init,
     width_init,
 )
@@ -121,3 +122,14 @@ def test_layer_norm_2d_gives_each_pixel_mean_0_and_variance_1_over_its_channels(
     centred = x - x.mean(1, keepdim=True)
     scaled = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
     torch.testing.assert_close(norm(x), scaled * norm.weight[:, None, None] + norm.bias[:, None, None])
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+@pytest.mark.parametrize("size", [(8, 1), (1, 8), (3, 1), (1, 1), (8, 5)])
+def test_an_image_of_equal_columns_becomes_one_of_equal_columns_also_of_one(mode, dtype, size):
+    rows = torch.randint(0, 256, (2, 3, 5, 1)).to(dtype)
+    wide = interpolate_antialiased(rows.expand(-1, -1, -1, 4), (size[0], 6), mode)[..., :1]
+    for columns in (1, 3):
+        result = interpolate_antialiased(rows.expand(-1, -1, -1, columns), size, mode)
+        torch.testing.assert_close(result, wide.expand_as(result), rtol=1e-5, atol=1 if dtype == torch.uint8 else 1e-3)
