@@ -167,8 +167,8 @@ TABLE = {
     VolumeRecipe: {"spatial_dims": 2, "crop_size": (16, 32, 32), "crops_per_volume": 2, "foreground": 0.5},
     # the refiner
     proposals.propose: {"threshold": 0.1, "margin": 0.1, "most": 8},
-    proposals.jitter_box: {"share": 0.2},
-    crops.crop_at: {"context": 2.0, "smallest": 32},
+    proposals.jitter_box: {"share": 0.1},
+    crops.crop_at: {"context": 2.0, "smallest": 12},
     judge.Judge: {"proposer": 1.0, "similarity": 0.0, "iou": 0.0, "constant": 0.0},
     judge.fit_judge: {"ridge": 0.1},
     judge.slice_map: {"least": 0.0},

@@ -50,18 +50,27 @@ STRATA = [EVERYTHING, *(Stratum(size=size) for size in SIZES_MM)]
 
 
 class OtherLook(RefinerPredictor):
-    """The refiner's boxes, looked at in another way: (grey, probs, proposals) -> `Looks`."""
+    """The refiner's boxes, looked at in another way: (grey, probs, proposals) -> `Looks`.
+
+    The judge is fitted on the validation slices, the decision chosen on them: what was seen there is kept.
+    """
 
     way: Callable[[NDArray, NDArray, Sequence[Proposal]], Looks]
 
+    def __init__(self, like: RefinerPredictor, refiner: CandidateRefiner):
+        super().__init__(like.network, like.input, refiner, settings=like.settings)
+        self.looks: dict[bytes, Looks] = {}
+
     def look(self, grey: NDArray, probs: NDArray, proposals: Sequence[Proposal]) -> Looks:
-        return self.way(grey, probs, proposals)
+        key = grey.tobytes()
+        if key not in self.looks:
+            self.looks[key] = self.way(grey, probs, proposals)
+        return self.looks[key]
 
 
 def other(c: Context, like: RefinerPredictor, refiner: CandidateRefiner | None = None) -> OtherLook:
     """A predictor with the proposer and the settings of `like`."""
-    refiner = (refiner or like.refiner).to(c.stages.device).eval()
-    return OtherLook(like.network, like.input, refiner, settings=like.settings)
+    return OtherLook(like, (refiner or like.refiner).to(c.stages.device).eval())
 
 
 def ellipses(c: Context, like: RefinerPredictor) -> OtherLook:

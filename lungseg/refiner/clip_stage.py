@@ -22,7 +22,9 @@ from lungseg.wordpiece import CONTEXT, WordPiece
 
 CROPS = 4  # of each phantom
 HELD_OUT = 40  # phantoms on which it is measured, at most as many as it learns from
-SPACING_MM = (0.45, 1.0)  # of a pixel of a crop: a refiner's crops show from 22 to 48 mm
+DIAMETER_MM = (3.0, 30.0)
+PIXEL_MM = 0.7  # of a slice: `smallest` is so many pixels
+WIDER = 1.5  # a proposed box is up to so many times as wide as its nodule
 
 
 def train_clip(c: Context) -> None:
@@ -55,12 +57,19 @@ def train_clip(c: Context) -> None:
 def caption_pairs(
     c: Context, tokenizer: WordPiece, patients: range, arguments: dict[str, Any]
 ) -> tuple[Tensor, Tensor, list[bool]]:
-    """Crops of phantoms (n, 1, S, S) in [0, 1], the tokens of their sentences (n, N), whether each shows a lesion."""
+    """Crops of phantoms (n, 1, S, S) in [0, 1], the tokens of their sentences (n, N), whether each shows a lesion.
+
+    They are as wide as the refiner's around a nodule of that size. Those of normal lung, of the same patients, are as
+    wide as those with the nodule, so their scale tells nothing.
+    """
     crops = []
     for patient in patients:
-        rng = c.stages.rng("captions", patient)
-        spacing = float(np.exp(rng.uniform(*np.log(SPACING_MM))))
-        crops += captioned_crops(rng, num=CROPS, size=arguments["img_size"], spacing_mm=spacing)
+        rng, size = c.stages.rng("captions", patient), arguments["img_size"]
+        diameter = float(np.exp(rng.uniform(*np.log(DIAMETER_MM))))
+        shown = max(PIXEL_MM * c.settings.smallest, c.settings.context * diameter * rng.uniform(1, WIDER))  # mm
+        crops += captioned_crops(
+            rng, num=CROPS, size=size, spacing_mm=shown / size, diameter_mm=(diameter, diameter), shift_mm=diameter / 4
+        )
     images = torch.from_numpy(np.stack([hu_to_unit(crop.hu) for crop in crops]))[:, None]
     ids = tokenizer([crop.caption for crop in crops], context=arguments["max_length"])
     return images, ids, [crop.lesion for crop in crops]

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lungseg.refiner.proposals import Box
 
-SMALLEST = 32  # pixels of the slice along a side of a crop: a dot needs its surroundings, not magnification without end
+SMALLEST = 12  # pixels of the slice along a side of a crop: a dot needs its surroundings, not magnification without end
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ class CandidateSettings:
     most: int = 8
     size: int = 64
     context: float = 2.0
-    smallest: int = 32
+    smallest: int = 12
 
     def propose(self, probs: NDArray) -> list[Proposal]:
         """The candidates of one slice (H, W)."""

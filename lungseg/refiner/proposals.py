@@ -66,14 +66,16 @@ def component_boxes(labels: NDArray) -> list[Box]:
 
 def grow_box(box: Sequence[float], shape: Sequence[int], share: float) -> Box:
     """Move each side out by a share of the box's width or height, by 1 pixel at least, but not out of (H, W)."""
-    return clip_box(np.asarray(box) + reach(box, share) * (-1, -1, 1, 1), shape)
+    reach = np.maximum(share * sides(box), 1.0)
+    return clip_box(np.asarray(box) + reach * (-1, -1, 1, 1), shape)
 
 
-def jitter_box(box: Sequence[float], shape: Sequence[int], rng: np.random.Generator, *, share: float = 0.2) -> Box:
-    """Move each side out or in, by at most a share of the box's width or height, or by 1 pixel if that is more.
+def jitter_box(box: Sequence[float], shape: Sequence[int], rng: np.random.Generator, *, share: float = 0.1) -> Box:
+    """Move each side out or in, by at most a share of the box's width or height.
 
     In training: so that a network does not take a box drawn around the truth at its word. A fixed number of pixels
-    would hide a small lesion's place and leave a large one's as it was.
+    would hide a small lesion's place and leave a large one's as it was. So would a least number: with 1 pixel, a box of
+    5 pixels moves by a fifth whatever the share, and MedSAM then outlines such lesions less well than an ellipse.
 
     Args:
         box: of pixels of the slice.
@@ -84,15 +86,14 @@ def jitter_box(box: Sequence[float], shape: Sequence[int], rng: np.random.Genera
     """
     if not 0 <= share < 0.5:
         raise ValueError(f"jitter_box: share must be in [0, 0.5), got {share}.")
-    x0, y0, x1, y1 = np.asarray(box) + rng.uniform(-1, 1, 4) * reach(box, share)
+    x0, y0, x1, y1 = np.asarray(box) + rng.uniform(-1, 1, 4) * share * sides(box)
     return clip_box((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), shape)
 
 
-def reach(box: Sequence[float], share: float) -> NDArray[np.float64]:
-    """How far the sides may move: (x, y, x, y), in pixels."""
+def sides(box: Sequence[float]) -> NDArray[np.float64]:
+    """Width and height, twice: (w, h, w, h), in pixels."""
     x0, y0, x1, y1 = box
-    sides = np.array([x1 - x0 + 1, y1 - y0 + 1])
-    return np.tile(np.maximum(share * sides, 1.0), 2)
+    return np.tile([x1 - x0 + 1.0, y1 - y0 + 1.0], 2)
 
 
 def clip_box(box: ArrayLike, shape: Sequence[int]) -> Box:

@@ -63,9 +63,9 @@ class RefinerRecipe:
         check=from_to(8, 4096),
     )
     context: float = option(2.0, "side of a crop as a multiple of the box's longer side", check=positive)
-    smallest: int = option(32, "least side of the region that a crop shows, in pixels of the slice")
+    smallest: int = option(12, "least side of the region that a crop shows, in pixels of the slice")
     jitter: float = option(
-        0.2, "true boxes in training: share of the box's own sides by which each side moves", check=share
+        0.1, "true boxes in training: share of the box's own sides by which each side moves", check=share
     )
 
     # BiomedCLIP
@@ -91,7 +91,7 @@ class RefinerRecipe:
     rank: int = option(
         0, "of LoRA on its queries and values, for published weights; 0 trains the whole encoder", check=not_negative
     )
-    sam_steps: int = option(400, "steps on true boxes; 0 takes the weights as they are", check=not_negative)
+    sam_steps: int = option(600, "steps on true boxes; 0 takes the weights as they are", check=not_negative)
     sam_lr: float = option(1e-3, "peak learning rate; 1e-4 for published weights", check=positive)
 
     # the refiner

@@ -92,7 +92,7 @@ class TrainingPlaces:
         return np.frombuffer(zlib.decompress(self.maps[index]), np.float16).reshape(shape).astype(np.float32)
 
     def draw(
-        self, rng: np.random.Generator, *, false_alarms: float = 0.0, proposed: float = 0.0, jitter: float = 0.2
+        self, rng: np.random.Generator, *, false_alarms: float = 0.0, proposed: float = 0.0, jitter: float = 0.1
     ) -> Place:
         """A false alarm with that probability; otherwise a lesion, in the box that was proposed or a true one, moved.
 

@@ -76,7 +76,7 @@ def test_a_box_goes_to_the_crop_and_back_and_lies_in_its_middle(box, size, conte
 def test_a_box_around_a_lesion_is_the_box_around_the_magnified_lesion():
     target = np.zeros(SHAPE)
     target[10:14, 20:29] = 1
-    crop = crop_at(target, bounding_box(target), 64)
+    crop = crop_at(target, bounding_box(target), 64, smallest=32)
     assert (crop.scale, crop.left, crop.top) == (2, 8, -4)
     assert crop.box == (23.5, 27.5, 40.5, 34.5)  # 9 x 4 pixels have become 18 x 8
     drawn = bounding_box(crop.cut(target) >= 0.5)
