@@ -107,9 +107,9 @@ def train_unet(c: Context, like: RefinerPredictor) -> nn.Module:
     folds = [read_network(run.path(f"proposer_without_fold{k}")) for k in (0, 1)] if r.cross_fit else []
     places = cross_fitted(c, read_network(run.path("proposer")), folds)
     shares = {"false_alarms": r.false_alarms, "proposed": r.proposed, "jitter": r.jitter}
-    size, channels = sum(p.numel() for p in like.refiner.sam.parameters()), (4, 8, 16)
+    size, channels = sum(p.numel() for p in like.refiner.sam.parameters()), (2, 4, 8, 16, 32)
     while sum(p.numel() for p in UNet(channels=channels, in_channels=3).parameters()) < size:
-        channels = tuple(n + n // channels[0] for n in channels)  # (5, 10, 20), (6, 12, 24), ...
+        channels = tuple(n + n // channels[0] for n in channels)  # (3, 6, 12, 24, 48), (4, 8, 16, 32, 64), ...
 
     def loss_of(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
         b = places.batch(like.refiner, rng, r.batch_size, prior_dropped=r.prior_dropped, **shares)
