@@ -113,9 +113,57 @@ def test_the_number_type_depends_on_the_device(amp, on_cuda, on_cpu, on_mps):
     assert found == [on_cuda, on_cpu, on_mps]
 
 
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """What torch says in a process that computes on the second of two GPUs; the states of their generators."""
+    states = [torch.tensor([0]), torch.tensor([1])]
+
+    def set_rng_state(state):
+        states[1] = state
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: states[1])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", set_rng_state)
+    return states
+
+
+def test_a_process_keeps_the_generator_of_its_own_gpu(two_gpus, monkeypatch):
+    """So that a run may be resumed on a machine with another number of GPUs."""
+    state = rng_state()
+    two_gpus[1] = torch.tensor([7])
+    set_rng_state(state)
+    assert [x.item() for x in two_gpus] == [0, 1]
+    set_rng_state(state | {"cuda": [torch.tensor([8]), torch.tensor([9])]})  # of an older version: all GPUs
+    assert two_gpus[1].item() == 9
+    set_rng_state(state | {"cuda": []})  # of a run that began on a CPU
+    assert two_gpus[1].item() == 9
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert rng_state()["cuda"] == []
+    set_rng_state(state)  # resumed on a CPU
+    assert two_gpus[1].item() == 9
+
+
+@pytest.mark.parametrize(
+    ("device", "setting", "deterministic"),
+    [("cpu", None, True), ("cuda", None, False), ("cuda", ":4096:8", True), ("cuda", "odd", False)],
+)
+def test_a_gpu_repeats_its_digits_if_the_environment_allows_it(monkeypatch, device, setting, deterministic):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if setting:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", setting)
+    seed_everything(0, torch.device(device))
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+
+
 @pytest.mark.parametrize("has_bf16", [False, True])
 def test_a_number_type_that_a_device_is_not_made_for_is_remarked_on(monkeypatch, has_bf16):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
-    remarks = {(amp, d): precision_remark(amp, torch.device(d)) for amp in AUTOCAST for d in ("cpu", "cuda", "mps")}
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
+    remarks = {
+        (amp, d): precision_remark(amp, torch.device(d)) for amp in ("auto", *AUTOCAST) for d in ("cpu", "cuda", "mps")
+    }
     told = {key for key, remark in remarks.items() if remark}
-    assert told == {("fp16", "cpu"), ("fp16", "mps")} | ({("bf16", "cpu")} if not has_bf16 else set())
+    without = set() if has_bf16 else {("bf16", "cpu"), ("bf16", "cuda"), ("auto", "cuda")}
+    assert told == {("fp16", "cpu"), ("fp16", "mps")} | without
