@@ -1,6 +1,7 @@
 """The processes of a run: where each computes, and what they exchange."""
 
 from collections import OrderedDict
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -75,11 +76,13 @@ def test_where_to_compute(monkeypatch, cuda, mps, asked, size, place):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setenv("WORLD_SIZE", str(size))
-    monkeypatch.setattr("torch.distributed.init_process_group", lambda *args, **kwargs: None)
+    started = []
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *args, **kwargs: started.append(kwargs))
     for name in ("barrier", "destroy_process_group"):
         monkeypatch.setattr(f"torch.distributed.{name}", lambda: None)
     try:
         with start_processes(asked) as processes:
             assert processes.device == torch.device(place) and processes.size == size
+        assert all(group["timeout"] > timedelta(hours=1) for group in started) and len(started) == size - 1
     except ValueError as error:
         assert place in str(error)
