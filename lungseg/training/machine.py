@@ -31,31 +31,30 @@ def seed_everything(seed: int, device: torch.device) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, for finding bugs
 
 
-def rng_state() -> dict[str, Any]:
-    """The state of every global generator, as plain types and tensors; of CUDA, that of the GPU of this process."""
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The state of every global generator of the CPU and of `device`, as plain types and tensors."""
     numpy = np.random.get_state(legacy=False)
     numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     state = {
         "python": random.getstate(),
         "numpy": numpy,
         "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
-    return state | ({"mps": torch.mps.get_rng_state()} if torch.backends.mps.is_available() else {})
+    return state | ({"mps": torch.mps.get_rng_state()} if device.type == "mps" else {})
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
     """Undo whatever was drawn since `rng_state()`."""
     random.setstate(state["python"])
     key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
     np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})
     torch.set_rng_state(state["torch"])
     gpus = state["cuda"]
-    if gpus and torch.cuda.is_initialized():
-        if len(gpus) > 1 and len(gpus) == torch.cuda.device_count():  # older versions kept those of all GPUs
-            gpus = gpus[torch.cuda.current_device() :]
-        torch.cuda.set_rng_state(gpus[0])
-    if "mps" in state and torch.backends.mps.is_available():
+    if gpus and device.type == "cuda":
+        own = (device.index or 0) if len(gpus) == torch.cuda.device_count() else 0  # older versions kept those of all
+        torch.cuda.set_rng_state(gpus[own], device)
+    if "mps" in state and device.type == "mps":
         torch.mps.set_rng_state(state["mps"])
 
 

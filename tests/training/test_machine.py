@@ -47,10 +47,10 @@ def test_the_same_seed_gives_the_same_draws():
 def test_a_saved_state_continues_every_generator(tmp_path):
     seed_everything(5, CPU)
     random.gauss(0, 1), np.random.standard_normal(), torch.randn(3)  # each keeps half of a pair for later
-    save_checkpoint(tmp_path / "rng.pt", {"rng": rng_state()})  # plain types only
+    save_checkpoint(tmp_path / "rng.pt", {"rng": rng_state(CPU)})  # plain types only
     wanted = draws(), random.gauss(0, 1), np.random.standard_normal(), torch.randn(3).tolist()
     seed_everything(6, CPU)
-    set_rng_state(load_checkpoint(tmp_path / "rng.pt")["rng"])
+    set_rng_state(load_checkpoint(tmp_path / "rng.pt")["rng"], CPU)
     assert (draws(), random.gauss(0, 1), np.random.standard_normal(), torch.randn(3).tolist()) == wanted
 
 
@@ -60,18 +60,18 @@ def test_the_log_says_where_it_was_made():
 
 
 def test_the_generator_of_an_apple_gpu_is_part_of_the_state_where_there_is_one(monkeypatch):
-    given = []
-    assert "mps" not in rng_state() or torch.backends.mps.is_available()
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    given, mps = [], torch.device("mps")
+    assert "mps" not in rng_state(CPU)
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: torch.arange(3))
     monkeypatch.setattr(torch.mps, "set_rng_state", given.append)
-    state = rng_state()
-    set_rng_state(state)
+    state = rng_state(mps)
+    set_rng_state(state, mps)
     assert torch.equal(given[0], torch.arange(3))
+    set_rng_state(state, CPU)  # resumed elsewhere
     del state["mps"]  # of a run that began elsewhere
-    set_rng_state(state)
+    set_rng_state(state, mps)
     assert len(given) == 1
-    assert describe_machine(torch.device("mps"))["device"] == "Apple GPU"
+    assert describe_machine(mps)["device"] == "Apple GPU"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc has mallopt")
@@ -113,36 +113,21 @@ def test_the_number_type_depends_on_the_device(amp, on_cuda, on_cpu, on_mps):
     assert found == [on_cuda, on_cpu, on_mps]
 
 
-@pytest.fixture
-def two_gpus(monkeypatch):
-    """What torch says in a process that computes on the second of two GPUs; the states of their generators."""
-    states = [torch.tensor([0]), torch.tensor([1])]
-
-    def set_rng_state(state):
-        states[1] = state
-
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+def test_a_process_keeps_the_generator_of_its_own_gpu(monkeypatch):
+    """Of two GPUs the second, of which torch would say this; the run may be resumed where there is another number."""
+    gpu, of_gpu = torch.device("cuda", 1), {0: "a", 1: "b"}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: states[1])
-    monkeypatch.setattr(torch.cuda, "set_rng_state", set_rng_state)
-    return states
-
-
-def test_a_process_keeps_the_generator_of_its_own_gpu(two_gpus, monkeypatch):
-    """So that a run may be resumed on a machine with another number of GPUs."""
-    state = rng_state()
-    two_gpus[1] = torch.tensor([7])
-    set_rng_state(state)
-    assert [x.item() for x in two_gpus] == [0, 1]
-    set_rng_state(state | {"cuda": [torch.tensor([8]), torch.tensor([9])]})  # of an older version: all GPUs
-    assert two_gpus[1].item() == 9
-    set_rng_state(state | {"cuda": []})  # of a run that began on a CPU
-    assert two_gpus[1].item() == 9
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    assert rng_state()["cuda"] == []
-    set_rng_state(state)  # resumed on a CPU
-    assert two_gpus[1].item() == 9
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: of_gpu[device.index])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: of_gpu.update({device.index: state}))
+    state, of_cpu = rng_state(gpu), rng_state(CPU)
+    of_gpu[1] = "later"
+    set_rng_state(state, gpu)
+    assert of_gpu == {0: "a", 1: "b"} and of_cpu["cuda"] == []
+    set_rng_state(state | {"cuda": ["c", "d"]}, gpu)  # of an older version: all GPUs
+    assert of_gpu == {0: "a", 1: "d"}
+    set_rng_state(of_cpu, gpu)  # begun on a CPU
+    set_rng_state(state, CPU)  # resumed on a CPU
+    assert of_gpu == {0: "a", 1: "d"}
 
 
 @pytest.mark.parametrize(
