@@ -19,8 +19,8 @@ pytestmark = pytest.mark.gpu
 SAME = 1e-4
 # bfloat16 has 8 bits, float16 11: a single rounding costs up to 2^-9 and 2^-12 of a number. What is rounded across 0 is
 # cut off by one ReLU more or less, and batch norms over few pixels enlarge it. The largest errors of a gradient that
-# were measured on a CPU, over four seeds, are 0.28 and 0.09 (ResNet50UNet), of the other networks 0.12 and 0.04. A scale
-# that is not undone, or a sum in half precision, makes it more than 1.
+# were measured on a CPU, over four seeds, are 0.28 and 0.09 (ResNet50UNet), of the other networks 0.12 and 0.04. A
+# scale that is not undone makes it more than 1.
 HALF = {torch.bfloat16: 0.5, torch.float16: 0.2}
 
 

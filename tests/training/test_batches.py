@@ -205,6 +205,8 @@ def test_batches_for_a_gpu_are_pinned_and_arrive_unchanged(num_workers, shared, 
         assert image.is_pinned() == target.is_pinned() == pin and ids == its_ids
         assert torch.equal(to_device(image, device).cpu(), expected)
         assert torch.equal(to_device(target, device).cpu(), its_target)
+    if num_workers:
+        pinned._iterator._shutdown_workers()  # or the garbage collector takes 5 seconds
 
 
 counts, sizes = st.integers(1, 60), st.integers(1, 20)
