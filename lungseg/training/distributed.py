@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 # How long a process waits for the others. nccl itself gives up after ten minutes, but the main process may need longer
 # to draw phantoms, to read all data once, or to score the test images; torchrun notices a process that has ended.
-PATIENCE = timedelta(hours=4)
+PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,20 @@ def start_processes(device: str = "auto") -> Iterator[Processes]:
     try:
         yield Processes(rank, size, place)
         dist.barrier()  # a process that leaves early would cut the others off during their last exchange
+    except BaseException:
+        if use_gpu:
+            abort_group()
+        raise
     finally:
         gc.collect()  # DDP keeps the group in a reference cycle; freed at interpreter exit, it might abort
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def abort_group() -> None:
+    """End nccl's group without the others: destroying it would wait for them, and they wait for this process."""
+    if hasattr(dist.distributed_c10d, "_abort_process_group"):  # from torch 2.6 on
+        dist.distributed_c10d._abort_process_group()
 
 
 def use_apple_gpu(device: str, size: int) -> bool:

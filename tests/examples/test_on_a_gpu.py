@@ -40,6 +40,7 @@ SCRIPTS = {  # name -> script, flags; together they use every part of the loop
     "U-Net, volumes": ("train_unet", ["--recipe", "volumes", *SOLID, "--amp", "fp16"]),
     "RRC-U-Net": ("train_rrc_unet", SOLID),
 }
+TORCHRUN = "-m torch.distributed.run --nnodes=1 --rdzv_backend=c10d --rdzv_endpoint=localhost:0".split()
 REFINER = """--channels 4 8 --proposer-steps 2 --proposer-batch 4 --crop-size 16 --smallest 16 --threshold 0.3
     --clip-dim 16 --clip-depth 1 --clip-patients 2 --clip-steps 2 --clip-batch 4 --sam-dim 24 --sam-depth 2
     --sam-steps 2 --refiner-steps 2 --batch-size 2 --save-every 1""".split()
@@ -166,11 +167,10 @@ def test_two_processes_learn_what_one_learns(discs, tmp_path, device):
         "none",
     ]
     flags += ["--drop-path-rate", "0", "--lr", "1e-3", "--ema", "0.9"]
-    run = "-m torch.distributed.run --nnodes=1 --rdzv_backend=c10d --rdzv_endpoint=localhost:0".split()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NVIDIA_TF32_OVERRIDE": "0"}
     for count in (1, 2):
         script = [str(ROOT / "examples/train_swin.py"), "--out", str(tmp_path / f"{count}"), *flags]
-        command = [sys.executable, *run, f"--nproc_per_node={count}", *script]
+        command = [sys.executable, *TORCHRUN, f"--nproc_per_node={count}", *script]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("best epoch") == 1  # one process speaks
@@ -178,6 +178,32 @@ def test_two_processes_learn_what_one_learns(discs, tmp_path, device):
     for a, b in ((one["model"], two["model"]), (one["ema"]["weights"], two["ema"]["weights"])):
         for name in a:
             torch.testing.assert_close(b[name], a[name], atol=1e-3, rtol=1e-3)
+
+
+FAILS = """
+import sys
+from lungseg.exits import leave, run_main
+from lungseg.training.distributed import start_processes
+
+def work():
+    with start_processes(sys.argv[1]) as processes:
+        processes.gather(processes.rank)
+        if processes.rank == 1:
+            raise ValueError("process 1 has failed.")
+        processes.gather(processes.rank)  # never comes about
+
+leave(run_main("x.py", work, stopped="", too_little_memory=""))
+"""
+
+
+def test_a_process_that_fails_ends_all_at_once(tmp_path, device):
+    if device.type == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    (tmp_path / "x.py").write_text(FAILS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *TORCHRUN, "--nproc_per_node=2", str(tmp_path / "x.py"), device.type]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1 and "x.py: process 1 has failed." in done.stderr
 
 
 def test_later_epochs_need_no_more_memory_than_the_second(cuda, discs, tmp_path, example, monkeypatch):

@@ -1,5 +1,6 @@
 """The processes of a run: where each computes, and what they exchange."""
 
+import contextlib
 from collections import OrderedDict
 from datetime import timedelta
 from functools import partial
@@ -56,6 +57,25 @@ def test_frozen_parts_do_not_keep_the_other_processes_waiting(group_of_one):
 def test_a_gpu_that_is_not_there_is_asked_for_in_vain():
     with pytest.raises(ValueError, match="finds no GPU"), start_processes("cuda"):
         pass
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_process_that_fails_on_a_gpu_does_not_wait_for_the_others(monkeypatch, fails):
+    """With stand-ins for two GPUs and for nccl, whose usual end waits until all processes have come to it."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: calls.append(args[0]))
+    monkeypatch.setattr(dist, "is_initialized", lambda: calls[-1] != "abort")
+    monkeypatch.setattr(dist, "barrier", lambda: calls.append("barrier"))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroy"))
+    monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", lambda: calls.append("abort"), raising=False)
+    with pytest.raises(ValueError) if fails else contextlib.nullcontext(), start_processes("cuda"):
+        if fails:
+            raise ValueError("the disk is full")
+    assert calls == (["nccl", "abort"] if fails else ["nccl", "barrier", "destroy"])
 
 
 @pytest.mark.parametrize(
