@@ -111,7 +111,7 @@ def weights_and_mask(
     (inputs,) = given  # tokens, and in a Swin block the mask
     _, weights = block.attn(*inputs, return_weights=True)
     attn_mask = inputs[1] if len(inputs) > 1 else None
-    return weights.double().cpu(), None if attn_mask is None else attn_mask.cpu()
+    return weights.cpu().double(), None if attn_mask is None else attn_mask.cpu()
 
 
 def find_block(network: nn.Module, block: str) -> SwinBlock | TransformerBlock:

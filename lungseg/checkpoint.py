@@ -5,6 +5,7 @@ a zip archive, with the SHA-256 of everything before it as the archive's comment
 read it too.
 """
 
+import copy
 import hashlib
 import io
 import os
@@ -214,11 +215,22 @@ def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep_previous: b
 def sealed(state: dict[str, Any]) -> bytes:
     """The bytes of `torch.save`, with their checksum as the zip comment."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(on_cpu(state), buffer)
     archive = buffer.getvalue()
     # A zip archive ends with the length of its comment (two bytes, little-endian; here 0) and the comment.
     body = archive[:-2] + COMMENT_LENGTH.to_bytes(2, "little")
     return body + TAG + hashlib.sha256(body).hexdigest().encode()
+
+
+def on_cpu(value: Any) -> Any:
+    """The same with its tensors on the CPU: plain `torch.load` cannot read those of a GPU on a machine without one."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # keeps its class, and the versions that `state_dict` attaches to it
+        copied.update((name, on_cpu(entry)) for name, entry in value.items())
+        return copied
+    return type(value)(map(on_cpu, value)) if type(value) in (list, tuple) else value
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -27,6 +27,8 @@ T = TypeVar("T")
 CTRL_C, READER_GONE = 128 + 2, 128 + 13  # what a shell reports after SIGINT and SIGPIPE
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_FILES = (errno.EMFILE, errno.ENFILE)
+COMPILER = ("torch._dynamo", "torch._inductor")  # whose errors are of their own types
+UNREPEATABLE = " does not have a deterministic implementation"
 WORKER_DIED = re.compile(r"DataLoader worker .* (?:killed by signal: ([\w ]+)|exited unexpectedly)")
 NO_MEMORY = re.compile(  # torch says it with a RuntimeError, in other words on each device
     "can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED"
@@ -124,8 +126,19 @@ def explanation(error: Exception, what_is_left: Callable[[], str], remedy: str) 
         remedy = "Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1"  # this moves such parts to the CPU
         return f"the Apple GPU cannot compute a part of this ({what}). {remedy}."
     if isinstance(error, RuntimeError):
-        return about_workers(str(error), what_is_left)
+        return about_torch(error) or about_workers(str(error), what_is_left)
     return str(error) if isinstance(error, ValueError | FloatingPointError) else None
+
+
+def about_torch(error: RuntimeError) -> str | None:
+    """What torch cannot do on this machine, though it was asked for."""
+    what, unrepeatable, _ = str(error).partition(UNREPEATABLE)
+    if unrepeatable:
+        return f"the GPU has no algorithm for {what} that repeats its digits. Unset CUBLAS_WORKSPACE_CONFIG."
+    if type(error).__module__.startswith(COMPILER):
+        reason = str(getattr(error, "inner_exception", error)).strip().split("\n")[0].rstrip(".")
+        return f"torch cannot compile the network here ({reason}). Leave out --compile."
+    return None
 
 
 def about_workers(text: str, what_is_left: Callable[[], str]) -> str | None:

@@ -65,8 +65,9 @@ def text_features(
         raise ValueError(
             f"text_features: expected a list of sentences for each class, got none for {', '.join(empty) or 'any'}."
         )
-    context = min(context, model.text.position_embedding.num_embeddings)
-    return model.class_features([tokenizer(list(sentences), context=context) for sentences in prompts.values()])
+    context, device = min(context, model.text.position_embedding.num_embeddings), model.logit_scale.device
+    ids = [tokenizer(list(sentences), context=context) for sentences in prompts.values()]
+    return model.class_features([of_class.to(device) for of_class in ids])
 
 
 @torch.no_grad()

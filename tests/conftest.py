@@ -1,4 +1,4 @@
-"""What every test shares: a fixed seed, and the `gpu` marker skipped where there is no GPU."""
+"""What every test shares: a fixed seed, and GPUs for the tests marked `gpu` alone, which are skipped without one."""
 
 import copy
 import gc
@@ -42,6 +42,57 @@ def _leave_the_process_as_it_was(monkeypatch):
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+# ---- GPUs --------------------------------------------------------------------------------------------------------
+
+# LUNGSEG_GPU_TESTS_DEVICE=cpu runs the tests marked gpu on a CPU, to check the tests themselves.
+GPU_TESTS_DEVICE, HAS_GPU = os.environ.get("LUNGSEG_GPU_TESTS_DEVICE", "cuda"), torch.cuda.is_available()
+ASKED = torch.cuda.is_available, torch.backends.mps.is_available, os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_gpu():
+    """Scripts compute on a GPU where there is one, but most tests expect the digits of a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if HAS_GPU:
+            torch.cuda.init()  # before the GPUs are hidden: from the processes that tests start, not from this one
+            torch.cuda.device_count()  # is remembered from now on
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.backends.mps, "is_available", lambda: False)
+        yield
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Where a test marked `gpu` computes: on the GPU, in full float32, with nothing hidden."""
+    cuda, mps, visible = ASKED
+    monkeypatch.setattr(torch.cuda, "is_available", cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", mps)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # of convolutions; matrix products have it off
+    return torch.device(GPU_TESTS_DEVICE)
+
+
+@pytest.fixture
+def cuda(device):
+    """The same for a test that makes no sense on a CPU."""
+    if device.type != "cuda":
+        pytest.skip("for a CUDA device only")
+    return device
+
+
+def pytest_collection_modifyitems(items):
+    skipped = not HAS_GPU and GPU_TESTS_DEVICE != "cpu"
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.filterwarnings("default"))  # GPUs and their compilers warn of much; shown only
+            if skipped:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 # ---- parity with published networks -----------------------------------------------------------------------------
@@ -97,11 +148,3 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
-
-
-def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

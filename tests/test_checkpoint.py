@@ -33,6 +33,23 @@ def save(path, epoch):
     save_checkpoint(path, {**STATE, "epoch": epoch}, keep_previous=True)
 
 
+class OnGPU(torch.Tensor):
+    """Stands for a tensor of a GPU."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_tensors_of_a_gpu_are_saved_as_those_of_a_cpu_wherever_they_are():
+    network = torch.nn.BatchNorm1d(2)
+    state = {"model": network.state_dict(), "list": [torch.ones(1).as_subclass(OnGPU), (None, "a")]}
+    state["model"]["bias"] = state["model"]["bias"].as_subclass(OnGPU)
+    back = torch.load(io.BytesIO(sealed(state)), weights_only=True)
+    assert type(back["list"][0]) is type(back["model"]["bias"]) is torch.Tensor and back["list"][1] == (None, "a")
+    assert isinstance(back["model"], OrderedDict) and back["model"]._metadata == network.state_dict()._metadata
+    assert type(state["model"]["bias"]) is OnGPU
+
+
 def test_what_is_saved_comes_back(tmp_path):
     save_checkpoint(tmp_path / "a.pt", STATE)
     back = load_checkpoint(tmp_path / "a.pt")

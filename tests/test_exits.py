@@ -30,6 +30,9 @@ def raising(error):
     return work
 
 
+COMPILER_FAILED = type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
+NO_COMPILER = COMPILER_FAILED("InvalidCxxCompiler: ...")
+NO_COMPILER.inner_exception = RuntimeError("No working C++ compiler found.\nand many more lines")
 FULL = OSError(errno.ENOSPC, "No space left on device", "out/last.pt")
 
 
@@ -51,6 +54,13 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "out/last.pt")
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU"), 2,
          "too little GPU memory: 2.00 GiB were asked for at once. Lower --batch-size."),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB"), 2, "too little memory. Lower --batch-size."),
+        (COMPILER_FAILED("Cannot find a working triton installation."), 2,
+         "torch cannot compile the network here (Cannot find a working triton installation). Leave out --compile."),
+        (NO_COMPILER, 2,
+         "torch cannot compile the network here (No working C++ compiler found). Leave out --compile."),
+        (RuntimeError("max_pool3d_with_indices_backward_cuda does not have a deterministic implementation, but you"), 2,
+         "the GPU has no algorithm for max_pool3d_with_indices_backward_cuda that repeats its digits. Unset "
+         "CUBLAS_WORKSPACE_CONFIG."),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ..."), 2,
          "a process that reads the data was ended by a signal (Bus error). Lower --num-workers: each needs memory. "
          "out was not written."),

@@ -231,13 +231,13 @@ def test_under_autocast_sums_stay_float32():
 
 
 @pytest.mark.gpu
-def test_windows_go_to_the_models_device_and_the_sum_stays_on_the_images():
+def test_windows_go_to_the_models_device_and_the_sum_stays_on_the_images(device):
     net, image = nn.Conv2d(1, 2, 1), torch.rand(2, 1, 20, 20)
     expected = sliding_window(net, image, 8)
-    result = sliding_window(net.cuda(), image, 8)
+    result = sliding_window(net.to(device), image, 8)
     assert result.device == image.device
     torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
-    assert sliding_window(net, image.cuda(), 8).is_cuda
+    assert sliding_window(net, image.to(device), 8).device.type == device.type
 
 
 # ---- as a network -----------------------------------------------------------------------------------------------

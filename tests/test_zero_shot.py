@@ -1,5 +1,7 @@
 """Pictures as open_clip prepares them, and classes named in sentences."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,11 @@ def test_the_order_and_repetition_of_sentences_do_not_matter(tokenizer):
     assert one.shape == (2, 20) and not one.requires_grad
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(one.norm(dim=-1), torch.ones(2))
+
+
+def test_sentences_go_to_the_device_of_the_network(tokenizer):
+    network = copy.deepcopy(filled()[0]).to("meta")  # which cannot read tokens of the CPU
+    assert text_features(network, {"a": ["a nodule"], "b": ["normal lung"]}, tokenizer).is_meta
 
 
 @pytest.mark.parametrize(

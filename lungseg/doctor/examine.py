@@ -1,6 +1,7 @@
 """The examinations as a whole: of data, of a network that is to be trained, and of one that was trained."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def examine_network(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     image, target = (x.to(device) for x in batch)
     learner = Learner(model, loss_fn, make_optimizer, grad_clip)
-    with torch.random.fork_rng(), restored(model):
+    with own_draws(device), restored(model):
         torch.manual_seed(0)  # of dropout
         model.train()
         findings = [loss_finding(loss_fn, target), output_finding(model, image, target, loss_fn)]
@@ -88,6 +89,16 @@ def examine_network(
             return findings
         rate, good = rate_finding(learner, image, target, lr)
         return [*findings, *overfit_findings(learner, image, target, good, steps), rate]
+
+
+def own_draws(device: torch.device) -> AbstractContextManager[None]:
+    """What is drawn inside, on the CPU or on `device`, changes nothing that is drawn later.
+
+    `fork_rng` alone would start every GPU of the machine, and warn about it.
+    """
+    if device.type == "cpu":
+        return torch.random.fork_rng([])
+    return torch.random.fork_rng([device.index or 0], device_type=device.type)
 
 
 def computed_loss(model: nn.Module, image: Tensor, target: Tensor, loss_fn: LossFunction) -> Tensor | None:
@@ -107,7 +118,7 @@ def examine_trained(model: nn.Module, batches: Batches, loss_fn: LossFunction) -
     images, targets = collect(batches)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     image, target = images.to(device), targets.to(device)
-    with torch.random.fork_rng(), restored(model):
+    with own_draws(device), restored(model):
         model.eval()
         output = output_finding(model, image, target, loss_fn)
         if output.verdict != OK:

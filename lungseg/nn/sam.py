@@ -201,7 +201,8 @@ def sam_input(image: Tensor, img_size: int = 1024) -> Tensor:
             f"expected. Repeat a grey image three times with image.expand(-1, 3, -1, -1)."
         )
     size = frame_size(image.shape[2], image.shape[3], img_size)
-    resized = interpolate_antialiased(image, size, "bilinear").float()
+    levels = image if image.device.type == "cpu" else image.float()  # torch resizes whole numbers on a CPU only
+    resized = interpolate_antialiased(levels, size, "bilinear").float().round()
     mean, std = (resized.new_tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return F.pad((resized - mean) / std, (0, img_size - size[1], 0, img_size - size[0]))
 

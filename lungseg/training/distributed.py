@@ -9,12 +9,17 @@ import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+# How long a process waits for the others. nccl itself gives up after ten minutes, but the main process may need longer
+# to draw phantoms, to read all data once, or to score the test images; torchrun notices a process that has ended.
+PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,24 @@ def start_processes(device: str = "auto") -> Iterator[Processes]:
     if size == 1:
         yield Processes(device=place)
         return
-    dist.init_process_group("nccl" if use_gpu else "gloo", device_id=place if use_gpu else None)
+    dist.init_process_group("nccl" if use_gpu else "gloo", device_id=place if use_gpu else None, timeout=PATIENCE)
     try:
         yield Processes(rank, size, place)
         dist.barrier()  # a process that leaves early would cut the others off during their last exchange
+    except BaseException:
+        if use_gpu:
+            abort_group()
+        raise
     finally:
         gc.collect()  # DDP keeps the group in a reference cycle; freed at interpreter exit, it might abort
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def abort_group() -> None:
+    """End nccl's group without the others: destroying it would wait for them, and they wait for this process."""
+    if hasattr(dist.distributed_c10d, "_abort_process_group"):  # from torch 2.6 on
+        dist.distributed_c10d._abort_process_group()
 
 
 def use_apple_gpu(device: str, size: int) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import torch
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from lungseg.checkpoint import Checkpoint, NetworkSpec, load_checkpoint, load_latest
@@ -225,6 +226,8 @@ def load_parts(learned: Mapping[str, Any], saved: Mapping[str, Any], path: Path)
         ValueError: naming file and entry, if a state does not have the form of the part's own.
     """
     for name, part in learned.items():
+        if isinstance(part, GradScaler) and saved.get(name) in ({}, None):
+            continue  # the run was on a device without float16; here it begins with torch's own scale
         try:
             different = form(saved.get(name), fresh_state(part, saved.get(name)), name)
             if not different:

@@ -216,7 +216,7 @@ class Run:
         path = self.out / "last.pt"
         load_parts(self.learned, vars(saved), path)
         try:
-            set_rng_state(saved.rng[self.processes.rank])
+            set_rng_state(saved.rng[self.processes.rank], self.device)
         except UNFIT:
             raise ValueError(f"{path} is damaged: rng, the state of the random generators, does not fit.") from None
         if self.stopping.best_epoch is not None or (self.out / "best.pt").exists():
@@ -285,7 +285,7 @@ class Run:
             run=self.settings,
             data=self._data_path(),
             log_position=self.log.position,
-            rng=self.processes.gather(rng_state()),
+            rng=self.processes.gather(rng_state(self.device)),
             version=__version__,
         )
 

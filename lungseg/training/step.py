@@ -101,6 +101,7 @@ def train_one_epoch(
             scaler.step(optimizer)
             scaler.update()
             if schedule is not None:
+                optimizer._opt_called = True  # type: ignore[attr-defined]  # or torch warns if the scaler skips step 1
                 schedule.step()
             if ema is not None:
                 ema.update()

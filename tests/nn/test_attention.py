@@ -158,11 +158,11 @@ def test_tokens_that_are_no_window_are_an_error(tokens):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu_the_fused_path_equals_the_formula(dtype):
-    attn = WindowAttention(64, 7, 2).cuda()
-    x = torch.randn(2 * 4, 49, 64, device="cuda")
+def test_on_a_gpu_the_fused_path_equals_the_formula(dtype, device):
+    attn = WindowAttention(64, 7, 2).to(device)
+    x = torch.randn(2 * 4, 49, 64, device=device)
     mask = shifted_window_mask(14, 14, 7, 3, device=x.device)
-    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         fused = attn(x, mask)
         attn.fused = False
         formula = attn(x, mask)
@@ -171,9 +171,9 @@ def test_on_a_gpu_the_fused_path_equals_the_formula(dtype):
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_fused_path_drops_weights_and_keeps_the_mean():
-    attn = WindowAttention(4, 2, 1, attn_drop=0.5).cuda()
-    x = torch.randn(1, 4, 4, device="cuda")
+def test_on_a_gpu_the_fused_path_drops_weights_and_keeps_the_mean(device):
+    attn = WindowAttention(4, 2, 1, attn_drop=0.5).to(device)
+    x = torch.randn(1, 4, 4, device=device)
     many = attn(x.expand(20_000, -1, -1))
     assert not torch.equal(many[0], many[1])
     torch.testing.assert_close(many.mean(0), attn.eval()(x)[0], atol=0.05, rtol=0)
@@ -181,10 +181,10 @@ def test_on_a_gpu_the_fused_path_drops_weights_and_keeps_the_mean():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu_fused_self_attention_equals_the_formula(dtype):
-    attn = SelfAttention(64, 2, scale=0.1).cuda()
-    x = torch.randn(2, 100, 64, device="cuda")
-    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+def test_on_a_gpu_fused_self_attention_equals_the_formula(dtype, device):
+    attn = SelfAttention(64, 2, scale=0.1).to(device)
+    x = torch.randn(2, 100, 64, device=device)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         fused = attn(x)
         attn.fused = False
         formula = attn(x)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, default_collate
 from lungseg.training import batches as batches_module
 from lungseg.training.batches import Loader, TrainBatches, held_out_batches, train_batches
 from lungseg.training.distributed import Processes
+from lungseg.training.step import to_device
 
 
 def read_all(samples, **how):
@@ -193,9 +194,19 @@ def test_more_workers_than_processors_are_no_reason_for_a_warning(recwarn):
 
 @pytest.mark.gpu
 @WORKERS
-def test_batches_for_a_gpu_are_pinned(num_workers):
-    for image, target, _ in Loader(Samples(), batch_size=3, num_workers=num_workers, pin=True):
-        assert image.is_pinned() and target.is_pinned()
+@pytest.mark.parametrize("shared", [True, False])
+def test_batches_for_a_gpu_are_pinned_and_arrive_unchanged(num_workers, shared, device, monkeypatch):
+    """Also through a pipe, where there is no shared memory."""
+    monkeypatch.setattr("lungseg.training.batches.shared_memory_suffices", lambda: shared)
+    pin = device.type == "cuda"
+    plain = list(Loader(Samples(), batch_size=3))
+    pinned = Loader(Samples(), batch_size=3, num_workers=num_workers, pin=pin)
+    for (image, target, ids), (expected, its_target, its_ids) in zip(pinned, plain, strict=True):
+        assert image.is_pinned() == target.is_pinned() == pin and ids == its_ids
+        assert torch.equal(to_device(image, device).cpu(), expected)
+        assert torch.equal(to_device(target, device).cpu(), its_target)
+    if num_workers:
+        pinned._iterator._shutdown_workers()  # or the garbage collector takes 5 seconds
 
 
 counts, sizes = st.integers(1, 60), st.integers(1, 20)

@@ -1,6 +1,8 @@
 """The processes of a run: where each computes, and what they exchange."""
 
+import contextlib
 from collections import OrderedDict
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -57,6 +59,25 @@ def test_a_gpu_that_is_not_there_is_asked_for_in_vain():
         pass
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_process_that_fails_on_a_gpu_does_not_wait_for_the_others(monkeypatch, fails):
+    """With stand-ins for two GPUs and for nccl, whose usual end waits until all processes have come to it."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: calls.append(args[0]))
+    monkeypatch.setattr(dist, "is_initialized", lambda: calls[-1] != "abort")
+    monkeypatch.setattr(dist, "barrier", lambda: calls.append("barrier"))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroy"))
+    monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", lambda: calls.append("abort"), raising=False)
+    with pytest.raises(ValueError) if fails else contextlib.nullcontext(), start_processes("cuda"):
+        if fails:
+            raise ValueError("the disk is full")
+    assert calls == (["nccl", "abort"] if fails else ["nccl", "barrier", "destroy"])
+
+
 @pytest.mark.parametrize(
     ("cuda", "mps", "asked", "size", "place"),
     [
@@ -75,11 +96,13 @@ def test_where_to_compute(monkeypatch, cuda, mps, asked, size, place):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setenv("WORLD_SIZE", str(size))
-    monkeypatch.setattr("torch.distributed.init_process_group", lambda *args, **kwargs: None)
+    started = []
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *args, **kwargs: started.append(kwargs))
     for name in ("barrier", "destroy_process_group"):
         monkeypatch.setattr(f"torch.distributed.{name}", lambda: None)
     try:
         with start_processes(asked) as processes:
             assert processes.device == torch.device(place) and processes.size == size
+        assert all(group["timeout"] > timedelta(hours=1) for group in started) and len(started) == size - 1
     except ValueError as error:
         assert place in str(error)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim.lr_scheduler import LambdaLR
 
 from lungseg.checkpoint import PARTS, Checkpoint, NetworkSpec, save_checkpoint
@@ -291,6 +292,16 @@ def test_a_state_that_does_not_fit_is_named(words):
     with pytest.raises(ValueError, match=f"^last.pt does not fit this run: {words}") as error:
         load_parts(learner(), saved, Path("last.pt"))
     assert "\n" not in str(error.value)
+
+
+def test_a_run_from_a_device_without_float16_begins_with_torchs_own_scale():
+    scaler = GradScaler("cpu")
+    for saved in ({}, {"scaler": {}}, {"scaler": GradScaler("cpu", enabled=False).state_dict()}):
+        load_parts({"scaler": scaler}, saved, Path("last.pt"))
+    assert scaler.get_scale() == 2**16
+    load_parts({"scaler": scaler}, {"scaler": GradScaler("cpu", init_scale=8.0).state_dict()}, Path("last.pt"))
+    assert scaler.get_scale() == 8
+    load_parts({"scaler": GradScaler("cpu", enabled=False)}, {"scaler": scaler.state_dict()}, Path("last.pt"))
 
 
 def test_what_another_version_of_torch_writes_is_no_difference():

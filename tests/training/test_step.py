@@ -1,10 +1,12 @@
 """The step, the schedule and the evaluation, each against something worked out another way."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -12,6 +14,7 @@ from lungseg.evaluation.metrics import class_counts, confusion_counts, summarise
 from lungseg.losses import bce_loss, dice_bce_loss
 from lungseg.nn.swin_unet import SwinUNet
 from lungseg.training import step as step_module
+from lungseg.training.ema import WeightAverage
 from lungseg.training.step import evaluate, freeze, to_device, train_one_epoch
 
 
@@ -199,6 +202,31 @@ def test_images_without_ids_are_numbered_in_their_order_across_batches():
     image[7] = math.nan
     with pytest.raises(FloatingPointError, match="image 000005, .*image 000007"):
         evaluate(model, DataLoader(TensorDataset(image, target), batch_size=5), bce_loss)
+
+
+class Overflows(nn.Conv2d):
+    """Has infinite gradients as long as `broken`."""
+
+    broken = True
+
+    def forward(self, image):
+        logits = super().forward(image)
+        logits.register_hook(lambda grad: grad / 0 if self.broken else grad)
+        return logits
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, partial(torch.optim.AdamW, fused=True)], ids=["SGD", "AdamW"])
+def test_a_step_with_infinite_gradients_is_skipped_and_the_scale_halved_without_a_warning(make):
+    model, scaler = Overflows(1, 1, 1), GradScaler("cpu")
+    optimizer, before = make(model.parameters(), lr=0.1), weights(model)
+    average = WeightAverage(model, 0.9)
+    how = {"schedule": LambdaLR(optimizer, lambda _: 1.0), "scaler": scaler, "grad_clip": 1.0, "ema": average}
+    train_one_epoch(model, [batch(2)] * 3, bce_loss, optimizer, **how)
+    assert torch.equal(weights(model), before) and scaler.get_scale() == 2**13
+    assert torch.equal(average.weights["weight"].flatten(), before[:1])
+    model.broken = False
+    train_one_epoch(model, [batch(2)], bce_loss, optimizer, **how)
+    assert not torch.equal(weights(model), before) and scaler.get_scale() == 2**13
 
 
 def test_batches_go_to_the_device_of_the_model(monkeypatch):
