@@ -74,7 +74,7 @@ def sliding_window(
     window = check_arguments(image, window_size, overlap, batch_size)
     if where is not None and (where.shape != image.shape[:1] + image.shape[2:] or not where.any()):
         raise ValueError(
-            f"sliding_window: where must be a mask (B, *spatial) of images {tuple(image.shape)} that is True somewhere, "
+            f"sliding_window: where must be a mask (B, *spatial) of images {tuple(image.shape)}, True somewhere, "
             f"got {tuple(where.shape)}, True in {int(where.sum())} pixels."
         )
     device = next((p.device for p in model.parameters()), image.device)

@@ -277,9 +277,7 @@ class Predictor:
                 images = np.stack([resize(image, size) for image in images])  # (B, *size)
         return images
 
-    def _probs(
-        self, images: NDArray, scale: Scale, masks: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.float32]:
+    def _probs(self, images: NDArray, scale: Scale, masks: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """(B, C, *spatial) -> (B, K, *spatial), all B at once: the mean over the networks.
 
         Args:

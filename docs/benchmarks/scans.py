@@ -45,7 +45,7 @@ def main() -> int:
     hu, _ = phantom_volume(
         np.random.default_rng(0), shape=(args.slices, 512, 512), spacing_mm=spacing_mm, num_nodules=2
     )
-    print("| network | sliding window | per call | searched | windows computed | CPU s per slice | times as fast | peak |")
+    print("| network | sliding window | per call | searched | computed | CPU s per slice | times as fast | peak |")
     print("|---|---|---|---|---|---|---|---|")
     for name in args.networks:
         for window in args.window:
