@@ -24,7 +24,7 @@ from lungseg.data.neighbours import stack_indices
 from lungseg.decision import PLAIN, Decision, remove_small
 from lungseg.ensemble import check_agreement
 from lungseg.flags import option
-from lungseg.inference import WindowCount, resize_logits, sliding_window
+from lungseg.inference import WindowCount, resize_logits, sliding_window, window_starts
 from lungseg.scale import Scale, file_scale, network_sides, scale_for, sizes_on_the_way
 from lungseg.search import Search, search_mask, widened
 from lungseg.trained_network import NETWORKS as NETWORKS, build_network as build_network, read_network
@@ -187,6 +187,7 @@ class Predictor:
         *,
         is_stack: bool = False,
         where: NDArray[np.bool_] | None = None,
+        inner: slice = slice(None),
     ) -> NDArray[np.float32]:
         """The probability of lesion at each pixel, in the shape of `grey`; with K classes (K, *shape).
 
@@ -198,6 +199,7 @@ class Predictor:
             where: in the shape of the result. Sliding windows that touch none of it, or of `lungseg.search.MARGIN`
                 pixels of the network around it, are not computed: there the probability is 0. Elsewhere nothing
                 changes. None: all are computed.
+            inner: of a volume and a 2-D network: predict and return these slices; the others are their neighbours only.
 
         Raises:
             ValueError: for other values, or for a single slice and a network for volumes.
@@ -217,12 +219,14 @@ class Predictor:
             probs = self._probs(self.channels(grey, is_stack=is_stack)[None], scale, masks)[0]  # (K, *spatial)
             return probs if self.classes else probs[0]
         channels = stack_indices(len(grey), self.input.neighbours)  # (D, C)
-        searched = np.arange(len(grey)) if where is None else np.flatnonzero(where.any(axis=(1, 2)))
-        probs = np.zeros((len(grey), max(1, len(self.classes)), *grey.shape[1:]), np.float32)  # (D, K, H, W)
+        wanted = channels[inner]  # (d, C)
+        searched = np.arange(len(wanted)) if where is None else np.flatnonzero(where.any(axis=(1, 2)))
+        self._count_skipped(len(wanted) - len(searched), grey.shape[1:], scale)
+        probs = np.zeros((len(wanted), max(1, len(self.classes)), *grey.shape[1:]), np.float32)  # (d, K, H, W)
         parts = [searched[first : first + self.batch_size] for first in range(0, len(searched), self.batch_size)]
         quiet = None if len(parts) > 1 else True  # None: quiet when not on a terminal
         for part in tqdm(parts, desc="slices", leave=False, disable=quiet):
-            probs[part] = self._probs(grey[channels[part]], scale, None if where is None else where[part])
+            probs[part] = self._probs(grey[wanted[part]], scale, None if where is None else where[part])
         return np.moveaxis(probs, 1, 0) if self.classes else probs[:, 0]  # (K, D, H, W), (D, H, W)
 
     def labels(self, probs: NDArray, threshold: float = 0.5) -> NDArray[np.uint8]:
@@ -287,6 +291,7 @@ class Predictor:
         where = None
         if masks is not None:
             if not masks.any():
+                self._count_skipped(len(images), spatial, scale)
                 return np.zeros((len(images), max(1, len(self.classes)), *spatial), np.float32)
             where = torch.from_numpy(widened(self.scaled(masks, scale) > 0))  # (B, *scaled)
         resized = self.scaled(images.reshape(-1, *spatial), scale)  # (B * C, *scaled)
@@ -302,6 +307,12 @@ class Predictor:
             total = probs if total is None else total.add_(probs)  # a volume's map is large
         assert total is not None  # there is at least one network
         return total.div_(len(self.networks)).numpy()  # (B, K, *spatial)
+
+    def _count_skipped(self, images: int, spatial: Sequence[int], scale: Scale) -> None:
+        """Count the windows of images that are skipped as a whole."""
+        sides = zip(sizes_on_the_way(self.input, tuple(spatial), scale)[-1], self.input.size, strict=True)
+        of_each = math.prod(len(window_starts(side, min(side, window), self.overlap)) for side, window in sides)
+        self.count.skipped += images * of_each * len(self.networks)
 
 
 def resize(image: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:

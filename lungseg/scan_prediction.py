@@ -58,12 +58,10 @@ def predict_in_parts(
         for start in range(0, len(hu), predictor.batch_size):
             stop = min(start + predictor.batch_size, len(hu))
             first, last = max(0, start - context), min(len(hu), stop + context)
-            of_part = {}
-            if where is not None or context:  # slices that are seen only as neighbours are not searched
-                of_part["where"] = np.zeros((last - first, *shape[1:]), bool)
-                of_part["where"][start - first : stop - first] = True if where is None else where[start:stop]
+            of_part: dict[str, Any] = {} if where is None else {"where": where[start:stop]}
+            if context:
+                of_part["inner"] = slice(start - first, stop - first)
             probs = predictor.probs(predictor.grey(hu[first:last]), scale, **of_part)  # (n, h, w) or (K, n, h, w)
-            probs = probs[..., start - first : stop - first, :, :]
             keep(predictor, probs, threshold, labels[start:stop], levels[:, start:stop])
             bar.update(stop - start)
     return labels, levels
