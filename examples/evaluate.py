@@ -226,7 +226,7 @@ def evaluate(args: argparse.Namespace) -> float:
         raise ValueError(f"--froc is for volumes that are whole scans, and {args.data} holds none. Leave it out.")
     check_free(args.out)
     check_data(args.data)
-    how = {"overlap": options.overlap, "batch_size": options.batch_size, "tta": options.tta}
+    how = {name: getattr(options, name) for name in ("overlap", "batch_size", "tta", "search")}
     with start_processes(options.device) as processes:
         held_out = args.split != "val" and not args.choose
         predictor = load_predictor(args.checkpoints, processes.device, allow_folds=held_out, **how)
@@ -268,7 +268,7 @@ def evaluate(args: argparse.Namespace) -> float:
     notes += remarks(args.split, rows[name][0], rows["all background"][0]) + scale_remark(about_scale, len(data))
     notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor.classes, data.classes)]
     lone = is_stack(data) and not any(record.series for record in data.records)
-    notes += filter(None, [lone and predictor.alone(np.zeros((1, 1)))])
+    notes += [*filter(None, [lone and predictor.alone(np.zeros((1, 1)))]), *predictor.skipped_remark()]
     of_classes = class_rows(scores[name], data.classes) if by_class else []
     calls = confusion_rows(scores[name], data.classes) if by_class else []
     matches = match_all(data, found) if args.froc else []

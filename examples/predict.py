@@ -248,8 +248,9 @@ def predict(args: argparse.Namespace) -> None:
         if processes.device.type == "cpu":
             keep_freed_memory()
         predictor = load_predictor(
-            args.checkpoints, processes.device, overlap=options.overlap, batch_size=options.batch_size, tta=options.tta
-        )
+            args.checkpoints, processes.device, overlap=options.overlap, batch_size=options.batch_size,
+            tta=options.tta, search=options.search,
+        )  # fmt: skip
     decision = options.decision(predictor.decision)
     if args.attention is not None:
         attention_blocks(predictor.network)  # refuses a network without attention
@@ -289,6 +290,7 @@ def predict(args: argparse.Namespace) -> None:
             write_classes(out, predictor.classes)
             with or_warn("legend.png was not drawn"):
                 with_legend(Image.new("RGB", (OVERLAY_SIDE, 1), "white"), predictor.classes).save(out / "legend.png")
+    lines += predictor.skipped_remark()
     lines.append(f"{predictor.name}: lesion is where the probability is {decision}.")
     print("\n".join([*lines, f"Look at {args.out / 'overlays'}."]))
 
@@ -302,7 +304,7 @@ def predict_scan(
         scale, about_scale = predictor.scale_for(scan.hu.shape, scan.spacing_mm, scan.source_size)
         pred, levels = predict_in_parts(
             predictor, shown, scale, decision.threshold, each_class=each_class, context=predictor.input.neighbours,
-            is_stack=scan.stack is not None,
+            is_stack=scan.stack is not None, where=predictor.search_mask(scan.hu, scan.spacing_mm),
         )  # fmt: skip
         pred = predictor.without_small(pred, decision, scale)
         return pred, levels, keep_candidates(pred, levels, scan.hu, scan.spacing_mm, wanted), about_scale

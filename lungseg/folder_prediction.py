@@ -49,13 +49,15 @@ def predict_probs(
     source = image.shape[1:] if image.ndim == 3 else record.source_size  # volumes are not shrunk
     spacing = np.broadcast_to(spacing_mm, image.ndim)  # a slice has one number for both sides
     shape = image.shape
+    hu = image if predictor.search == "all" else low + (high - low) * image  # of a whole volume: only if needed
     if stack:
         image = data[index][0].numpy()  # (2n + 1, H, W)
     if (low, high) != predictor.input.hu_window:
         image = predictor.grey(low + (high - low) * image)
     try:
+        where = predictor.search_mask(hu, spacing.tolist())
         scale, about_scale = predictor.scale_for(shape, spacing, source)
-        return predictor.probs(image, scale, is_stack=stack), scale, about_scale
+        return predictor.probs(image, scale, is_stack=stack, where=where), scale, about_scale
     except ValueError as error:
         raise ValueError(f"{record.id}: {error}") from None
 

@@ -8,6 +8,7 @@ agree, nothing changes and no seam shows.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import product
 
@@ -18,6 +19,17 @@ from torch import Tensor, nn
 from lungseg.data.neighbours import stack_indices
 
 SIGMA = 1 / 8  # of the Gaussian, in sides of the window, as in nnU-Net; at the border, 4 sigma off, exp(-8) is left
+SKIPPED = -200.0  # the logit of what was not looked at: its probability is 0 in float32
+
+Place = tuple[int, tuple[slice, ...], tuple[Tensor, ...]]  # number of the image, box, weights along each side
+
+
+@dataclass
+class WindowCount:
+    """How many sliding windows went through a network, and how many were skipped."""
+
+    computed: int = 0
+    skipped: int = 0
 
 
 @torch.no_grad()
@@ -28,6 +40,8 @@ def sliding_window(
     *,
     overlap: float = 0.5,
     batch_size: int = 4,
+    where: Tensor | None = None,
+    count: WindowCount | None = None,
 ) -> Tensor:
     """Cut the image into overlapping windows, run the model on batches of them, and blend the logits.
 
@@ -42,21 +56,37 @@ def sliding_window(
             taken whole.
         overlap: smallest share of a side that neighbouring windows have in common, in [0, 1). With 0.5 each pixel is
             seen 4 times in a slice and 8 times in a volume.
-        batch_size: windows in one call of the model.
+        batch_size: windows in one call of the model. Windows of all images are put into one row and cut into batches,
+            so only the last call has fewer.
+        where: (B, *spatial) bool. Windows without a pixel that is True are not computed. All pixels of a window that
+            was not computed have the logit SKIPPED, a probability of 0; at all others, which are in computed windows
+            only, nothing changes.
+        count: is told how many windows were computed and skipped.
 
     Returns:
         Logits (B, K, *spatial) on the device of the image. An image that is not larger than the window goes through the
         model unchanged: the result is `model(image)`, bit for bit.
 
     Raises:
-        ValueError: if an argument is impossible, or the model's logits differ in size from its image.
+        ValueError: if an argument is impossible, or the model's logits differ in size from its image; or if `where` is
+            nowhere True: then nobody knows K.
     """
     window = check_arguments(image, window_size, overlap, batch_size)
+    if where is not None and (where.shape != image.shape[:1] + image.shape[2:] or not where.any()):
+        raise ValueError(
+            f"sliding_window: where must be a mask (B, *spatial) of images {tuple(image.shape)}, True somewhere, "
+            f"got {tuple(where.shape)}, True in {int(where.sum())} pixels."
+        )
     device = next((p.device for p in model.parameters()), image.device)
-    if window == image.shape[2:]:
+    if where is None and window == image.shape[2:]:
+        if count is not None:
+            count.computed += len(image)
         return run_model(model, image.to(device)).to(image.device)  # (B, K, *spatial)
     grid = window_grid(image.shape[2:], window, overlap)
-    places = [(b, box, weights) for b in range(len(image)) for box, weights in grid]
+    everywhere = [(b, box, weights) for b in range(len(image)) for box, weights in grid]
+    places, skipped = divide(everywhere, where)
+    if count is not None:
+        count.computed, count.skipped = count.computed + len(places), count.skipped + len(skipped)
     blended: Tensor | None = None
     for first in range(0, len(places), batch_size):
         batch = places[first : first + batch_size]
@@ -67,6 +97,8 @@ def sliding_window(
         for (b, box, weights), of_window in zip(batch, logits, strict=True):
             blended[b][:, *box] += outer_product([w.to(of_window) for w in weights]) * of_window  # (K, *window)
     assert blended is not None  # there is at least one window
+    for b, box, _ in skipped:  # also where computed windows reach into it: `where` has no pixel there
+        blended[b][:, *box] = SKIPPED
     return blended
 
 
@@ -132,6 +164,13 @@ def window_grid(
         weights = blending_weights(side, length, starts)  # (n, length)
         axes.append([(slice(start, start + length), w) for start, w in zip(starts, weights, strict=True)])
     return [(tuple(box for box, _ in sides), tuple(w for _, w in sides)) for sides in product(*axes)]
+
+
+def divide(places: list[Place], where: Tensor | None) -> tuple[list[Place], list[Place]]:
+    """The windows that hold a pixel of `where` (B, *spatial), and the others. None is everywhere."""
+    touched = [where is None or bool(where[b][box].any()) for b, box, _ in places]
+    computed = [place for place, on in zip(places, touched, strict=True) if on]
+    return computed, [place for place, on in zip(places, touched, strict=True) if not on]
 
 
 def window_starts(side: int, window: int, overlap: float) -> list[int]:

@@ -5,6 +5,8 @@ network for slices is given a few slices at a time, and what is kept of each vox
 probability as a 16-bit level. A network for volumes takes the volume at once.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -24,6 +26,7 @@ def predict_in_parts(
     each_class: bool = False,
     context: int = 0,
     is_stack: bool = False,
+    where: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Labels and probabilities of a slice or a volume, the same as `Predictor.labels` and `Predictor.probs` of it all.
 
@@ -34,6 +37,7 @@ def predict_in_parts(
         each_class: keep the probabilities of each class, not only the largest.
         context: slices before and after a part that the network sees too, if its result depends on neighbours.
         is_stack: hu is one slice with its neighbours (C, H, W), as for `Predictor.probs`; the result is of (H, W).
+        where: as for `Predictor.probs`, of (D, H, W) or (H, W).
 
     Returns:
         The labels, in the shape of hu; and the probabilities as levels of 1/65535, (K, *shape) with `each_class` and K
@@ -46,15 +50,18 @@ def predict_in_parts(
     shape = hu.shape[1:] if is_stack else hu.shape
     labels, levels = np.zeros(shape, np.uint8), np.zeros((num, *shape), np.uint16)
     if is_stack or hu.ndim == 2 or predictor.spatial_dims == 3:
-        probs = predictor.probs(predictor.grey(hu), scale, **({"is_stack": True} if is_stack else {}))
+        how: dict[str, Any] = {"is_stack": True} if is_stack else {}
+        probs = predictor.probs(predictor.grey(hu), scale, **how | ({} if where is None else {"where": where}))
         keep(predictor, probs, threshold, labels, levels)
         return labels, levels
     with tqdm(total=len(hu), desc="slices", unit="slice", leave=False, disable=None) as bar:
         for start in range(0, len(hu), predictor.batch_size):
             stop = min(start + predictor.batch_size, len(hu))
             first, last = max(0, start - context), min(len(hu), stop + context)
-            probs = predictor.probs(predictor.grey(hu[first:last]), scale)  # (n, h, w) or (K, n, h, w)
-            probs = probs[..., start - first : stop - first, :, :]
+            of_part: dict[str, Any] = {} if where is None else {"where": where[start:stop]}
+            if context:
+                of_part["inner"] = slice(start - first, stop - first)
+            probs = predictor.probs(predictor.grey(hu[first:last]), scale, **of_part)  # (n, h, w) or (K, n, h, w)
             keep(predictor, probs, threshold, labels[start:stop], levels[:, start:stop])
             bar.update(stop - start)
     return labels, levels

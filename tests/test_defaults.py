@@ -175,10 +175,13 @@ TABLE = {
     # prediction and pictures
     inference.sliding_window: {"overlap": 0.5, "batch_size": 4},
     inference.SlidingWindow: {"overlap": 0.5, "batch_size": 4},
-    predictor.load_predictor: {"device": "cpu", "overlap": 0.5, "batch_size": 8},
-    predictor.Predictor: {"overlap": 0.5, "batch_size": 8, "tta": "none", "decision": Decision(0.5, 0)},
+    predictor.load_predictor: {"device": "cpu", "overlap": 0.5, "batch_size": 8, "search": "all"},
+    predictor.Predictor: {
+        "overlap": 0.5, "batch_size": 8, "tta": "none", "search": "all", "decision": Decision(0.5, 0),
+    },
     predictor.PredictOptions: {
-        "threshold": None, "min_pixels": None, "tta": "none", "overlap": 0.5, "batch_size": 8, "device": "auto",
+        "threshold": None, "min_pixels": None, "tta": "none", "overlap": 0.5, "batch_size": 8, "search": "all",
+        "device": "auto",
     },
     Decision: {"threshold": 0.5, "min_pixels": 0},
     draw.prediction_sheet: {"threshold": 0.5, "scale": 1},

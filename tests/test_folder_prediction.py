@@ -74,6 +74,19 @@ def test_what_a_decision_leaves_out_is_not_drawn_above_its_threshold(folder):
     assert np.array_equal(shown[:20], probs[:20])
 
 
+def test_outside_the_place_to_search_nothing_is_found(folder):
+    data = open_split(folder, "test")
+    image = np.pad(data[0][0][0].numpy(), [(0, 0), (60, 0)])  # air beside it, and lesions in its dark noise
+    image[:, 60:] = image[:, 60:] / 2 + 0.3
+    everything, searched = (
+        predict_probs(Predictor(Grey(), SLICES, search=place), data, 0, image)[0] for place in ("all", "body")
+    )
+    assert np.array_equal(searched[:, 60:], everything[:, 60:])
+    assert not searched[:, :24].any() and (everything[:, :24] > 0).all()
+    with pytest.raises(ValueError, match="s3: --search lungs needs the size of a pixel"):
+        predict_probs(Predictor(Grey(), SLICES, search="lungs"), data, 0, image)
+
+
 def test_both_decisions_are_scored_from_one_prediction(folder):
     predictor, data = Predictor(Grey(), SLICES, decision=Decision(0.35, 6)), open_split(folder, "val")
     asked = []

@@ -9,7 +9,15 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 from torch import nn
 
-from lungseg.inference import SlidingWindow, blending_weights, resize_logits, sliding_window, window_starts
+from lungseg.inference import (
+    SKIPPED,
+    SlidingWindow,
+    WindowCount,
+    blending_weights,
+    resize_logits,
+    sliding_window,
+    window_starts,
+)
 from lungseg.losses import bce_loss
 from lungseg.training.step import evaluate
 
@@ -238,6 +246,45 @@ def test_windows_go_to_the_models_device_and_the_sum_stays_on_the_images(device)
     assert result.device == image.device
     torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
     assert sliding_window(net, image.to(device), 8).device.type == device.type
+
+
+# ---- where to search --------------------------------------------------------------------------------------------
+
+
+@given(case=cases(), seed=st.integers(0, 99), share=st.sampled_from([0.003, 0.05, 1.0]))
+@settings(max_examples=20)
+def test_windows_that_touch_nothing_are_skipped_and_the_others_change_nothing(case, seed, share):
+    image, window, overlap, batch_size = case
+    where = torch.rand(image[:, 0].shape, generator=torch.Generator().manual_seed(seed)) < share
+    where[0].view(-1)[seed % where[0].numel()] = True
+    watch, count = Watch(), WindowCount()
+    searched = {"overlap": overlap, "batch_size": batch_size, "where": where}
+    sliding_window(watch, image, window, **searched, count=count)
+    # Show the network the mask in place of the image: what it is shown then are the windows that were chosen.
+    chosen = Watch()
+    sliding_window(chosen, where[:, None].float(), window, **searched)
+    assert all(seen.any() for batch in chosen.seen for seen in batch)  # and so none is computed in vain
+    assert count.computed == sum(len(batch) for batch in watch.seen) == sum(len(batch) for batch in chosen.seen)
+    assert all(len(batch) == batch_size for batch in watch.seen[:-1])
+    result = sliding_window(Slope(), image, window, **searched)
+    everywhere = sliding_window(Slope(), image, window, overlap=overlap, batch_size=batch_size)
+    empty = result == SKIPPED
+    assert torch.equal(result[~empty], everywhere[~empty])  # bit for bit
+    assert not empty[:, 0][where].any() and empty.any() == (count.skipped > 0)
+
+
+def test_what_was_skipped_has_probability_0():
+    where = torch.zeros(1, 40, 8, dtype=torch.bool)
+    where[0, 0, 0] = True
+    result = sliding_window(nn.Identity(), torch.ones(1, 1, 40, 8), 8, where=where)
+    assert torch.equal(result[0, 0, :, 0] == 1, torch.arange(40) < 4)  # row 4 is in the second window, which is skipped
+    assert (result[0, 0, 4:].sigmoid() == 0).all()
+
+
+@pytest.mark.parametrize("where", [torch.zeros(1, 8, 8, dtype=torch.bool), torch.ones(1, 8, 7, dtype=torch.bool)])
+def test_a_mask_that_is_empty_or_of_another_size_is_refused(where):
+    with pytest.raises(ValueError, match=r"where must be a mask \(B, \*spatial\) of images \(1, 1, 8, 8\)"):
+        sliding_window(nn.Identity(), **GOOD, where=where)
 
 
 # ---- as a network -----------------------------------------------------------------------------------------------

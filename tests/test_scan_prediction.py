@@ -62,10 +62,11 @@ def test_with_context_each_slice_sees_its_neighbours_whatever_the_parts(batch_si
         def grey(self, hu):
             return hu.astype(np.float32)
 
-        def probs(self, grey, scale):
+        def probs(self, grey, scale, inner):
             assert len(grey) <= batch_size + 2  # never more of the scan than that
+            assert 1 <= len(grey[inner]) <= batch_size
             padded = np.pad(grey, [(1, 1), (0, 0), (0, 0)], mode="edge")
-            return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+            return ((padded[:-2] + padded[1:-1] + padded[2:]) / 3)[inner]
 
         def labels(self, probs, threshold):
             return (probs > threshold).astype(np.uint8)
@@ -77,3 +78,31 @@ def test_with_context_each_slice_sees_its_neighbours_whatever_the_parts(batch_si
     _, levels = predict_in_parts(Neighbours(), scan, None, 0.5, context=1)
     padded = np.pad(scan, [(1, 1), (0, 0), (0, 0)], mode="edge")
     assert np.abs(levels[0] / LEVELS - (padded[:-2] + padded[1:-1] + padded[2:]) / 3).max() < 1 / LEVELS
+
+
+def test_of_a_scan_with_neighbours_each_slice_goes_through_the_network_once():
+    sizes = []
+    network = UNet(in_channels=3, channels=(2, 4)).eval()
+    network.register_forward_hook(lambda module, inputs, logits: sizes.append(len(logits)))
+    predictor = Predictor(network, InputSpec((8, 8), (1.0, 1.0), (-1000.0, 400.0), None, neighbours=1), batch_size=2)
+    hu = np.random.default_rng(3).integers(-1000, 400, (7, 8, 8)).astype(np.int16)
+    _, levels = predict_in_parts(predictor, hu, None, 0.5, context=1)
+    assert sizes == [2, 2, 2, 1]  # not 3, 4, 4, 2 slices: those beside a part are shown as channels only
+    assert np.abs(levels[0] / LEVELS - predictor.probs(predictor.grey(hu))).max() < 1 / LEVELS
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_where_nothing_is_searched_the_probability_is_0_and_elsewhere_as_before(dims):
+    predictor = predictor_for(dims)
+    hu = np.random.default_rng(4).integers(-1000, 400, (6, 40, 30)).astype(np.int16)
+    where = np.zeros(hu.shape, bool)
+    where[1:3, 30:, :5] = True
+    _, levels = predict_in_parts(predictor, hu, None, 0.5, where=where)
+    _, everywhere = predict_in_parts(predictor, hu, None, 0.5)
+    assert (levels[0][where] > 0).all() and np.abs(levels[0][where] - everywhere[0][where].astype(int)).max() <= 1
+    assert not levels[0][:, :10].any() and not levels[0][:, :, 26:].any()  # beyond the margin of 8 and a window of 8
+    assert dims == 3 or not levels[0][[0, 3, 4, 5]].any()
+    every, rest = divmod(predictor.count.computed + predictor.count.skipped, 2)
+    computed = predictor_for(dims)
+    predict_in_parts(computed, hu, None, 0.5)
+    assert predictor.count.skipped > 0 and (every, rest) == (computed.count.computed, 0)  # it predicted twice

@@ -185,7 +185,7 @@ class WindowAttention(nn.Module):
             blocked = torch.zeros_like(attn_mask, dtype=bias.dtype).masked_fill_(~attn_mask, -torch.inf)
             bias = bias + blocked[:, None]  # (nW, heads, N, N)
             # One mask serves all images: let windows count as heads, (B*nW, heads, ...) -> (B, nW*heads, ...).
-            q, k, v = (t.reshape(-1, len(attn_mask) * self.num_heads, N, C // self.num_heads) for t in (q, k, v))
+            q, k, v = (t.reshape(-1, attn_mask.shape[0] * self.num_heads, N, C // self.num_heads) for t in (q, k, v))
             bias = bias.flatten(0, 1)  # (nW*heads, N, N)
         if self.fused and not return_weights and x.device.type != "cpu":
             x = fused_attention(q, k, v, bias=bias[None], drop=drop)

@@ -17,6 +17,8 @@ def complete_patches(image: Tensor, patch_size: int) -> Tensor:
 
     (B, C, H, W[, D]) -> (B, C, H', W'[, D']). Cropping to the old size undoes it.
     """
+    if not any(side % patch_size for side in image.shape[2:]):
+        return image  # then torch.export knows that patch_size divides the sides, also where they are symbols
     # Whole patches times their side, not -side % patch_size, so that torch.compile can follow the sizes symbolically.
     missing = [-(-side // patch_size) * patch_size - side for side in image.shape[2:]]
     return F.pad(image, [n for m in reversed(missing) for n in (0, m)])  # F.pad counts from the last axis

@@ -87,7 +87,10 @@ class SwinBlock(nn.Module):
         """The side of a window and the shift of (rows, columns) on a map of this size, all in tokens."""
         # Shift only along an axis with several windows: where there is one, all tokens see each other already.
         down, across = (self.shift_size if side > self.window_size else 0 for side in (height, width))
-        return min(self.window_size, max(height, width)), (down, across)  # no need for a window larger than the map
+        # Not min(window_size, ...): with sides that are symbols, torch.export would carry it into every later size.
+        if height > self.window_size or width > self.window_size:
+            return self.window_size, (down, across)
+        return max(height, width), (0, 0)  # no need for a window larger than the map
 
 
 class SwinUNet(nn.Module):

@@ -19,9 +19,10 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     `x[:, :H, :W]`. A map that already fits is returned unchanged.
     """
     _, H, W, _ = x.shape
-    bottom, right = -H % multiple, -W % multiple
-    if not (bottom or right):
+    if not (H % multiple or W % multiple):
         return x
+    # Whole multiples minus the side, not -side % multiple: torch.export can follow them for a side that is a symbol.
+    bottom, right = (-(-side // multiple) * multiple - side for side in (H, W))
     return F.pad(x, (0, 0, 0, right, 0, bottom))  # F.pad counts from the last dimension: C, W, H
 
 
@@ -122,8 +123,7 @@ def shifted_window_mask(
         )
     if height < 1 or width < 1:
         raise ValueError(f"shifted_window_mask: the map must hold at least one token, got {height} x {width}.")
-    padded_height = height + -height % window_size
-    padded_width = width + -width % window_size
+    padded_height, padded_width = (-(-side // window_size) * window_size for side in (height, width))
     row = torch.arange(padded_height, device=device).roll(-down)  # where each row was before the roll
     col = torch.arange(padded_width, device=device).roll(-across)
     # Inside one window, tokens share a cell of the shifted grid unless the roll wrapped one and not the other.

@@ -62,7 +62,7 @@ def refiner_predictor(
     Args:
         saved: what `load_checkpoint` read from `path`.
         trained: its proposer.
-        options: of `Predictor`: overlap, batch_size, tta.
+        options: of `Predictor`: overlap, batch_size, tta, search.
 
     Raises:
         ValueError: in one sentence that begins with the path, if its entries do not fit.

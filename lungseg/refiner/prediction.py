@@ -80,12 +80,20 @@ class RefinerPredictor(Predictor):
         """What the proposer says by itself: arguments and result of `Predictor.probs`."""
         return super().probs(grey, scale, **how)
 
-    def probs(self, grey: NDArray, scale: Scale | None = None, *, is_stack: bool = False) -> NDArray[np.float32]:
-        """As `Predictor.probs`: each slice is looked at by itself."""
-        probs = self.proposer_probs(grey, scale, is_stack=is_stack)
+    def probs(
+        self,
+        grey: NDArray,
+        scale: Scale | None = None,
+        *,
+        is_stack: bool = False,
+        where: NDArray[np.bool_] | None = None,
+        inner: slice = slice(None),
+    ) -> NDArray[np.float32]:
+        """As `Predictor.probs`: each slice is looked at by itself. The proposer searches `where`."""
+        probs = self.proposer_probs(grey, scale, is_stack=is_stack, where=where, inner=inner)
         if probs.ndim == 2:
             return self.refined(grey if grey.ndim == 2 else grey[len(grey) // 2], probs)
-        return np.stack([self.refined(*pair) for pair in zip(grey, probs, strict=True)])
+        return np.stack([self.refined(*pair) for pair in zip(grey[inner], probs, strict=True)])
 
     def refined(self, grey: NDArray, probs: NDArray) -> NDArray[np.float32]:
         """A slice (H, W) and what the proposer says of it -> the refined map (H, W); all 0 without a candidate."""

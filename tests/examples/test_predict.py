@@ -312,6 +312,21 @@ def test_candidates_can_be_restricted_to_the_lungs_and_by_size(flags, kept, pred
     assert f"Candidates in the volumes: {len(kept)}, " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("place", "voxels"), [("all", 105), ("body", 105), ("lungs", 73)])
+def test_what_lies_outside_the_place_to_search_is_not_looked_at(place, voxels, predict, checkpoint, tmp_path, capsys):
+    with np.load(make_chest(tmp_path)) as saved:
+        chest = saved["hu"]
+    tissue, bright = chest[0, 0, 0], chest[1, 5, 5]
+    hu = np.pad(chest, [(0, 0), (0, 0), (30, 0)], constant_values=tissue)
+    hu[1:3, 5:9, 35:39], hu[1:3, 5:9, 0:4] = tissue, bright  # the lesion in the wall: at the skin, far from the lung
+    hu = np.pad(hu, [(0, 0), (0, 0), (60, 0)], constant_values=-1000)  # air around the patient
+    write_volume(tmp_path / "wide.npz", hu, None, (2.0, 0.7, 0.7))
+    assert run(predict, checkpoint, tmp_path / "out", tmp_path / "wide.npz", "--search", place) == 0
+    assert sum(int(row["predicted_px"]) for row in table_of(tmp_path / "out")) == voxels
+    said = capsys.readouterr().out
+    assert (f"Searched in: {place}. " in said) == (place != "all") and f"{place}. 0 of" not in said
+
+
 def saved_in_fortran_order(folder, arrays):
     (folder / "scan").mkdir()
     for name, array in arrays.items():

@@ -170,6 +170,18 @@ def test_on_a_gpu_the_fused_path_equals_the_formula(dtype, device):
     torch.testing.assert_close(fused.float(), formula.float(), rtol=tolerance, atol=tolerance)
 
 
+def test_one_export_serves_any_number_of_windows():
+    attn, windows = WindowAttention(4, 2, 2).eval(), torch.export.Dim("windows")
+
+    def inputs(count):
+        mask = torch.rand(count, 4, 4, generator=torch.Generator().manual_seed(count)) < 0.5
+        return torch.randn(count, 4, 4), mask | torch.eye(4, dtype=torch.bool)
+
+    exported = torch.export.export(attn, inputs(6), dynamic_shapes=({0: windows}, {0: windows})).module()
+    x, mask = inputs(15)
+    torch.testing.assert_close(exported(x, mask), attn(x, mask))
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_fused_path_drops_weights_and_keeps_the_mean(device):
     attn = WindowAttention(4, 2, 1, attn_drop=0.5).to(device)
