@@ -33,7 +33,7 @@ def attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     logits = (q * scale) @ k.transpose(-2, -1)  # (..., N, N): row = query, column = key
     if bias is not None:
-        logits += bias  # in place, which saves a map: the gradient of a product does not need its result
+        logits = logits + bias
     weights = logits.softmax(dim=-1)
     return F.dropout(weights, drop) @ v, weights
 

@@ -112,7 +112,7 @@ class InstanceNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, *spatial) -> the same."""
-        if x.requires_grad and x.dim() == 5 and has_channels_last(x):
+        if x.requires_grad and x.dim() == 5 and x.dtype == torch.float32 and has_channels_last(x):
             # Batch norm of a single image is the same. Its gradient takes an eighth of the time in this format.
             images = [self._norm_of_one(image) for image in x.split(1)]
             return images[0] if len(images) == 1 else torch.cat(images)
