@@ -116,7 +116,11 @@ def test_the_format_reaches_the_last_layer():
             network(torch.randn(shape))
     assert seen["unet"].is_contiguous(memory_format=torch.channels_last)
     assert seen["resnet"].is_contiguous(memory_format=torch.channels_last)
-    assert has_channels_last(seen["unet 3d"])
+    assert has_channels_last(seen["unet 3d"]) != memory_layout.KERNEL_GRADIENT_IS_FAST
+    network, shape = NETWORKS["unet 3d"]()
+    network.head.register_forward_hook(lambda m, args, out: seen.update({"training": args[0]}))
+    network(torch.randn(shape))
+    assert has_channels_last(seen["training"])
 
 
 @given(st.integers(1, 3), st.booleans())
