@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 MAX_STRETCH = 0.9  # of a step between neighbouring pixels; at 1 they would change places
 SERIAL_PRODUCT = 2**18  # multiply-adds of a matrix product up to which OpenBLAS uses a single thread
@@ -128,12 +127,45 @@ def sample_at(image: NDArray, coordinates: NDArray, *, order: int) -> NDArray:
     if order not in (0, 1):
         raise ValueError(f"sample_at: expected order 0 (nearest, for labels) or 1 (bilinear), got {order}.")
     H, W = image.shape
-    padded = np.zeros((H + 2, W + 2), image.dtype)  # a ring of air, into which the border fades
-    padded[1:-1, 1:-1] = image
-    if order == 1:
-        return map_coordinates(padded, coordinates + 1, order=1, mode="nearest")  # outside: the value of the ring
-    # + 1 for the ring, and + 0.5 because astype rounds down. First the row in `padded`, then the flat index.
-    index = np.clip(coordinates[0] + 1.5, 0, H + 1).astype(np.intp)  # (h, w)
-    index *= W + 2
-    index += np.clip(coordinates[1] + 1.5, 0, W + 1).astype(np.intp)
-    return padded.take(index)  # much faster than map_coordinates(order=0), with the same result
+    padded = np.zeros(
+        (H + 3, W + 3), image.dtype
+    )  # a ring of air, into which the border fades, and one more at the end
+    padded[1:-2, 1:-2] = image
+    to_ring = 1 if order == 1 else 1.5  # + 1 for the ring; and + 0.5 for the nearest, because astype rounds down
+    row = np.clip(coordinates[0] + to_ring, 0, H + 1)  # (h, w), in `padded`
+    col = np.clip(coordinates[1] + to_ring, 0, W + 1)
+    top, left = row.astype(np.intp), col.astype(np.intp)
+    index = top * (W + 3) + left  # of `padded`, row after row
+    if order == 0:
+        return padded.take(index)
+    return bilinear(padded, index, row - top, col - left)
+
+
+def bilinear(image: NDArray, index: NDArray[np.intp], down: NDArray, across: NDArray) -> NDArray:
+    """Interpolate between a pixel of the image, its right neighbour, and the two below: (h, w).
+
+    The values of `scipy.ndimage.map_coordinates(order=1)` up to rounding in the last digit, in a third of its time: it
+    handles any number of axes and computes in float64.
+
+    Args:
+        image: (H, W). The pixels must not be in its last row or column.
+        index: (h, w), of the pixels, counted row after row.
+        down, across: (h, w) in [0, 1], how far below and to the right of it the value is looked up.
+    """
+    kind = np.result_type(image.dtype, np.float32)
+    down, across = down.astype(kind), across.astype(kind, copy=False)
+
+    def between(offset: int) -> NDArray:
+        """Between the neighbours in one row, `offset` numbers after the pixel."""
+        left = image.ravel()[offset:].take(index).astype(kind, copy=False)
+        right = image.ravel()[offset + 1 :].take(index).astype(kind, copy=False)
+        right -= left
+        right *= across
+        right += left
+        return right
+
+    upper, lower = between(0), between(image.shape[1])
+    lower -= upper
+    lower *= down
+    lower += upper
+    return lower.astype(image.dtype, copy=False)

@@ -29,6 +29,7 @@ from lungseg.nn.layers import (
     width_init,
 )
 from lungseg.nn.lora import LowRankQV, add_lora, merge_lora
+from lungseg.nn.memory_layout import Conv3d, fast_layout, has_channels_last
 from lungseg.nn.patches import PatchEmbed, PatchExpanding, PatchMerging, complete_patches
 from lungseg.nn.refiner import CandidateRefiner, Refined, zero_init
 from lungseg.nn.resnet_unet import Bottleneck, ResNet50Encoder, ResNet50UNet, imagenet_input
@@ -81,6 +82,7 @@ __all__ = [
     "BiomedCLIP",
     "Bottleneck",
     "CandidateRefiner",
+    "Conv3d",
     "ConvDecoder",
     "ConvStem",
     "CrossAttention",
@@ -134,8 +136,10 @@ __all__ = [
     "decomposed_bias",
     "deconvolution",
     "double_conv",
+    "fast_layout",
     "frame_size",
     "fused_attention",
+    "has_channels_last",
     "imagenet_input",
     "interpolate_antialiased",
     "is_count",

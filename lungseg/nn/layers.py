@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_rates
+from lungseg.nn.memory_layout import Conv3d, has_channels_last
 
 # The layers that differ between images and volumes, by spatial_dims.
-CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Conv3d}
 CONV_TRANSPOSE: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
@@ -111,7 +112,15 @@ class InstanceNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, *spatial) -> the same."""
+        if x.requires_grad and x.dim() == 5 and x.dtype == torch.float32 and has_channels_last(x):
+            # Batch norm of a single image is the same. Its gradient takes an eighth of the time in this format.
+            images = [self._norm_of_one(image) for image in x.split(1)]
+            return images[0] if len(images) == 1 else torch.cat(images)
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def _norm_of_one(self, image: Tensor) -> Tensor:
+        """(1, channels, *spatial) -> the same."""
+        return torch.batch_norm(image, self.weight, self.bias, None, None, True, 0.0, self.eps, False)
 
 
 class LayerNorm2d(nn.Module):

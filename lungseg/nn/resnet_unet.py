@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_batch_norm, check_counts, check_image, check_stages
 from lungseg.nn.layers import double_conv
+from lungseg.nn.memory_layout import fast_layout
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green, blue in [0, 1]
 
@@ -72,7 +73,8 @@ class Bottleneck(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (B, width, H, W)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)  # (B, width, H/stride, W/stride)
         x = self.bn3(self.conv3(x))  # (B, 4 * width, H/stride, W/stride)
-        return F.relu(x + shortcut, inplace=True)
+        x += shortcut  # in place, which saves a map: the gradient of a batch norm needs its input, not its output
+        return F.relu(x, inplace=True)
 
 
 class ResNet50Encoder(nn.Module):
@@ -134,6 +136,7 @@ class ResNet50Encoder(nn.Module):
         check_image("ResNet50Encoder", image, self.in_channels, self.conv1.weight.dtype)
         if self.training:
             check_batch_norm("ResNet50Encoder", image, stride=32)
+        image = fast_layout(image)
         conv1 = F.relu(self.bn1(self.conv1(image)), inplace=True)  # (B,   64, H/2,  W/2)
         conv2 = self.layer1(self.maxpool(conv1))  # (B,  256, H/4,  W/4)   3 bottlenecks
         conv3 = self.layer2(conv2)  # (B,  512, H/8,  W/8)   4

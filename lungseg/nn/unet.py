@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_batch_norm, check_counts, check_image, check_stages
 from lungseg.nn.layers import CONV, CONV_TRANSPOSE, MAX_POOL, NORM, crop, double_conv
+from lungseg.nn.memory_layout import fast_layout
 
 
 class UNet(nn.Module):
@@ -75,7 +76,7 @@ class UNet(nn.Module):
         check_image(name, image, self.in_channels, next(self.parameters()).dtype, spatial_dims=self.spatial_dims)
         if self.training and self.batch_norm:
             check_batch_norm(name, image, self.stride)
-        x, skips = image, []
+        x, skips = fast_layout(image) if self.spatial_dims == 2 else image, []
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)  # (B, 32, H, W), (B, 64, H/2, W/2), (B, 128, H/4, W/4), (B, 256, H/8, W/8)

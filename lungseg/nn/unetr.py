@@ -106,9 +106,10 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         residual = self.norm3(self.conv3(x))
-        x = F.leaky_relu(self.norm1(self.conv1(x)), 0.01)
+        x = F.leaky_relu(self.norm1(self.conv1(x)), 0.01, inplace=True)
         x = self.norm2(self.conv2(x))
-        return F.leaky_relu(x + residual, 0.01)
+        x += residual  # in place, which saves a map: the gradient of a norm needs its input, not its output
+        return F.leaky_relu(x, 0.01, inplace=True)
 
 
 class UpBlock(nn.Module):
