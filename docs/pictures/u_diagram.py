@@ -88,7 +88,7 @@ def draw_u(
     picture, draw = canvas(RIGHT + WIDTH + LEFT, end + 40 + 36 * (note.count("\n") + 1))
     left, right = LEFT + WIDTH // 2, RIGHT + WIDTH // 2  # the middles of the columns
     words(draw, left, 24, f"image {channels_last(image_size)}", size=30)
-    words(draw, right, 24, f"logits {channels_last(shapes[''])}", size=30)
+    words(draw, right, 24, f"logits {channels_last(shapes['head'])}", size=30)
     for i, (down, _) in enumerate(rows):
         target = i + skip_rows
         if down is not None and target < len(rows):

@@ -5,8 +5,6 @@ expanding is that of Swin-Unet (Cao et al. 2021, https://arxiv.org/abs/2105.0553
 (B, H, W, C) here, so no layer needs to know, or remember, the size of an image.
 """
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -100,15 +98,10 @@ class PatchExpanding(nn.Module):
         self.expand = nn.Linear(dim, scale * scale * out_dim, bias=False)
         self.norm = nn.LayerNorm(out_dim)
 
-    def forward(self, x: Tensor, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(B, H, W, dim) -> (B, scale * H, scale * W, out_dim), or as many channels as `head` makes of each token.
-
-        Norm and head treat every token by itself, so they may come before the tokens are moved to their places: the
-        same result, and a head of one class leaves out_dim times fewer numbers to move.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, dim) -> (B, scale * H, scale * W, out_dim)."""
         s = self.scale
-        x = self.norm(self.expand(x).unflatten(3, (s, s, -1)))  # (B, H, W, row, col, out_dim)
-        if head is not None:
-            x = head(x)
+        x = self.expand(x).unflatten(3, (s, s, -1))  # (B, H, W, row, col, out_dim)
         x = x.transpose(2, 3)  # (B, H, row, W, col, out_dim)
-        return x.flatten(3, 4).flatten(1, 2)  # (B, s*H, s*W, out_dim)
+        x = x.flatten(3, 4).flatten(1, 2)  # (B, s*H, s*W, out_dim)
+        return self.norm(x)

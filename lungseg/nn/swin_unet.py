@@ -17,7 +17,6 @@ skips at full and half resolution (`lungseg.nn.conv_stem`). docs/nn/swin_unet.md
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungseg.nn.arguments import check_batch_norm, check_counts, check_image, check_mlp_ratio, check_rates, check_stages
@@ -233,12 +232,9 @@ class SwinUNet(nn.Module):
         x = self.norm_up(x)
         if self.stem == "conv":
             return self.head(self.conv_decoder(x, finer))  # (B, num_classes, H, W)
-        logits = self.final_expanding(x, self.each_pixel)  # (B, H, W, num_classes) or a little larger
-        return logits.movedim(-1, 1)[..., :H, :W]  # crop what patch_embed padded
-
-    def each_pixel(self, x: Tensor) -> Tensor:
-        """The head, a 1 x 1 convolution, as the linear map of each pixel that it is: (..., C) -> (..., num_classes)."""
-        return F.linear(x, self.head.weight.flatten(1), self.head.bias)
+        x = self.final_expanding(x)  # (B, H, W, C) or a little larger
+        logits = self.head(x.permute(0, 3, 1, 2))  # (B, num_classes, H, W): a linear map of each pixel
+        return logits[..., :H, :W]  # crop what patch_embed padded
 
 
 def _check_conv_stem(channels: Sequence[int], norm: str, patch_size: int) -> None:

@@ -13,7 +13,6 @@ from lungseg.nn.layers import InstanceNorm
 from lungseg.nn.memory_layout import Conv3d, fast_layout, has_channels_last
 from lungseg.nn.resnet_unet import ResNet50UNet
 from lungseg.nn.rrc_unet import RRCUNet
-from lungseg.nn.swin_unet import SwinUNet
 from lungseg.nn.unet import UNet
 
 
@@ -121,15 +120,3 @@ def test_the_format_reaches_the_last_layer():
     network.head.register_forward_hook(lambda m, args, out: seen.update({"training": args[0]}))
     network(torch.randn(shape))
     assert has_channels_last(seen["training"])
-
-
-@given(st.integers(1, 3), st.booleans())
-def test_the_head_of_swin_may_come_before_the_pixels_are_moved(classes, bias):
-    torch.manual_seed(0)
-    network = SwinUNet(
-        1, classes, embed_dim=4, depths=(1,), num_heads=(1,), patch_size=2, window_size=2, head_bias=bias
-    )
-    tokens = torch.randn(2, 3, 5, 4)
-    last = network.head(network.final_expanding(tokens).movedim(-1, 1))  # as the paper draws it
-    first = network.final_expanding(tokens, network.each_pixel).movedim(-1, 1)
-    torch.testing.assert_close(first, last, rtol=1e-5, atol=1e-6)

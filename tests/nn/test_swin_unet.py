@@ -140,17 +140,12 @@ def stages_of(ours, image):
     def keep(name):
         return lambda module, args, out: seen.update({name: out.flatten(1, 2)})  # (B, H, W, C) -> (B, H*W, C)
 
-    names = {"patch_embed": ours.patch_embed, "norm": ours.norm, "norm_up": ours.norm_up}
+    names = {"patch_embed": ours.patch_embed, "norm": ours.norm, "norm_up": ours.norm_up, "up": ours.final_expanding}
     names |= {f"layers.{i}": ours.merging[i] for i in range(3)} | {"layers.3": ours.bottleneck}
     names |= {"layers_up.0": ours.expanding[0], "layers_up.3": ours.decoder[2]}
     names |= {f"layers_up.{i}": ours.expanding[i] for i in (1, 2)}
     names |= {f"concat_back_dim.{i + 1}": ours.fuse[i] for i in range(3)}
     hooks = [module.register_forward_hook(keep(name)) for name, module in names.items()]
-
-    def expand(module, args, out):  # without the head, which the network applies before it moves pixels to their places
-        seen["up"] = ours.final_expanding(out).flatten(1, 2)
-
-    hooks.append(ours.norm_up.register_forward_hook(expand))
     with torch.no_grad():
         ours(image)
     for hook in hooks:
