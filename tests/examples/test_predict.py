@@ -491,6 +491,12 @@ class Silent:
     def scale_for(self, *_):
         return None, None
 
+    def search_mask(self, *_):
+        return None
+
+    def skipped_remark(self):
+        return []
+
 
 @pytest.mark.parametrize("argv", [["", "--out", "out"], ["a.png", "--out", ""]])
 def test_an_empty_name_is_no_folder(argv, predict, checkpoint, tmp_path, monkeypatch, capsys):
