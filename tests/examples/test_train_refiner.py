@@ -115,10 +115,29 @@ def test_what_does_not_fit_ends_in_a_sentence(run, script, capsys):
     assert "was started with sam_steps 2, and now it would be 3" in capsys.readouterr().err
 
 
-def test_the_ablation_prints_a_row_for_each_method(run, capsys):
-    spec = importlib.util.spec_from_file_location("refiner_ablation", ROOT / "docs/benchmarks/refiner_ablation.py")
+def benchmark(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/benchmarks/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_pet_is_measured_on_crops_that_are_turned_together():
+    module = benchmark("refiner_pet")
+    crops = module.draw("solid", (8.0, 15.0), range(2))
+    assert not torch.equal(crops.pet[:2], crops.pet[2:]) and (crops.target.sum((1, 2, 3)) > 0).all()
+    network = module.CandidateRefiner(module.MedSAM.tiny(1), modalities=1).eval()
+    torch.nn.init.constant_(network.add_scans.weight, 0.1)
+    dice = [module.dice(network, crops, way).tolist() for way in module.WAYS]
+    assert np.shape(dice) == (3, 2) and dice[0] != dice[1] != dice[2]
+    for turn in range(8):
+        ways = [module.turned(module.Crops(x, x, x), turn) for x in (crops.ct, crops.pet)]
+        assert all(torch.equal(way.ct, way.target) for way in ways)  # all three alike
+    assert len({tuple(module.turned(crops, turn).ct.flatten().tolist()) for turn in range(8)}) == 8
+
+
+def test_the_ablation_prints_a_row_for_each_method(run, capsys):
+    module = benchmark("refiner_ablation")
     assert module.main([str(run)]) == 0
     text = capsys.readouterr().out
     rows = [line.split("|")[1].strip()[:2] for line in text.splitlines() if line.startswith("| ")][2:]
