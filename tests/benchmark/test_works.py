@@ -21,7 +21,8 @@ def test_a_forward_pass_predicts_without_gradients_in_the_number_type_asked_for(
     unet.eval()
     image = works.random_image((2, 1, 8, 8), CPU)
     logits = works.forward_work(unet, image)()
-    assert not logits.requires_grad and torch.equal(logits, unet(image))
+    assert not logits.requires_grad
+    torch.testing.assert_close(logits, unet(image).detach())  # to rounding: the memory format may differ
     assert works.forward_work(unet, image, torch.bfloat16)().dtype == torch.bfloat16
 
 
