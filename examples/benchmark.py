@@ -164,13 +164,13 @@ def comparison(bench: Bench, options: Options) -> None:
     """Print how far the two are apart at equal weights, then the table of their times."""
     works: list[tuple[str, Kind, tuple[int, ...], torch.dtype]] = []
     if options.network == AUGMENTATION:
-        ours, theirs = (Subject(who, None, {}, threads=options.threads) for who in (None, options.against))
+        ours, theirs = (Subject(factory, None, {}, threads=options.threads) for factory in (None, options.against))
         works.append(("augmentation 256 x 256", "augmentation", (256, 256), torch.float32))
     else:
         case = choose_cases(options, bench.device)[str(options.network)]
         arguments = case.arguments | read_arguments(options.arguments)
         ours, theirs = (
-            Subject(who, case.network, arguments, threads=options.threads) for who in (None, options.against)
+            Subject(factory, case.network, arguments, threads=options.threads) for factory in (None, options.against)
         )
         sides = options.img_size if any(options.img_size) else case.spatial
         shape = (arguments.get("in_channels", case.channels), *sides)

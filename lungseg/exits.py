@@ -141,6 +141,11 @@ def about_torch(error: RuntimeError) -> str | None:
     return None
 
 
+def in_one_line(error: Exception) -> str:
+    """The kind of an error and the first line of its text, for errors of code that is not ours."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
 def about_workers(text: str, what_is_left: Callable[[], str]) -> str | None:
     """What torch reports about worker processes: it raises their errors wherever the program is by then."""
     if died := WORKER_DIED.search(text):

@@ -249,6 +249,7 @@ TABLE = {
         "typed",
         "weights.load",
         "wordpiece",
+        "zero_shot",
     },
     "refiner/refiner_stages.py": {
         "__version__",
@@ -286,7 +287,7 @@ TABLE = {
         "training",
     },
     "benchmark/bench.py": {"torch", "benchmark", "exits"},
-    "benchmark/peers.py": {"torch", "weights.load"},
+    "benchmark/peers.py": {"torch", "exits", "weights.load"},
     "benchmark/sides.py": {"torch", "benchmark", "exits", "training.machine"},
     "benchmark/comparison.py": {"torch", "benchmark"},
     "charts.py": {"numpy", "PIL", "draw"},

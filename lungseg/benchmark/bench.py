@@ -30,7 +30,7 @@ from lungseg.benchmark.works import (
     train_work,
     untrained_predictor,
 )
-from lungseg.exits import lacks_memory
+from lungseg.exits import in_one_line, lacks_memory
 
 SIDE = 512  # of a whole slice
 WHOLE = ("unet", "swin")  # the networks that are applied to whole slices and scans
@@ -122,8 +122,7 @@ def compile_now(work: Work) -> Work:
     except Exception as error:
         if lacks_memory(error):
             raise
-        first = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"--compile: torch could not compile the network ({type(error).__name__}: {first}).") from None
+        raise ValueError(f"--compile: torch could not compile the network ({in_one_line(error)}).") from None
     return work
 
 

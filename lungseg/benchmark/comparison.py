@@ -47,8 +47,8 @@ def compare(
     """
     with two_sides(ours, theirs, timer, as_run=as_run) as sides:
         for name, kind, shape, dtype in works:
-            peaks = {who: side.prepare(kind, shape, dtype) for who, side in sides.items()}
-            measures: dict[str, Callable[[], float]] = {who: side.time for who, side in sides.items()}
+            peaks = {whose: side.prepare(kind, shape, dtype) for whose, side in sides.items()}
+            measures: dict[str, Callable[[], float]] = {whose: side.time for whose, side in sides.items()}
             seconds = timer.rounds(measures)
             ratio = seconds["theirs"].over(seconds["ours"])
             yield (

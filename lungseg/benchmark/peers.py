@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lungseg.exits import in_one_line
 from lungseg.weights.load import load_published
 
 
@@ -58,8 +59,7 @@ def check_output(name: str, theirs: nn.Module, ours: nn.Module, image: Tensor) -
         with torch.no_grad():
             out = theirs(image)
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"--against {name}: fails on an image {shape}: {type(error).__name__}: {first}") from error
+        raise ValueError(f"--against {name}: fails on an image {shape}: {in_one_line(error)}") from error
     with torch.no_grad():
         expected = tuple(ours(image).shape)
     got = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"

@@ -21,7 +21,7 @@ from lungseg.benchmark.memory import PeakMemory
 from lungseg.benchmark.peers import call_factory, peer_network
 from lungseg.benchmark.timing import Timer, Work
 from lungseg.benchmark.works import augmentation_work, forward_work, random_image, random_pair, train_work, warm_up
-from lungseg.exits import lacks_memory
+from lungseg.exits import in_one_line, lacks_memory
 from lungseg.training.machine import keep_freed_memory
 
 Kind = Literal["forward", "train", "augmentation"]
@@ -88,10 +88,7 @@ class Side:
         except Exception as error:
             if self.subject.against is None or lacks_memory(error):
                 raise
-            first = (str(error).splitlines() or [""])[0]
-            raise ValueError(
-                f"--against {self.subject.against}: {kind} fails: {type(error).__name__}: {first}"
-            ) from error
+            raise ValueError(f"--against {self.subject.against}: {kind} fails: {in_one_line(error)}") from error
 
     def _make(self, kind: Kind, shape: tuple[int, ...], dtype: torch.dtype) -> Work:
         if kind == "augmentation":

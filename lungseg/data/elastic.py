@@ -127,9 +127,8 @@ def sample_at(image: NDArray, coordinates: NDArray, *, order: int) -> NDArray:
     if order not in (0, 1):
         raise ValueError(f"sample_at: expected order 0 (nearest, for labels) or 1 (bilinear), got {order}.")
     H, W = image.shape
-    padded = np.zeros(
-        (H + 3, W + 3), image.dtype
-    )  # a ring of air, into which the border fades, and one more at the end
+    # A ring of air, into which the border fades, and one more row and column at the end, for the last neighbours.
+    padded = np.zeros((H + 3, W + 3), image.dtype)
     padded[1:-2, 1:-2] = image
     to_ring = 1 if order == 1 else 1.5  # + 1 for the ring; and + 0.5 for the nearest, because astype rounds down
     row = np.clip(coordinates[0] + to_ring, 0, H + 1)  # (h, w), in `padded`

@@ -18,7 +18,8 @@ from lungseg.training.contrastive import turn_each
 from lungseg.training.resume import load_parts
 from lungseg.typed import expect
 from lungseg.weights.load import load_published
-from lungseg.wordpiece import CONTEXT, WordPiece
+from lungseg.wordpiece import WordPiece
+from lungseg.zero_shot import text_features
 
 CROPS = 4  # of each phantom
 HELD_OUT = 40  # phantoms on which it is measured, at most as many as it learns from
@@ -83,17 +84,9 @@ def told_of_clip(c: Context, model: nn.Module, tokenizer: WordPiece) -> str:
     first = c.recipe.clip_patients
     new = range(first, first + min(HELD_OUT, first))
     images, _, lesion = caption_pairs(c, tokenizer, new, arguments)
-    texts = sentences(model, tokenizer)
+    texts = text_features(model, PROMPTS, tokenizer)  # of lesions and of normal lung
     lesion_logit, normal = model.logits(model.encode_image(clip_input(images.to(texts.device))), texts).unbind(dim=1)
     return f"new phantoms: AUC {roc_auc((lesion_logit - normal).cpu().numpy(), np.array(lesion)):.3f}"
-
-
-@torch.no_grad()
-def sentences(model: BiomedCLIP, tokenizer: WordPiece) -> Tensor:
-    """(2, E): the features of the sentences about lesions and of those about normal lung."""
-    context = min(CONTEXT, model.text.position_embedding.num_embeddings)
-    device = model.logit_scale.device
-    return model.class_features([tokenizer(texts, context=context).to(device) for texts in PROMPTS.values()])
 
 
 def given_clip(c: Context, file: str) -> None:
@@ -120,4 +113,5 @@ def read_clip(c: Context) -> tuple[dict[str, Any], dict[str, Tensor], Tensor]:
     saved = load_checkpoint(c.stages.path("clip"))
     model = BiomedCLIP(**saved["clip"])
     model.load_state_dict(saved["model"])
-    return saved["clip"], saved["model"], sentences(model.eval(), WordPiece(c.recipe.vocabulary or VOCABULARY))
+    tokenizer = WordPiece(c.recipe.vocabulary or VOCABULARY)
+    return saved["clip"], saved["model"], text_features(model.eval(), PROMPTS, tokenizer)
