@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.data.phantoms.captions import VOCABULARY, captioned_crops
 from lungseg.nn.biomedclip import TINY, BiomedCLIP
+from lungseg.refiner import clip_stage
 from lungseg.refiner.clip_stage import read_clip, train_clip
+from lungseg.wordpiece import WordPiece
 
 
 def test_it_is_trained_once_and_taken_by_another_run(context, tmp_path, capsys):
@@ -22,6 +25,25 @@ def test_it_is_trained_once_and_taken_by_another_run(context, tmp_path, capsys):
     assert arguments["vision_dim"] == 4 and other[0] == arguments
     assert all(torch.equal(weights[name], other[1][name]) for name in weights)
     assert texts.shape == (2, 64) and torch.allclose(texts.norm(dim=1), torch.ones(2)) and torch.equal(texts, other[2])
+
+
+def test_captioned_crops_are_as_wide_as_those_of_the_refiner(context, monkeypatch):
+    c, drawn = context(), []
+
+    def record(rng, **how):
+        drawn.append(how)
+        return captioned_crops(rng, **how)
+
+    monkeypatch.setattr(clip_stage, "captioned_crops", record)
+    clip_stage.caption_pairs(c, WordPiece(VOCABULARY), range(12), TINY)
+    for how in drawn:
+        (diameter, same), shown = how["diameter_mm"], how["size"] * how["spacing_mm"]
+        assert diameter == same and how["shift_mm"] == diameter / 4  # the nodule is near the middle
+        least = 0.7 * c.settings.smallest  # mm: the phantoms of a refiner have pixels of 0.7 mm
+        assert shown >= least * (1 - 1e-9)
+        assert c.settings.context * diameter <= shown * (1 + 1e-9)
+        assert shown <= max(least, 1.5 * c.settings.context * diameter) * (1 + 1e-9)
+    assert len({how["diameter_mm"] for how in drawn}) == 12
 
 
 def test_other_vocabularies_must_be_given(context, tmp_path):
