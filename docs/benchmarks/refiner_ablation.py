@@ -26,7 +26,6 @@ from lungseg.evaluation.scores import ImageScore, score_all
 from lungseg.evaluation.strata import EVERYTHING, Stratum, bootstrap, intervals, table_row
 from lungseg.exits import leave, run_main
 from lungseg.folder_prediction import choose_decision, open_split, predict_probs
-from lungseg.losses import dice_bce_loss
 from lungseg.nn.refiner import CandidateRefiner
 from lungseg.nn.unet import UNet
 from lungseg.predictor import Predictor, load_predictor
@@ -37,7 +36,7 @@ from lungseg.refiner.prediction import Looks, RefinerPredictor, prior_logits, re
 from lungseg.refiner.proposals import Proposal, component_boxes
 from lungseg.refiner.proposer_stage import candidates_of, cross_fitted
 from lungseg.refiner.recipe import RefinerOptions, RefinerRecipe
-from lungseg.refiner.refiner_stages import fit_judge_on, proposer_map
+from lungseg.refiner.refiner_stages import fit_judge_on, mask_loss, proposer_map
 from lungseg.refiner.run import open_refiner_run
 from lungseg.refiner.stages import Stages
 from lungseg.trained_network import read_network
@@ -115,7 +114,8 @@ def train_unet(c: Context, like: RefinerPredictor) -> nn.Module:
         b = places.batch(like.refiner, rng, r.batch_size, prior_dropped=r.prior_dropped, **shares)
         assert b.prior is not None and b.prior_present is not None
         prior = torch.where(b.prior_present[:, None, None, None], b.prior, torch.zeros_like(b.prior))
-        return dice_bce_loss(model(with_box(b.ct, b.boxes, prior)), b.target, squared=True)
+        drawn = model(with_box(b.ct, b.boxes, prior))
+        return mask_loss(drawn, b.target, smooth=1.0, empty_targets=r.empty_targets)
 
     (run.out / "ablation").mkdir(exist_ok=True)
     stages = Stages(run.out / "ablation", seed=run.seed, device=run.device, save_every=r.save_every)

@@ -59,7 +59,7 @@ def way() -> Image.Image:
         at = (0, n * (SIZE * ZOOM + gap))
         strip.paste(tile, at)
         prompted.paste(drawn, at)
-    final = slice_map([c.paste(m, grey.shape) for c, m in zip(crops, masks, strict=True)], SCORES)
+    final = slice_map([c.paste(m, grey.shape) >= 0.5 for c, m in zip(crops, masks, strict=True)], SCORES)
     tiles = [first, strip, prompted, tinted(grey, final, SCALE)]
     return panels_of(tiles, ["1. propose", "2. crop", "3. prompt", "4. judge"])
 

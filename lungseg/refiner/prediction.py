@@ -101,7 +101,9 @@ class RefinerPredictor(Predictor):
         if not proposals:
             return np.zeros(probs.shape, np.float32)
         looks = self.look(grey, probs, proposals)
-        return slice_map(looks.masks, self.judge(self.features(proposals, looks)))
+        # The outline is where the refiner is above 1/2, however sure the judge is. In the product of both chances, the
+        # threshold that keeps a doubtful candidate would draw a sure one too large.
+        return slice_map(looks.masks >= 0.5, self.judge(self.features(proposals, looks)))
 
     def features(self, proposals: Sequence[Proposal], looks: Looks) -> NDArray[np.float64]:
         """What the judge weighs, (n, 3)."""

@@ -95,12 +95,17 @@ class RefinerRecipe:
     sam_lr: float = option(1e-3, "peak learning rate; 1e-4 for published weights", check=positive)
 
     # the refiner
-    refiner_steps: int = option(350, "steps on boxes of the proposer and true ones")
-    refiner_lr: float = option(5e-4, "peak learning rate; 1e-4 for published weights", check=positive)
+    refiner_steps: int = option(500, "steps on boxes of the proposer and true ones")
+    refiner_lr: float = option(1e-3, "peak learning rate; 1e-4 for published weights", check=positive)
     proposed: float = option(
         0.5, "share of the lesions' boxes that are the proposer's; the others are true", check=share
     )
-    false_alarms: float = option(1 / 3, "share of crops that are false alarms, whose target is empty", check=share)
+    false_alarms: float = option(1 / 3, "share of crops that are false alarms, whose IoU should be 0", check=share)
+    empty_targets: bool = option(
+        False, "learn to draw nothing in a false alarm; without it that is left to the estimated IoU and the judge, "
+        "and what is drawn of doubtful lesions is not too small",
+        before=True,
+    )  # fmt: skip
     prior_dropped: float = option(
         0.5, "share of crops without the mask prompt: else the decoder only copies it", check=share
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lungseg import __version__
@@ -77,18 +78,27 @@ def start_medsam(c: Context, spec: RefinerSpec) -> CandidateRefiner:
     return CandidateRefiner(sam, rank=spec.rank)
 
 
-def refiner_loss(out: Refined, target: Tensor, *, smooth: float) -> Tensor:
+def refiner_loss(out: Refined, target: Tensor, *, smooth: float, empty_targets: bool = True) -> Tensor:
     """Dice of squares + cross entropy, as MedSAM; and the squared error of the estimated IoU, as SAM.
 
     Args:
         out: of P crops.
         target: (P, 1, S, S).
         smooth: in pixels, of the Dice.
+        empty_targets: whether the masks of crops without a lesion count. Their estimated IoU, which should be 0, does.
     """
-    mask = dice_bce_loss(out.mask_logits, target, squared=True, smooth=smooth)
+    mask = mask_loss(out.mask_logits, target, smooth=smooth, empty_targets=empty_targets)
     drawn, lesion = out.mask_logits.detach() > 0, target > 0
     overlap, union = (drawn & lesion).sum((1, 2, 3)), (drawn | lesion).sum((1, 2, 3))
     return mask + (out.iou - overlap / union.clamp(min=1)).square().mean()
+
+
+def mask_loss(mask_logits: Tensor, target: Tensor, *, smooth: float, empty_targets: bool) -> Tensor:
+    """The part of `refiner_loss` about what is drawn, (P, 1, S, S); 0 if no crop counts."""
+    counts = torch.ones(len(target), dtype=torch.bool, device=target.device) if empty_targets else target.any((1, 2, 3))
+    if not counts.any():
+        return mask_logits.sum() * 0
+    return dice_bce_loss(mask_logits[counts], target[counts], squared=True, smooth=smooth)
 
 
 # ---- the refiner ------------------------------------------------------------------------------------------------
@@ -115,7 +125,8 @@ def train_refiner(c: Context, places: TrainingPlaces) -> RefinerSpec:
     def loss_of(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
         assert isinstance(model, CandidateRefiner)
         b = places.batch(model, rng, r.batch_size, prior_dropped=r.prior_dropped, **shares)
-        return refiner_loss(model(b.ct, b.boxes, b.prior, prior_present=b.prior_present), b.target, smooth=1.0)
+        out = model(b.ct, b.boxes, b.prior, prior_present=b.prior_present)
+        return refiner_loss(out, b.target, smooth=1.0, empty_targets=r.empty_targets)
 
     def describe(_: nn.Module) -> str:
         return f"{len(places.proposed)} candidates with a lesion, {len(places.false)} false alarms to learn from"

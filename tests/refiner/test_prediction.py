@@ -10,6 +10,7 @@ from lungseg.nn.refiner import CandidateRefiner
 from lungseg.nn.sam import MedSAM
 from lungseg.refiner.judge import Judge, slice_map
 from lungseg.refiner.prediction import CandidateSettings, RefinerPredictor, prior_logits, refiner_input
+from lungseg.refiner.proposals import Proposal
 
 TINY = {"img_size": 16, "embed_dim": 6, "depth": 2, "global_blocks": (1,), "out_channels": 8, "window_size": 4}
 TINY |= {"num_heads": 2, "patch_size": 4, "decoder_heads": 1, "decoder_mlp_dim": 4, "iou_hidden_dim": 4}
@@ -48,7 +49,7 @@ def test_the_map_is_that_of_propose_crop_prompt_judge(predictor, grey):
         prior = prior_logits(crop.cut(probs))
         with torch.no_grad():
             out = predictor.refiner(*refiner_input(predictor.refiner, [crop], [prior]))
-        masks.append(crop.paste(out.mask_logits[0, 0].sigmoid().numpy(), grey.shape))
+        masks.append(crop.paste(out.mask_logits[0, 0].sigmoid().numpy(), grey.shape) >= 0.5)
         scores.append(0.1 * np.log(proposal.score / (1 - proposal.score)) + 0.5 * float(out.iou) + 1)
     expected = slice_map(np.stack(masks), scores)
     assert np.allclose(predictor.probs(grey), expected, atol=1e-5) and expected.max() > 0
@@ -75,6 +76,19 @@ def test_the_judge_scales_the_map(predictor, grey, monkeypatch):
     probs = predictor.probs(grey)
     monkeypatch.setattr(predictor, "judge", Judge(0.0, 0.0, 0.0, -50.0))
     assert predictor.probs(grey).max() < 1e-6 < probs.max()
+
+
+def test_the_judge_does_not_move_an_outline(predictor, grey, monkeypatch):
+    """However sure the judge is, a candidate is drawn where the refiner's mask is above 1/2, at every threshold."""
+    looks = predictor.look_at_boxes(grey, [(4, 3, 9, 7)])
+    soft = np.linspace(0, 1, 24 * 24, dtype=np.float32).reshape(1, 24, 24)
+    monkeypatch.setattr(predictor, "look", lambda *_: looks._replace(masks=soft))
+    monkeypatch.setattr(predictor.settings.__class__, "propose", lambda self, _: [Proposal(0, (4, 3, 9, 7), 0.5)])
+    for constant in (-2.0, 0.0, 4.0):
+        monkeypatch.setattr(predictor, "judge", Judge(0.0, 0.0, 0.0, constant))
+        probs, chance = predictor.probs(grey), 1 / (1 + np.exp(-constant))
+        assert np.array_equal(probs > 0.9 * chance, soft[0] >= 0.5) and np.array_equal(probs > 0, soft[0] >= 0.5)
+        assert probs.max() == pytest.approx(chance)
 
 
 def test_logits_of_a_prompt_are_bounded():

@@ -62,15 +62,43 @@ def test_the_shares_of_the_recipe_reach_the_batches(context, monkeypatch):
     ]
 
 
-def test_only_the_refiner_has_a_smooth_of_one_pixel(context, monkeypatch):
-    smooths = []
-    monkeypatch.setattr(
-        refiner_stages, "refiner_loss", lambda out, target, smooth: smooths.append(smooth) or out.mask_logits.mean()
-    )
-    c = context(use_clip=False)
+@pytest.mark.parametrize("empty_targets", [False, True])
+def test_only_the_refiner_has_a_smooth_of_one_pixel_and_may_leave_empty_targets_out(
+    context, monkeypatch, empty_targets
+):
+    asked = []
+
+    def spy(out, target, **how):
+        asked.append(how)
+        return out.mask_logits.mean()
+
+    monkeypatch.setattr(refiner_stages, "refiner_loss", spy)
+    c = context(use_clip=False, empty_targets=empty_targets)
     train_medsam(c)
     train_refiner(c, places_of(c))
-    assert smooths == [1e-5, 1.0]
+    assert asked == [{"smooth": 1e-5}, {"smooth": 1.0, "empty_targets": empty_targets}]
+
+
+def test_the_mask_of_a_false_alarm_counts_only_with_empty_targets_and_its_iou_always():
+    target = torch.zeros(2, 1, 8, 8)
+    target[1, :, 2:5, 3:6] = 1
+    logits = torch.full((2, 1, 8, 8), 0.3, requires_grad=True)
+    for empty_targets in (False, True):
+        iou = torch.tensor([0.7, 0.2], requires_grad=True)
+        loss = refiner_loss(Refined(logits, iou, torch.zeros(2)), target, smooth=1.0, empty_targets=empty_targets)
+        of_logits, of_iou = torch.autograd.grad(loss, (logits, iou))
+        assert bool(of_logits[0].any()) == empty_targets and of_logits[1].any() and of_iou.all()
+    alone = refiner_loss(Refined(logits[1:], iou[1:], torch.zeros(1)), target[1:], smooth=1.0)
+    of_alone = torch.autograd.grad(alone, logits)[0]
+    both = refiner_loss(Refined(logits, iou, torch.zeros(2)), target, smooth=1.0, empty_targets=False)
+    assert torch.allclose(torch.autograd.grad(both, logits)[0], of_alone)
+
+
+def test_false_alarms_alone_teach_the_mask_nothing():
+    logits, iou = (torch.rand(2, 1, 4, 4, requires_grad=True), torch.tensor([0.5, 0.1], requires_grad=True))
+    loss = refiner_loss(Refined(logits, iou, iou), torch.zeros(2, 1, 4, 4), smooth=1.0, empty_targets=False)
+    of_logits, of_iou = torch.autograd.grad(loss, (logits, iou))
+    assert loss.item() == pytest.approx((0.5**2 + 0.1**2) / 2) and not of_logits.any() and of_iou.all()
 
 
 def test_steps_rates_and_sizes_are_those_of_the_recipe(context, monkeypatch):
