@@ -28,9 +28,9 @@ from tqdm import tqdm
 if __name__ == "__main__":  # Ctrl-C while torch is imported: no traceback (lungseg.exits, afterwards)
     sys.excepthook = lambda kind, *rest: kind is KeyboardInterrupt or sys.__excepthook__(kind, *rest)
 
-from lungseg.candidates import Candidate, CandidateOptions, clear_others, keep_candidates
+from lungseg.candidates import Candidate, CandidateOptions, clear_others
 from lungseg.data.folder_files import held_kind
-from lungseg.data.manifest import SPLITS, ImageRecord
+from lungseg.data.manifest import SPLITS
 from lungseg.data.slices import SliceDataset, check_folder
 from lungseg.data.volumes import VolumeDataset, check_volume_folder
 from lungseg.decision import PLAIN, Decision
@@ -45,7 +45,6 @@ from lungseg.evaluation.scores import (
     Predict,
     class_remark,
     known_spacings,
-    sample_spacing,
     scale_remark,
     score_all,
     scores_per_image,
@@ -56,7 +55,14 @@ from lungseg.evaluation.tables import POOLED, class_tables, image_rows, markdown
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
-from lungseg.folder_prediction import KeptMaps, choose_decision, is_stack, open_split, predict_probs, without_removed
+from lungseg.folder_prediction import (
+    FolderLesions,
+    choose_decision,
+    is_stack,
+    open_split,
+    predict_probs,
+    without_removed,
+)
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.training.data import refuse
 from lungseg.training.distributed import start_processes
@@ -106,6 +112,22 @@ def check_data(folder: Path) -> None:
     refuse(check(folder))
 
 
+def open_all(args: argparse.Namespace, options: PredictOptions) -> tuple[Predictor, SliceDataset | VolumeDataset]:
+    """The network and the images; a ValueError for what would make the scores wrong, or end them in the middle."""
+    if args.froc and held_kind(args.data) != "volumes":
+        raise ValueError(f"--froc is for volumes that are whole scans, and {args.data} holds none. Leave it out.")
+    check_free(args.out)
+    check_data(args.data)
+    how = {name: getattr(options, name) for name in ("overlap", "batch_size", "tta", "search")}
+    with start_processes(options.device) as processes:
+        held_out = args.split != "val" and not args.choose
+        predictor = load_predictor(args.checkpoints, processes.device, allow_folds=held_out, **how)
+    data = open_split(args.data, args.split, predictor.input.neighbours)
+    for index in range(len(data)) if args.froc else []:
+        data.votes(index)  # wrong ones are refused before the first prediction
+    return predictor, data
+
+
 def make_baselines(folder: Path, data: SliceDataset | VolumeDataset) -> tuple[dict[str, Predict], list[str]]:
     """name -> prediction without a network, made from the training split; and why one is missing, if one is."""
     baselines = {"all background": lambda image, _: np.zeros(image.shape, bool)}
@@ -143,6 +165,19 @@ def remarks(split: str, network: dict, background: dict) -> list[str]:
         "val": "These slices were used to choose the epoch of the network, and the decision if there is one",
     }
     return [f"{flattering[split]}, so the scores are too high."] + found if split in flattering else found
+
+
+def data_remarks(lesions: FolderLesions) -> list[str]:
+    """What does not fit between the network and the images, and what it did not look at."""
+    predictor, data = lesions.predictor, lesions.data
+    lone = is_stack(data) and not any(record.series for record in data.records)
+    return [
+        *scale_remark(lesions.about_scale, len(data)),
+        *filter(None, [unit_remark(data, known_spacings(data))]),
+        *class_remark(predictor.classes, data.classes),
+        *filter(None, [lone and predictor.alone(np.zeros((1, 1)))]),
+        *predictor.skipped_remark(),
+    ]
 
 
 def choice_remark(choice: Choice) -> str:
@@ -222,56 +257,27 @@ def draw_three_predictions(
 def evaluate(args: argparse.Namespace) -> float:
     """Score the images, make the tables and write them; return the mean Dice."""
     options, wanted = changed(PredictOptions(), vars(args)), changed(CandidateOptions(), vars(args))
-    if args.froc and held_kind(args.data) != "volumes":
-        raise ValueError(f"--froc is for volumes that are whole scans, and {args.data} holds none. Leave it out.")
-    check_free(args.out)
-    check_data(args.data)
-    how = {name: getattr(options, name) for name in ("overlap", "batch_size", "tta", "search")}
-    with start_processes(options.device) as processes:
-        held_out = args.split != "val" and not args.choose
-        predictor = load_predictor(args.checkpoints, processes.device, allow_folds=held_out, **how)
-    data, name = open_split(args.data, args.split, predictor.input.neighbours), predictor.name
-    for index in range(len(data)) if args.froc else []:
-        data.votes(index)  # wrong ones are refused before the first prediction
+    predictor, data = open_all(args, options)
     choice = choose_decision(predictor, args.data) if args.choose else None
     decision = choice.decision if choice else options.decision(predictor.decision)
-    baselines, notes = make_baselines(args.data, data)
-    notes += [choice_remark(choice)] if choice else []
     by_class = len(predictor.classes) > 1 and predictor.classes == data.classes
-    index_of = {record.id: i for i, record in enumerate(data.records)}
-    spacings = {record.id: sample_spacing(data, i) for i, record in enumerate(data.records)}
-    about_scale, plain = {}, KeptMaps()  # id -> sentence; what is above 0.5, so that the network predicts only once
-    found: dict[str, list[Candidate]] = {}  # by id, where they are needed
-
-    def predict(image: NDArray, record: ImageRecord) -> NDArray:
-        probs, scale, sentence = predict_probs(predictor, data, index_of[record.id], image)
-        if sentence:
-            about_scale[record.id] = sentence
-        if decision != PLAIN:
-            plain.keep(record.id, predictor.labels(probs) > 0)
-        labels = predictor.lesions(probs, decision, scale)
-        if args.froc or wanted != CandidateOptions():
-            hu = record.hu_low + (record.hu_high - record.hu_low) * image if wanted.lungs else image
-            try:
-                found[record.id] = keep_candidates(labels, predictor.any_class(probs), hu, spacings[record.id], wanted)
-            except ValueError as error:
-                raise ValueError(f"{record.id}: {error}") from None
-        return labels if by_class else labels > 0
-
-    of_network = {name: predict} | ({} if decision == PLAIN else {f"{name}, above 0.5": plain.predict})
-    methods, known = of_network | baselines, known_spacings(data)
+    candidates = wanted if args.froc or wanted != CandidateOptions() else None
+    lesions = FolderLesions(predictor, data, decision, by_class=by_class, candidates=candidates)
+    baselines, notes = make_baselines(args.data, data)
+    name, methods = predictor.name, {predictor.name: lesions, **baselines}
+    if decision != PLAIN:
+        methods = {name: lesions, f"{name}, above 0.5": lesions.plain.predict, **baselines}  # in this order
+    in_mm = all(known_spacings(data))
     scores = {
-        method: score_all(data, function, title=method, in_mm=all(known), by_class=by_class and method == name)
+        method: score_all(data, function, title=method, in_mm=in_mm, by_class=by_class and method == name)
         for method, function in methods.items()
     }
     rows = {method: table_rows(of_method) for method, of_method in scores.items()}
-    notes += remarks(args.split, rows[name][0], rows["all background"][0]) + scale_remark(about_scale, len(data))
-    notes += [*filter(None, [unit_remark(data, known)]), *class_remark(predictor.classes, data.classes)]
-    lone = is_stack(data) and not any(record.series for record in data.records)
-    notes += [*filter(None, [lone and predictor.alone(np.zeros((1, 1)))]), *predictor.skipped_remark()]
+    notes += [choice_remark(choice)] if choice else []
+    notes += remarks(args.split, rows[name][0], rows["all background"][0]) + data_remarks(lesions)
     of_classes = class_rows(scores[name], data.classes) if by_class else []
     calls = confusion_rows(scores[name], data.classes) if by_class else []
-    matches = match_all(data, found) if args.froc else []
+    matches = match_all(data, lesions.found) if args.froc else []
     froc = froc_rows(matches) if matches else []
     parts = [*class_tables(of_classes, calls), *(froc_text(matches, froc) if froc else [])]
     report = make_report(args, decision, rows, parts, notes)
@@ -279,7 +285,7 @@ def evaluate(args: argparse.Namespace) -> float:
     write_files(args.out, report, rows, image_rows(scores[name], data.classes), froc)
     print(f"{report}\n\nWritten to {args.out}.")
     with or_warn("worst_median_best.png was not drawn"):  # last, because it needs the network and its memory again
-        kept = found if wanted != CandidateOptions() else {}
+        kept = lesions.found if wanted != CandidateOptions() else {}
         picture = draw_three_predictions(predictor, data, scores[name], decision, by_class, kept)
         picture.save(args.out / "worst_median_best.png", optimize=True)
     if froc:

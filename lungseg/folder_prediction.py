@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lungseg.candidates import Candidate, CandidateOptions, keep_candidates
 from lungseg.data.folder_files import held_kind
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceDataset
@@ -99,21 +100,74 @@ def score_decisions(
     """The scores of every image above 1/2, and with the decision of the checkpoint; the network predicts once.
 
     Args:
-        predict: (index, image (*spatial)) -> its probabilities, as of `Predictor.probs`, and the scale that they are
-            of; None is that of the files.
+        predict: as `probs_of` of `FolderLesions`.
         title: text before the progress bar.
     """
-    decision, plain = predictor.decision, KeptMaps()
-    index_of = {record.id: i for i, record in enumerate(data.records)}
+    lesions = FolderLesions(predictor, data, predictor.decision, probs_of=predict)
+    chosen = score_all(data, lesions, title=title)
+    plain = chosen
+    if lesions.decision != PLAIN:
+        plain = score_all(data, lesions.plain.predict, title=f"{title}, above 0.5")
+    return RunScores(plain, chosen, [lesions.decision])
 
-    def chosen(image: NDArray, record: ImageRecord) -> NDArray[np.bool_]:
-        probs, scale = predict(index_of[record.id], image)
-        plain.keep(record.id, predictor.labels(probs) > 0)
-        return predictor.lesions(probs, decision, scale) > 0
 
-    of_chosen = score_all(data, chosen, title=title)
-    of_plain = of_chosen if decision == PLAIN else score_all(data, plain.predict, title=f"{title}, above 0.5")
-    return RunScores(of_plain, of_chosen, [decision])
+class FolderLesions:
+    """What a predictor draws in the images of a folder: a function of (image, record), as `score_all` calls it.
+
+    Args:
+        predictor, data: the network, and the slices or volumes of a split.
+        decision: with which lesions are drawn.
+        by_class: return the numbers of classes, not lesion or not.
+        candidates: also find the candidates of volumes, and clear those that these options leave out.
+        probs_of: (index, image (*spatial)) -> its probabilities, as of `Predictor.probs`, and the scale that they are
+            of; None is that of the files. By default `predict_probs`.
+
+    Attributes:
+        plain: what is above 1/2, if the decision is another; so the network predicts once for both.
+        found: id -> the candidates that were kept.
+        about_scale: id -> a remark on its scale, if there was one.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        data: SliceDataset | VolumeDataset,
+        decision: Decision,
+        *,
+        by_class: bool = False,
+        candidates: CandidateOptions | None = None,
+        probs_of: ProbsOf | None = None,
+    ):
+        self.predictor, self.data, self.decision = predictor, data, decision
+        self.by_class, self.candidates, self.probs_of = by_class, candidates, probs_of
+        self.index_of = {record.id: i for i, record in enumerate(data.records)}
+        self.plain = KeptMaps()
+        self.found: dict[str, list[Candidate]] = {}
+        self.about_scale: dict[str, str] = {}
+
+    def __call__(self, image: NDArray, record: ImageRecord) -> NDArray:
+        probs, scale = (self.probs_of or self._probs)(self.index_of[record.id], image)
+        if self.decision != PLAIN:
+            self.plain.keep(record.id, self.predictor.labels(probs) > 0)
+        labels = self.predictor.lesions(probs, self.decision, scale)
+        if self.candidates:
+            self._keep_candidates(labels, self.predictor.any_class(probs), image, record)
+        return labels if self.by_class else labels > 0
+
+    def _probs(self, index: int, image: NDArray) -> tuple[NDArray, Scale]:
+        probs, scale, about_scale = predict_probs(self.predictor, self.data, index, image)
+        if about_scale:
+            self.about_scale[self.data.records[index].id] = about_scale
+        return probs, scale
+
+    def _keep_candidates(self, labels: NDArray, probs: NDArray, image: NDArray, record: ImageRecord) -> None:
+        assert self.candidates
+        hu = record.hu_low + (record.hu_high - record.hu_low) * image if self.candidates.lungs else image
+        spacing_mm = np.atleast_1d(sample_spacing(self.data, self.index_of[record.id])).tolist()
+        try:
+            self.found[record.id] = keep_candidates(labels, probs, hu, spacing_mm, self.candidates)
+        except ValueError as error:
+            raise ValueError(f"{record.id}: {error}") from None
 
 
 class KeptMaps:

@@ -5,11 +5,14 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from lungseg.candidates import CandidateOptions
 from lungseg.checkpoint import InputSpec
 from lungseg.data.manifest import ImageRecord
 from lungseg.data.slices import SliceWriter
+from lungseg.data.volumes import VolumeWriter
 from lungseg.decision import PLAIN, Decision
 from lungseg.folder_prediction import (
+    FolderLesions,
     KeptMaps,
     choose_decision,
     open_split,
@@ -102,6 +105,48 @@ def test_both_decisions_are_scored_from_one_prediction(folder):
     predictor.decision = PLAIN
     one, same, _ = score_decisions(predictor, data, predict, "score")
     assert one is same and one == plain and decisions == [Decision(0.35, 6)]
+
+
+def test_lesions_of_a_folder_are_those_of_the_decision_and_the_other_rule_is_kept(folder):
+    predictor, data = Predictor(Grey(), SLICES), open_split(folder, "val")
+    lesions = FolderLesions(predictor, data, Decision(0.35, 6))
+    for record, (image, target, _) in zip(data.records, data, strict=True):
+        grey = image[0].numpy()
+        assert np.array_equal(lesions(grey, record), target[0].numpy() > 0)
+        assert np.array_equal(lesions.plain.predict(grey, record), grey > 0.5)
+    assert not lesions.found and not FolderLesions(predictor, data, PLAIN).plain.maps
+    numbers = FolderLesions(predictor, data, PLAIN, by_class=True)(grey, record)
+    assert numbers.dtype == np.uint8 and np.array_equal(numbers > 0, grey > 0.5)
+
+
+def test_remarks_on_scale_are_kept_by_image(folder, monkeypatch):
+    predictor, data = Predictor(Grey(), SLICES), open_split(folder, "val")
+    remarks = iter(["too coarse", None])
+    monkeypatch.setattr(
+        "lungseg.folder_prediction.predict_probs", lambda p, d, i, image: (image, (1.0, 1.0), next(remarks))
+    )
+    lesions = FolderLesions(predictor, data, PLAIN)
+    for record, (image, *_) in zip(data.records, data, strict=True):
+        lesions(image[0].numpy(), record)
+    assert lesions.about_scale == {"s1": "too coarse"}
+
+
+def test_candidates_that_options_leave_out_are_cleared_and_slices_have_none(folder, tmp_path):
+    with VolumeWriter(tmp_path / "volumes") as out:
+        hu = np.full((3, 24, 24), -1000, np.int16)
+        hu[1, 4:10, 4:10] = hu[:, 20:22, 20:22] = 200
+        out.add(ImageRecord("v", "p", "test"), hu, (hu > 0).astype(np.uint8), spacing_mm=(1.0, 1.0, 1.0))
+    data = open_split(tmp_path / "volumes", "test")
+    options = CandidateOptions(min_diameter_mm=3)  # the second has 12 mm3: a ball of 2.8 mm
+    lesions = FolderLesions(Predictor(Grey(), SLICES), data, PLAIN, candidates=options)
+    drawn = lesions(data[0][0][0].numpy(), data.records[0])
+    assert np.array_equal(drawn[1], (hu[1] > 0) & (np.arange(24) < 20)) and not drawn[::2].any()
+    assert [round(c.diameter_mm, 1) for c in lesions.found["v"]] == [4.1]
+    slices = open_split(folder, "test")
+    with pytest.raises(ValueError, match="s3: --lungs and --min-diameter-mm are for volumes"):
+        FolderLesions(Predictor(Grey(), SLICES), slices, PLAIN, candidates=options)(
+            slices[0][0][0].numpy(), slices.records[0]
+        )
 
 
 @given(shape=st.lists(st.integers(1, 9), min_size=2, max_size=3), seed=st.integers(0, 9))

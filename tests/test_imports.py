@@ -195,7 +195,7 @@ TABLE = {
         "tta",
     },
     "trained_network.py": {"torch", "checkpoint", "data.classes", "decision", "nn"},
-    "folder_prediction.py": {"numpy", "tqdm", "data", "decision", "evaluation", "predictor", "scale"},
+    "folder_prediction.py": {"numpy", "tqdm", "candidates", "data", "decision", "evaluation", "predictor", "scale"},
     "mining.py": {"numpy", "scipy", "data", "lungs", "predictor"},
     "attention_maps.py": {"torch", "numpy", "PIL", "draw", "inference", "nn", "predictor", "scale"},
     "weights/renaming.py": {"torch", "nn"},

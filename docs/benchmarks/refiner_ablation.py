@@ -25,7 +25,7 @@ from lungseg.evaluation.lesions import SIZES_MM, connected_components
 from lungseg.evaluation.scores import ImageScore, score_all
 from lungseg.evaluation.strata import EVERYTHING, Stratum, bootstrap, intervals, table_row
 from lungseg.exits import leave, run_main
-from lungseg.folder_prediction import choose_decision, open_split, predict_probs
+from lungseg.folder_prediction import FolderLesions, choose_decision, open_split
 from lungseg.nn.refiner import CandidateRefiner
 from lungseg.nn.unet import UNet
 from lungseg.predictor import Predictor, load_predictor
@@ -182,13 +182,7 @@ def score(c: Context, predictor: Predictor, name: str) -> list[ImageScore]:
     if isinstance(predictor, OtherLook):
         predictor.judge = fit_judge_on(predictor, c)[0]
     decision, data = choose_decision(predictor, c.folder).decision, open_split(c.folder, last_split(c.folder))
-    index = {record.id: i for i, record in enumerate(data.records)}
-
-    def predict(image: NDArray, record: Any) -> NDArray:
-        probs, scale, _ = predict_probs(predictor, data, index[record.id], image)
-        return predictor.lesions(probs, decision, scale) > 0
-
-    return score_all(data, predict, title=name)
+    return score_all(data, FolderLesions(predictor, data, decision), title=name)
 
 
 def score_true_boxes(c: Context, draw: Callable[[NDArray, list], NDArray], name: str) -> list[ImageScore]:

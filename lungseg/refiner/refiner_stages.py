@@ -12,7 +12,7 @@ from lungseg import __version__
 from lungseg.checkpoint import is_sealed, load_checkpoint, save_checkpoint
 from lungseg.decision import Decision
 from lungseg.evaluation.scores import score_all, scores_per_image
-from lungseg.folder_prediction import choose_decision, open_split, predict_probs
+from lungseg.folder_prediction import FolderLesions, choose_decision, open_split, predict_probs
 from lungseg.losses import dice_bce_loss
 from lungseg.nn.refiner import CandidateRefiner, Refined
 from lungseg.nn.sam import TINY, MedSAM
@@ -202,10 +202,5 @@ def tell_test(c: Context, proposer: TrainedNetwork, path: Path) -> float:
 def mean_dice(c: Context, predictor: Predictor, decision: Decision, split: str) -> float:
     """The mean Dice of a split with a decision."""
     data = open_split(c.folder, split)
-    index = {record.id: i for i, record in enumerate(data.records)}
-
-    def predict(image: np.ndarray, record: Any) -> np.ndarray:
-        probs, scale, _ = predict_probs(predictor, data, index[record.id], image)
-        return predictor.lesions(probs, decision, scale) > 0
-
-    return float(np.nanmean(scores_per_image(score_all(data, predict, title=split))["dice"]))
+    scores = score_all(data, FolderLesions(predictor, data, decision), title=split)
+    return float(np.nanmean(scores_per_image(scores)["dice"]))
