@@ -76,10 +76,11 @@ def fit_judge(features: ArrayLike, is_lesion: ArrayLike, *, ridge: float = 0.1) 
 
 
 def slice_map(masks: ArrayLike, scores: Sequence[float] | NDArray, *, least: float = 0.0) -> NDArray[np.float32]:
-    """The candidates of a slice as one map of probabilities: at each pixel the largest sigmoid(s) sigmoid(m).
+    """The candidates of a slice as one map of probabilities: at each pixel the largest sigmoid(s) mask.
 
     Args:
-        masks: sigmoid(m), the probabilities that the refiner draws, put back into the slice by `Crop.paste`: (n, H, W).
+        masks: what the refiner draws, put back into the slice by `Crop.paste`: (n, H, W). `RefinerPredictor` gives
+            outlines, 1 where sigmoid(m) is at least 1/2 and else 0; probabilities sigmoid(m) are possible too.
         scores: the judge's s of each, (n,).
         least: leave out candidates that are a lesion with a probability below this.
 
