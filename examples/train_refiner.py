@@ -10,7 +10,6 @@ DIR is a folder of slices (docs/data/folder.md). No box comes from a person, nor
 the proposer's. Each stage ends with one line; docs/refiner_training.md explains them.
 """
 
-import shlex
 import sys
 from dataclasses import replace
 
@@ -24,10 +23,10 @@ from lungseg.refiner.context import Context
 from lungseg.refiner.proposer_stage import cross_fitted, train_fold, train_proposer
 from lungseg.refiner.recipe import RefinerOptions, RefinerRecipe
 from lungseg.refiner.refiner_stages import finish, train_medsam, train_refiner
-from lungseg.refiner.run import absolute_files, open_refiner_run
+from lungseg.refiner.run import absolute_files, how_to_continue, open_refiner_run
 from lungseg.training.distributed import start_processes
 from lungseg.training.machine import keep_freed_memory
-from lungseg.training.resume import held, this_script
+from lungseg.training.resume import held
 
 RECIPES = {
     "demo": RefinerRecipe(),
@@ -44,11 +43,10 @@ def main(argv: list[str] | None = None) -> float | int:
     recipe, options, given = parse_recipe(RECIPES, RefinerOptions(), argv, description=__doc__)
     recipe, given = absolute_files(recipe, given)
     remedy = "Lower --batch-size, --crop-size or --sam-dim."
-    stopped = (
-        f"Finished stages are saved; continue with: {this_script()} --out {shlex.quote(str(options.out))} --resume"
-    )
     with (
-        exit_code("train_refiner.py", stopped=stopped, too_little_memory=remedy) as outcome,
+        exit_code(
+            "train_refiner.py", stopped=lambda: how_to_continue(options.out), too_little_memory=remedy
+        ) as outcome,
         start_processes(options.device) as processes,
         held(options.out, processes),
     ):
@@ -67,7 +65,7 @@ def train(run: Context) -> float:
     if run.recipe.use_clip:
         train_clip(run)
     train_medsam(run)
-    spec = train_refiner(run, cross_fitted(run, proposer, folds))
+    spec = train_refiner(run, lambda: cross_fitted(run, proposer, folds))
     return finish(run, proposer, spec)
 
 

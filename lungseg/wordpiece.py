@@ -23,6 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lungseg.files import regular_file
+
 PAD, UNKNOWN, START, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_WORD = 100  # characters; a longer word is unknown
 CONTEXT = 256  # tokens of a sentence in BiomedCLIP
@@ -131,7 +133,7 @@ def open_clip_clean(text: str) -> str:
 def read_vocabulary(path: str | Path) -> list[str]:
     """Read the tokens of a vocabulary file, one per line, in the order of their numbers."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = regular_file(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). Give a vocabulary file.") from None
     except UnicodeDecodeError:

@@ -11,12 +11,14 @@ from lungseg.checkpoint import is_sealed, load_checkpoint
 from lungseg.data.ct import hu_to_unit
 from lungseg.data.phantoms.captions import PROMPTS, VOCABULARY, captioned_crops
 from lungseg.evaluation.ranking import roc_auc
+from lungseg.files import regular_file
 from lungseg.losses_contrastive import clip_loss
 from lungseg.nn.biomedclip import MOST_SCALE, TINY, BiomedCLIP, clip_input
 from lungseg.refiner.context import Context
+from lungseg.refiner.recipe import RefinerRecipe
+from lungseg.refiner.stages import read_stage
 from lungseg.training.contrastive import turn_each
 from lungseg.training.resume import load_parts
-from lungseg.typed import expect
 from lungseg.weights.load import load_published
 from lungseg.wordpiece import WordPiece
 from lungseg.zero_shot import text_features
@@ -29,12 +31,12 @@ WIDER = 1.5  # a proposed box is up to so many times as wide as its nodule
 
 
 def train_clip(c: Context) -> None:
-    """Write clip.pt: its weights, its sizes ("clip"), and the features of the two lists of sentences ("texts")."""
-    if saved := c.stages.finished("clip"):  # before the phantoms are drawn, or a file is read
-        print(saved["line"], flush=True)
+    """Write clip.pt: its weights and its sizes ("clip")."""
+    if c.stages.read_finished("clip"):
         return
     if c.recipe.clip:
-        given_clip(c, c.recipe.clip)
+        model, given, told = given_clip(c.recipe, c.recipe.clip)
+        c.stages.finish("clip", model.state_dict(), f"clip: {c.recipe.clip}, {told}", clip=given)
         return
     arguments = TINY | {"vision_dim": c.recipe.clip_dim, "vision_depth": c.recipe.clip_depth}
     tokenizer = WordPiece(VOCABULARY)
@@ -89,29 +91,35 @@ def told_of_clip(c: Context, model: nn.Module, tokenizer: WordPiece) -> str:
     return f"new phantoms: AUC {roc_auc((lesion_logit - normal).cpu().numpy(), np.array(lesion)):.3f}"
 
 
-def given_clip(c: Context, file: str) -> None:
-    """Write clip.pt from a file: clip.pt of another run, or published weights, which are of the full size."""
-    if Path(file).is_file() and is_sealed(file):
-        other = load_checkpoint(file)
-        expect(other, {"clip": dict, "model": dict}, file)
-        model = BiomedCLIP(**other["clip"])
+def given_clip(r: RefinerRecipe, file: str) -> tuple[BiomedCLIP, dict[str, Any], str]:
+    """The network of a file, its arguments, and what is said of it.
+
+    The file is clip.pt of another run, or published weights, which are of the full size.
+
+    Raises:
+        ValueError: if it is another file, or --vocabulary is not that of the network.
+    """
+    if is_sealed(regular_file(file)):
+        other = read_stage(file, "clip", "clip")
+        model, arguments, told = BiomedCLIP(**other["clip"]), other["clip"], "as it was trained in another run"
         load_parts({"model": model}, other, Path(file))
-        arguments, told = other["clip"], "as it was trained in another run"
     else:
         arguments, model = {}, BiomedCLIP()
         told = str(load_published(model, file)).splitlines()[0]
-    if model.text.word_embedding.num_embeddings != TINY["vocab_size"] and not c.recipe.vocabulary:
+    known, tokens = model.text.word_embedding.num_embeddings, len(WordPiece(r.vocabulary or VOCABULARY))
+    if tokens != known:
+        ours = r.vocabulary or "that of the phantoms' captions"
         raise ValueError(
-            f"{file} was trained with another vocabulary than that of the phantoms' captions. Give its file: "
+            f"{file} was trained with a vocabulary of {known:,} tokens, and {ours} has {tokens:,}. Give its own file: "
             f"--vocabulary vocab.txt."
         )
-    c.stages.finish("clip", model.state_dict(), f"clip: {file}, {told}", clip=arguments)
+    return model, arguments, told
 
 
 def read_clip(c: Context) -> tuple[dict[str, Any], dict[str, Tensor], Tensor]:
     """The arguments and weights of BiomedCLIP from clip.pt, and the features (2, E) of the sentences."""
     saved = load_checkpoint(c.stages.path("clip"))
     model = BiomedCLIP(**saved["clip"])
-    model.load_state_dict(saved["model"])
+    load_parts({"model": model}, saved, c.stages.path("clip"))
     tokenizer = WordPiece(c.recipe.vocabulary or VOCABULARY)
     return saved["clip"], saved["model"], text_features(model.eval(), PROMPTS, tokenizer)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lungseg.checkpoint import InputSpec, NetworkSpec, load_checkpoint
+from lungseg.data.manifest import read_manifest
 from lungseg.data.slices import slice_size
 from lungseg.decision import PLAIN
 from lungseg.folder_prediction import predict_probs
@@ -29,23 +30,29 @@ from lungseg.training.sets import slice_sets
 
 def train_proposer(c: Context) -> TrainedNetwork:
     """The network that proposes: that of --proposer, or a small U-Net trained on all training patients."""
-    name, r, saved = "proposer", c.recipe, c.stages.finished("proposer")
-    if not r.proposer:
+    name, r = "proposer", c.recipe
+    if c.stages.read_finished(name):
+        pass
+    elif r.proposer:
+        take_proposer(c, r.proposer)
+    else:
         spec = NetworkSpec("UNet", {"channels": list(r.channels)})
         sets, input_ = training_sets(c, None)
         train_network(c, name, spec, sets, input_, np.arange(len(sets.records)), tell=True)
-    elif saved:
-        print(saved["line"], flush=True)
-    else:
-        take_proposer(c, r.proposer)
     return read_network(c.stages.path(name))
+
+
+def given_proposer(c: Context, path: str) -> tuple[TrainedNetwork, dict[str, Any]]:
+    """The network of a checkpoint that fits the slices, and all of the checkpoint's entries."""
+    saved = load_checkpoint(path)
+    trained = read_network(path, allow_folds=False, saved=saved)
+    check_proposer(c, trained.input, path)
+    return trained, saved
 
 
 def take_proposer(c: Context, path: str) -> None:
     """Write proposer.pt from best.pt of another run."""
-    saved = load_checkpoint(path)
-    trained = read_network(path, allow_folds=False, saved=saved)
-    check_proposer(c, trained.input, path)
+    trained, saved = given_proposer(c, path)
     if saved.get("run", {}).get("slices") not in (None, fingerprint(c.folder)):
         print(f"{path} was trained on other slices, or on another split: it may know patients of val and test.")
     line = f"proposer: {path}, {told_of_proposer(c, trained)}"
@@ -56,10 +63,11 @@ def take_proposer(c: Context, path: str) -> None:
 def train_fold(c: Context, proposer: TrainedNetwork, fold: int) -> TrainedNetwork:
     """A network like the proposer that has learned from the patients of the other fold only."""
     name = f"proposer_without_fold{fold}"
-    saved = load_checkpoint(c.stages.path("proposer"))
-    sets, input_ = training_sets(c, proposer.input if c.recipe.proposer else None)
-    others = np.flatnonzero(patient_folds(sets.records, c.stages.seed) != fold)
-    train_network(c, name, NetworkSpec.from_dict(saved["network"]), sets, input_, others)
+    if not c.stages.read_finished(name):
+        spec = NetworkSpec.from_dict(load_checkpoint(c.stages.path("proposer"))["network"])
+        sets, input_ = training_sets(c, proposer.input)
+        others = np.flatnonzero(patient_folds(sets.records, c.stages.seed) != fold)
+        train_network(c, name, spec, sets, input_, others)
     return read_network(c.stages.path(name))
 
 
@@ -88,11 +96,11 @@ def training_sets(c: Context, like: InputSpec | None) -> tuple[Any, InputSpec]:
     """Augmented training slices, and what a checkpoint says of them.
 
     Args:
-        like: those that a given proposer was trained on; None: those of the recipe.
+        like: those that the proposer was trained on; None: those of the recipe.
     """
     if like is None:
         sides = [slice_size(c.folder, record) for record in c.slices("train").records]
-        recipe = TrainingRecipe(img_size=c.recipe.img_size or most_common(sides)[0])
+        recipe = TrainingRecipe(img_size=c.recipe.img_size or max(most_common(sides)))
     elif like.whole_size:  # crops of them
         recipe = TrainingRecipe(crop_size=(like.size[0],))
     else:
@@ -108,9 +116,9 @@ def check_proposer(c: Context, input_: InputSpec, path: str) -> None:
             f"{path}: expected a network for single slices and one lesion class as --proposer. Train one without "
             f"--spatial-dims 3, --neighbours and classes.txt."
         )
-    windows = {(record.hu_low, record.hu_high) for record in c.slices("train").records}
-    if windows != {input_.hu_window}:
-        (low, high), (a, b) = input_.hu_window, min(windows)
+    windows = {(record.hu_low, record.hu_high) for record in read_manifest(c.folder)}
+    if others := windows - {input_.hu_window}:
+        (low, high), (a, b) = input_.hu_window, min(others)
         raise ValueError(
             f"{path} was trained in the HU window {low:g} to {high:g}, and slices of {c.folder} are in {a:g} to {b:g}. "
             f"Export the slices again, or train another proposer."
@@ -133,9 +141,13 @@ def told_of_proposer(c: Context, trained: TrainedNetwork) -> str:
 
 
 def candidates_of(c: Context, predictor: Predictor, split: str) -> TrainingPlaces:
-    """The candidates of a split, all by one predictor."""
+    """The candidates of a split, all by one predictor; its maps are not kept."""
     data = c.slices(split)
-    return TrainingPlaces.find(data, c.settings, lambda i: predict_probs(predictor, data, i, data.pair(i)[0][0])[0])
+
+    def probs_of(index: int) -> NDArray:
+        return predict_probs(predictor, data, index, data.pair(index)[0][0])[0]
+
+    return TrainingPlaces.find(data, c.settings, probs_of, keep_maps=False)
 
 
 def cross_fitted(c: Context, proposer: TrainedNetwork, folds: list[TrainedNetwork]) -> TrainingPlaces:

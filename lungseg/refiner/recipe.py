@@ -39,7 +39,7 @@ class RefinerRecipe:
         None, "best.pt of a trained network for slices, which proposes; none trains a small U-Net here"
     )
     img_size: int = option(
-        0, "side to which slices are resized for the proposer that is trained here; 0: that of most files",
+        0, "side to which slices are resized for the proposer that is trained here; 0: the longer one of most files",
         check=not_negative,
     )  # fmt: skip
     channels: tuple[int, ...] = option((16, 32, 64), "channels of each stage of that U-Net")
@@ -62,8 +62,10 @@ class RefinerRecipe:
         "side of a crop in pixels, as MedSAM and BiomedCLIP see it; of published weights: 1024",
         check=from_to(8, 4096),
     )
-    context: float = option(2.0, "side of a crop as a multiple of the box's longer side", check=positive)
-    smallest: int = option(12, "least side of the region that a crop shows, in pixels of the slice")
+    context: float = option(2.0, "side of a crop as a multiple of the box's longer side", check=from_to(1, 100))
+    smallest: int = option(
+        12, "least side of the region that a crop shows, in pixels of the slice", check=from_to(1, 4096)
+    )
     jitter: float = option(
         0.1, "true boxes in training: share of the box's own sides by which each side moves", check=share
     )
@@ -89,8 +91,9 @@ class RefinerRecipe:
     sam_dim: int = option(96, "channels of the tiny MedSAM's image encoder, a multiple of 3")
     sam_depth: int = option(6, "its blocks, an even number", check=from_to(2, 64))
     rank: int = option(
-        0, "of LoRA on its queries and values, for published weights; 0 trains the whole encoder", check=not_negative
-    )
+        0, "of LoRA on its queries and values, for weights given with --sam; 0 trains the whole encoder",
+        check=not_negative,
+    )  # fmt: skip
     sam_steps: int = option(600, "steps on true boxes; 0 takes the weights as they are", check=not_negative)
     sam_lr: float = option(1e-3, "peak learning rate; 1e-4 for published weights", check=positive)
 
@@ -118,8 +121,8 @@ class RefinerRecipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.threshold >= 1 or self.context < 1 or self.jitter >= 0.5:
-            raise ValueError("--threshold must be below 1, --context at least 1, and --jitter below 0.5")
+        if self.threshold >= 1 or self.jitter >= 0.5:
+            raise ValueError("--threshold must be below 1, and --jitter below 0.5")
         if self.sam_dim % 3 or self.clip_dim % 4 or self.sam_depth % 2:
             raise ValueError("--sam-dim must be a multiple of 3, --clip-dim one of 4, and --sam-depth an even number")
         if not self.use_clip and (self.clip or self.vocabulary):

@@ -1,5 +1,6 @@
 """The last stages of a refiner: MedSAM on true boxes, the refiner on candidates, the judge on validation candidates."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lungseg import __version__
 from lungseg.checkpoint import is_sealed, load_checkpoint, save_checkpoint
 from lungseg.decision import Decision
 from lungseg.evaluation.scores import score_all, scores_per_image
+from lungseg.files import regular_file
 from lungseg.folder_prediction import FolderLesions, choose_decision, open_split, predict_probs
 from lungseg.losses import dice_bce_loss
 from lungseg.nn.refiner import CandidateRefiner, Refined
@@ -22,10 +24,11 @@ from lungseg.refiner.clip_stage import read_clip
 from lungseg.refiner.context import Context
 from lungseg.refiner.judge import Judge, fit_judge
 from lungseg.refiner.prediction import RefinerPredictor
+from lungseg.refiner.stages import read_stage
 from lungseg.refiner.training_crops import TrainingPlaces, lesion_in_box
 from lungseg.trained_network import TrainedNetwork
+from lungseg.training.resume import load_parts
 from lungseg.training.sets import last_split
-from lungseg.typed import expect
 from lungseg.weights.load import load_published
 
 SMOOTH_OF_MEDSAM = 1e-5  # in its own loss; where targets may be empty, 1 pixel
@@ -36,6 +39,8 @@ SMOOTH_OF_MEDSAM = 1e-5  # in its own loss; where targets may be empty, 1 pixel
 
 def train_medsam(c: Context) -> RefinerSpec:
     """Train MedSAM on true boxes, moved; write medsam.pt, a refiner without BiomedCLIP."""
+    if saved := c.stages.read_finished("medsam"):
+        return RefinerSpec(**saved["spec"])
     r, spec = c.recipe, medsam_spec(c)
     places = TrainingPlaces.find(c.slices("train"), c.settings)
 
@@ -51,11 +56,9 @@ def train_medsam(c: Context) -> RefinerSpec:
 def medsam_spec(c: Context) -> RefinerSpec:
     """The sizes of MedSAM: tiny, those of another run, or the published ones."""
     r = c.recipe
-    if r.sam and Path(r.sam).is_file() and is_sealed(r.sam):
-        saved = load_checkpoint(r.sam)
-        expect(saved, {"spec": dict, "model": dict}, r.sam)
-        spec = RefinerSpec(**saved["spec"])
-        if spec.rank != r.rank or spec.clip:
+    if r.sam and is_sealed(regular_file(r.sam)):
+        spec = RefinerSpec(**read_stage(r.sam, "medsam", "spec")["spec"])
+        if spec.rank != r.rank:
             raise ValueError(f"{r.sam}: expected medsam.pt of a run with --rank {r.rank}. Give that, or its --rank.")
         return spec
     if r.sam:
@@ -66,16 +69,22 @@ def medsam_spec(c: Context) -> RefinerSpec:
 
 
 def start_medsam(c: Context, spec: RefinerSpec) -> CandidateRefiner:
-    """MedSAM before its training here."""
-    file = c.recipe.sam
-    if file is None or (Path(file).is_file() and is_sealed(file)):
+    """MedSAM before its training here; what was found in a published file is printed."""
+    network, report = given_medsam(spec, c.recipe.sam) if c.recipe.sam else (spec.build(), "")
+    if report:
+        print(report, flush=True)
+    return network
+
+
+def given_medsam(spec: RefinerSpec, file: str) -> tuple[CandidateRefiner, str]:
+    """The network of a file, medsam.pt of another run or published weights, and a report on the latter."""
+    if is_sealed(regular_file(file)):
         network = spec.build()
-        if file:
-            network.load_state_dict(load_checkpoint(file)["model"])
-        return network
+        load_parts({"model": network}, read_stage(file, "medsam", "spec"), Path(file))
+        return network, ""
     sam = MedSAM(**spec.sam)
-    print(load_published(sam, file), flush=True)
-    return CandidateRefiner(sam, rank=spec.rank)
+    report = str(load_published(sam, file))  # before LoRA, which renames weights
+    return CandidateRefiner(sam, rank=spec.rank), report
 
 
 def refiner_loss(out: Refined, target: Tensor, *, smooth: float, empty_targets: bool = True) -> Tensor:
@@ -104,13 +113,15 @@ def mask_loss(mask_logits: Tensor, target: Tensor, *, smooth: float, empty_targe
 # ---- the refiner ------------------------------------------------------------------------------------------------
 
 
-def train_refiner(c: Context, places: TrainingPlaces) -> RefinerSpec:
+def train_refiner(c: Context, find_places: Callable[[], TrainingPlaces]) -> RefinerSpec:
     """Train on candidates and true boxes; write refiner.pt.
 
     Args:
-        places: of the training slices, from `cross_fitted`.
+        find_places: looks for those of the training slices (`cross_fitted`); not called if the stage is finished.
     """
-    r = c.recipe
+    if saved := c.stages.read_finished("refiner"):
+        return RefinerSpec(**saved["spec"])
+    r, places = c.recipe, find_places()
     medsam = load_checkpoint(c.stages.path("medsam"))
     arguments, weights, texts = read_clip(c) if r.use_clip else (None, {}, None)
     spec = RefinerSpec(medsam["spec"]["sam"], arguments, r.rank, sentences=texts is not None)
@@ -168,7 +179,7 @@ def finish(c: Context, proposer: TrainedNetwork, spec: RefinerSpec) -> float:
     path, device = c.stages.out / "best.pt", c.stages.device
     if not path.exists():
         network = spec.build()
-        network.load_state_dict(load_checkpoint(c.stages.path("refiner"))["model"])
+        load_parts({"model": network}, load_checkpoint(c.stages.path("refiner")), c.stages.path("refiner"))
         predictor = RefinerPredictor(
             proposer.network.to(device), proposer.input, network.eval().to(device), settings=c.settings
         )
@@ -190,17 +201,25 @@ def finish(c: Context, proposer: TrainedNetwork, spec: RefinerSpec) -> float:
 
 
 def tell_test(c: Context, proposer: TrainedNetwork, path: Path) -> float:
-    """Print the mean Dice on the test split of the proposer and of the refiner, each with its own decision."""
+    """Print the mean Dice on the test split of the proposer and of the refiner, each with its own decision.
+
+    Returns:
+        That of the refiner.
+    """
     split, plain = last_split(c.folder), c.predictor(proposer)
     refined = load_predictor(path, c.stages.device)
     of_proposer = mean_dice(c, plain, choose_decision(plain, c.folder).decision, split)
     of_refiner = mean_dice(c, refined, refined.decision, split)
-    print(f"{split}: Dice of the proposer {of_proposer:.4f}, refined {of_refiner:.4f}", flush=True)
+    if np.isnan([of_proposer, of_refiner]).any():
+        print(f"{split}: no slice holds a lesion, so there is no mean Dice", flush=True)
+    else:
+        print(f"{split}: Dice of the proposer {of_proposer:.4f}, refined {of_refiner:.4f}", flush=True)
     return of_refiner
 
 
 def mean_dice(c: Context, predictor: Predictor, decision: Decision, split: str) -> float:
-    """The mean Dice of a split with a decision."""
+    """The mean Dice of a split with a decision, over the slices that have one; NaN if none has."""
     data = open_split(c.folder, split)
     scores = score_all(data, FolderLesions(predictor, data, decision), title=split)
-    return float(np.nanmean(scores_per_image(scores)["dice"]))
+    dice = scores_per_image(scores)["dice"]
+    return float("nan") if np.isnan(dice).all() else float(np.nanmean(dice))

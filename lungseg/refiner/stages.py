@@ -26,6 +26,26 @@ from lungseg.typed import RESTORE, expect
 LossOfStep = Callable[[nn.Module, int, np.random.Generator], Tensor]
 
 
+def read_stage(path: str, name: str, entry: str) -> dict[str, Any]:
+    """The file of a stage of another run, NAME.pt, as a flag of this one gives it.
+
+    Args:
+        entry: the name of its arguments, besides "model".
+
+    Raises:
+        ValueError: if it is another file of ours.
+    """
+    saved = load_checkpoint(path)
+    if saved.get("stage") != name:
+        found = f"{saved['stage']}.pt" if isinstance(saved.get("stage"), str) else "another checkpoint"
+        raise ValueError(
+            f"{path}: expected {name}.pt of a run of train_refiner.py, or published weights, got {found}. Give one of "
+            f"these."
+        )
+    expect(saved, {entry: dict, "model": dict}, path)
+    return saved
+
+
 class Stages:
     """The stages of one run, in its folder.
 
@@ -65,6 +85,12 @@ class Stages:
         self.partial(name).unlink(missing_ok=True)  # a kill may have come between the two
         return saved
 
+    def read_finished(self, name: str) -> dict[str, Any] | None:
+        """As `finished`; its line is printed again. Ask first in each stage: a finished one needs no input any more."""
+        if saved := self.finished(name):
+            print(saved["line"], flush=True)
+        return saved
+
     def finish(self, name: str, model: dict[str, Tensor], line: str, **entries: Any) -> None:
         """Write the file of a finished stage; print its line."""
         save_checkpoint(self.path(name), {"stage": name, "model": model, "line": line, **entries})
@@ -100,9 +126,8 @@ class Stages:
         """
         seed_everything(int(self.rng(name, -1).integers(2**62)), self.device)
         model = build().to(self.device)
-        if saved := self.finished(name):
+        if saved := self.read_finished(name):
             load_parts({"model": model}, saved, self.path(name))
-            print(saved["line"], flush=True)
             return model.eval()
         losses = self._steps(name, model, loss_of, steps, lr)
         model.eval()

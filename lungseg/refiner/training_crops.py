@@ -50,7 +50,9 @@ class TrainingPlaces:
         true: the box of each lesion. A lesion is a connected component in a slice.
         proposed: candidates in whose box there is a lesion.
         false: candidates without.
-        maps: index -> the proposer's probabilities (H, W), compressed.
+        found: lesions with a pixel in some candidate's box.
+        maps: index -> the proposer's probabilities (H, W), compressed. All stay in memory: of 512 x 512 pixels some kB
+            each where they are smooth, and half a MB where they are noise.
     """
 
     slices: SliceDataset
@@ -58,34 +60,44 @@ class TrainingPlaces:
     true: list[Place] = field(default_factory=list)
     proposed: list[Place] = field(default_factory=list)
     false: list[Place] = field(default_factory=list)
+    found: int = 0
     maps: dict[int, bytes] = field(default_factory=dict)
 
     @classmethod
     def find(
-        cls, slices: SliceDataset, settings: CandidateSettings, probs_of: Callable[[int], NDArray] | None = None
+        cls,
+        slices: SliceDataset,
+        settings: CandidateSettings,
+        probs_of: Callable[[int], NDArray] | None = None,
+        *,
+        keep_maps: bool = True,
     ) -> "TrainingPlaces":
         """Look at each slice once.
 
         Args:
             probs_of: index of a slice -> what a proposer that has not learned from it says. None: true boxes only.
+            keep_maps: for `probs`, and so for batches with a mask prompt.
         """
         places = cls(slices, settings)
         for index in range(len(slices)):
-            target = slices.pair(index)[1] > 0
-            places.true += [Place(index, box) for box in component_boxes(connected_components(target)[0])]
-            if probs_of is not None:
-                probs = probs_of(index)
+            labels, _ = connected_components(slices.pair(index)[1] > 0)
+            places.true += [Place(index, box) for box in component_boxes(labels)]
+            if probs_of is None:
+                continue
+            probs, found = probs_of(index), set()
+            if keep_maps:
                 places.maps[index] = zlib.compress(probs.astype(np.float16).tobytes(), level=1)
-                for proposal in settings.propose(probs):
-                    kind = places.proposed if lesion_in_box(target, proposal.box).any() else places.false
-                    kind.append(Place(index, proposal.box))
+            for proposal in settings.propose(probs):
+                lesions = components_in_box(labels, proposal.box)
+                (places.proposed if lesions else places.false).append(Place(index, proposal.box))
+                found |= lesions
+            places.found += len(found)
         return places
 
     @property
     def recall(self) -> float:
-        """The share of the lesions that are in some candidate's box; nothing that follows can find more."""
-        found = [any(p.number == t.number and overlap(p.box, t.box) for p in self.proposed) for t in self.true]
-        return float(np.mean(found)) if found else float("nan")
+        """The share of the lesions with a pixel in some candidate's box; nothing that follows can find more."""
+        return self.found / len(self.true) if self.true else float("nan")
 
     def probs(self, index: int, shape: Sequence[int]) -> NDArray[np.float32]:
         """The proposer's probabilities on a slice (H, W)."""
@@ -96,7 +108,7 @@ class TrainingPlaces:
     ) -> Place:
         """A false alarm with that probability; otherwise a lesion, in the box that was proposed or a true one, moved.
 
-        Where a kind does not occur, a true box takes its place.
+        Where false alarms do not occur, one of the other two takes their place; where nothing was proposed, a true box.
         """
         kinds = rng.random(2)
         if kinds[0] < false_alarms and self.false:
@@ -138,21 +150,20 @@ class TrainingPlaces:
         return CropBatch(ct, boxes, prior, present, drawn)
 
 
-def overlap(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two boxes have a point in common."""
-    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
-
-
-def lesion_in_box(target: NDArray[np.bool_], box: Sequence[float]) -> NDArray[np.bool_]:
-    """The components of a target (H, W) that have a pixel in the box."""
+def components_in_box(labels: NDArray, box: Sequence[float]) -> set[int]:
+    """The numbers of the components in labels (H, W) that have a pixel in the box."""
     x0, y0, x1, y1 = box
     rows, columns = (
         slice(max(0, ceil(y0 - 0.5)), floor(y1 + 0.5) + 1),
         slice(max(0, ceil(x0 - 0.5)), floor(x1 + 0.5) + 1),
     )
+    return set(np.unique(labels[rows, columns]).tolist()) - {0}
+
+
+def lesion_in_box(target: NDArray[np.bool_], box: Sequence[float]) -> NDArray[np.bool_]:
+    """The components of a target (H, W) that have a pixel in the box."""
     labels, _ = connected_components(target)
-    inside = np.unique(labels[rows, columns])
-    return np.isin(labels, inside[inside > 0])
+    return np.isin(labels, list(components_in_box(labels, box)))
 
 
 def turn_map(image: NDArray, turn: int) -> NDArray:

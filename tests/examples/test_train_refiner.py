@@ -115,6 +115,15 @@ def test_what_does_not_fit_ends_in_a_sentence(run, script, capsys):
     assert "was started with sam_steps 2, and now it would be 3" in capsys.readouterr().err
 
 
+def test_a_run_that_is_stopped_before_it_began_has_saved_nothing(script, discs, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "open_refiner_run", stop)
+    assert script.main([*TINY, "--data", str(discs), "--out", str(tmp_path / "run")]) == 130
+    assert "stopped. Nothing was trained yet; begin again with the same command." in capsys.readouterr().err
+
+
 def benchmark(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/benchmarks/{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -1,12 +1,24 @@
 """The proposer, and the cross-fitting: nobody proposes on patients that it has learned from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.checkpoint import InputSpec, load_checkpoint, save_checkpoint
+from lungseg.data.manifest import ImageRecord, read_manifest
+from lungseg.data.slices import SliceWriter
 from lungseg.nn.unet import UNet
 from lungseg.refiner import proposer_stage
-from lungseg.refiner.proposer_stage import cross_fitted, patient_folds, train_fold, train_proposer
+from lungseg.refiner.proposer_stage import (
+    candidates_of,
+    check_proposer,
+    cross_fitted,
+    patient_folds,
+    train_fold,
+    train_proposer,
+    training_sets,
+)
 
 
 @pytest.fixture
@@ -91,6 +103,35 @@ def test_a_proposer_of_other_data_is_told_of_and_one_of_another_window_refused(c
     save_checkpoint(tmp_path / "other.pt", saved | {"input": saved["input"] | {"hu_window": [-900.0, 100.0]}})
     with pytest.raises(ValueError, match="was trained in the HU window -900 to 100, and slices of .* -1000 to 400"):
         train_proposer(context(tmp_path / "fourth", proposer=other))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_the_hu_window_of_every_split_is_looked_at(context, monkeypatch, split):
+    c, input_ = context(), InputSpec((16, 16), (1.0, 1.0), (-1000.0, 400.0), None)
+    records = [replace(r, hu_low=-2000.0) if r.split == split else r for r in read_manifest(c.folder)]
+    monkeypatch.setattr(proposer_stage, "read_manifest", lambda _: records)
+    with pytest.raises(ValueError, match="HU window -1000 to 400, and slices of .* are in -2000 to 400"):
+        check_proposer(c, input_, "best.pt")
+
+
+def test_slices_that_are_not_square_keep_the_pixels_of_their_longer_side(context, tmp_path):
+    with SliceWriter(tmp_path / "wide") as out:
+        for name, split in (("a", "train"), ("b", "train"), ("c", "val")):
+            out.add(ImageRecord(name, name, split), np.zeros((16, 24), np.uint8), np.eye(16, 24, dtype=np.uint8))
+    c = replace(context(), folder=tmp_path / "wide")
+    own, like = training_sets(c, None)[1], InputSpec((16, 16), (1.0, 1.0), (-1000.0, 400.0), None)
+    assert own.size == (24, 24) and training_sets(c, like)[1].size == (16, 16)
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:  # the folds of a run that was begun with another rule keep its size
+        patch.setattr(proposer_stage, "training_sets", lambda _, like: asked.append(like) or training_sets(c, like))
+        train_fold(c, train_proposer(c)._replace(input=like), 0)
+    assert asked == [None, like]
+
+
+def test_the_candidates_of_validation_keep_no_maps(context):
+    c = context()
+    found = candidates_of(c, c.predictor(train_proposer(c)), "val")
+    assert found.proposed + found.false and not found.maps
 
 
 def test_patients_are_dealt_in_two_halves(context):

@@ -9,7 +9,9 @@ from lungseg.refiner.recipe import RefinerOptions, RefinerRecipe
     ("change", "message"),
     [
         ({"threshold": 1.0}, "--threshold must be below 1"),
-        ({"context": 0.5}, "--context at least 1"),
+        ({"context": 0.5}, "context=0.5 must be from 1 to 100"),
+        ({"context": 1e300}, "context=1e.300 must be from 1 to 100"),
+        ({"smallest": 2**30}, "smallest=1073741824 must be from 1 to 4096"),
         ({"jitter": 0.5}, "--jitter below 0.5"),
         ({"sam_dim": 10}, "--sam-dim must be a multiple of 3"),
         ({"clip_dim": 6}, "--clip-dim one of 4"),

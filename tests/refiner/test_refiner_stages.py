@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungseg.checkpoint import load_checkpoint, save_checkpoint
+from lungseg.checkpoint import load_checkpoint
 from lungseg.decision import Decision
 from lungseg.evaluation.choosing import Choice
 from lungseg.nn.refiner import Refined
@@ -32,7 +32,7 @@ def test_the_refiner_begins_as_medsam_and_with_all_of_biomedclip(context, spec, 
     texts = torch.nn.functional.normalize(torch.rand(2, 4), dim=-1)
     monkeypatch.setattr(refiner_stages, "read_clip", lambda _: (spec.clip, clip, texts))
     still = replace(c, recipe=replace(c.recipe, refiner_lr=1e-12, weight_decay=0.0))
-    train_refiner(still, places_of(c))
+    train_refiner(still, lambda: places_of(c))
     after = load_checkpoint(c.stages.path("refiner"))["model"]
     for name, tensor in medsam["model"].items():
         assert torch.allclose(after[name], tensor, atol=1e-6), name
@@ -43,7 +43,7 @@ def test_the_refiner_begins_as_medsam_and_with_all_of_biomedclip(context, spec, 
 def test_without_biomedclip_there_is_none(context):
     c = context(use_clip=False)
     train_medsam(c)
-    assert train_refiner(c, places_of(c)).clip is None
+    assert train_refiner(c, lambda: places_of(c)).clip is None
 
 
 def test_the_shares_of_the_recipe_reach_the_batches(context, monkeypatch):
@@ -55,7 +55,7 @@ def test_the_shares_of_the_recipe_reach_the_batches(context, monkeypatch):
         lambda self, net, rng, num, **how: asked.append((num, how)) or real(self, net, rng, num, **how),
     )
     train_medsam(c)
-    train_refiner(c, places_of(c))
+    train_refiner(c, lambda: places_of(c))
     assert asked == [
         (2, {"jitter": 0.05}),
         (2, {"prior_dropped": 0.7, "false_alarms": 0.9, "proposed": 0.1, "jitter": 0.05}),
@@ -75,7 +75,7 @@ def test_only_the_refiner_has_a_smooth_of_one_pixel_and_may_leave_empty_targets_
     monkeypatch.setattr(refiner_stages, "refiner_loss", spy)
     c = context(use_clip=False, empty_targets=empty_targets)
     train_medsam(c)
-    train_refiner(c, places_of(c))
+    train_refiner(c, lambda: places_of(c))
     assert asked == [{"smooth": 1e-5}, {"smooth": 1.0, "empty_targets": empty_targets}]
 
 
@@ -116,7 +116,7 @@ def test_steps_rates_and_sizes_are_those_of_the_recipe(context, monkeypatch):
     train_proposer(c)
     train_clip(c)
     train_medsam(c)
-    spec = train_refiner(c, places_of(c))
+    spec = train_refiner(c, lambda: places_of(c))
     assert asked == {"proposer": (3, 0.01), "clip": (2, 0.02), "medsam": (0, 0.03), "refiner": (1, 0.04)}
     assert (spec.sam["embed_dim"], spec.sam["depth"], spec.sam["global_blocks"]) == (9, 4, [1, 3])
     assert (spec.clip["vision_dim"], spec.clip["vision_depth"]) == (8, 2) and spec.sam["img_size"] == 16
@@ -125,7 +125,7 @@ def test_steps_rates_and_sizes_are_those_of_the_recipe(context, monkeypatch):
 def test_best_pt_holds_the_judge_and_the_decision_that_were_found(context, monkeypatch):
     c = context(use_clip=False)
     proposer, spec = train_proposer(c), train_medsam(c)
-    train_refiner(c, places_of(c))
+    train_refiner(c, lambda: places_of(c))
     monkeypatch.setattr(refiner_stages, "fit_judge_on", lambda *_: (Judge(1, 2, 3, 4), 9, 5))
     choice = Choice(Decision(0.35, 3), 0.5, 0.4)
     monkeypatch.setattr(refiner_stages, "choose_decision", lambda *_: choice)
@@ -166,9 +166,26 @@ def test_weights_of_another_run_are_taken_as_they_are(context, tmp_path):
     assert one["spec"] == other["spec"] and all(torch.equal(one["model"][n], t) for n, t in other["model"].items())
     with pytest.raises(ValueError, match="expected medsam.pt of a run with --rank 2"):
         medsam_spec(context(tmp_path / "third", sam=str(file), rank=2))
-    save_checkpoint(tmp_path / "odd.pt", {"model": {}})
-    with pytest.raises(ValueError, match="spec is missing"):
-        medsam_spec(context(tmp_path / "fourth", sam=str(tmp_path / "odd.pt")))
+
+
+def test_a_finished_stage_needs_neither_its_file_nor_its_candidates(context, tmp_path, capsys):
+    c = context(use_clip=False)
+    specs = train_medsam(c), train_refiner(c, lambda: places_of(c))
+    lines = capsys.readouterr().out
+    moved = replace(c, recipe=replace(c.recipe, sam=str(tmp_path / "moved.pth")), folder=tmp_path / "moved")
+    assert (train_medsam(moved), train_refiner(moved, lambda: pytest.fail("looked for candidates"))) == specs
+    assert capsys.readouterr().out == lines
+
+
+def test_a_test_split_without_a_dice_is_told_of(context, monkeypatch, capsys):
+    monkeypatch.setattr(refiner_stages, "scores_per_image", lambda _: {"dice": np.array([np.nan, np.nan])})
+    monkeypatch.setattr(refiner_stages, "score_all", lambda *_, **__: [])
+    monkeypatch.setattr(refiner_stages, "choose_decision", lambda *_: Choice(Decision(0.35, 3), 0.5, 0.4))
+    c = context()
+    proposer = train_proposer(c)
+    monkeypatch.setattr(refiner_stages, "load_predictor", lambda *_: c.predictor(proposer))
+    assert np.isnan(refiner_stages.tell_test(c, proposer, c.stages.out / "best.pt"))
+    assert capsys.readouterr().out.splitlines()[-1] == "test: no slice holds a lesion, so there is no mean Dice"
 
 
 def test_the_judge_learns_which_candidates_are_lesions(context, checkpoint, monkeypatch):

@@ -56,6 +56,23 @@ def test_the_three_kinds_of_boxes(places):
     assert np.array_equal(places.probs(1, (24, 24)), probs_of(1))
 
 
+def test_recall_counts_the_lesions_that_have_a_pixel_in_a_box(tmp_path):
+    """An L around a candidate is not found; two lesions in one box are, and one lesion in two boxes counts once."""
+    ell, pair, bar = (np.zeros((24, 24), np.uint8) for _ in range(3))
+    ell[2:20, 2], ell[19, 2:20] = 1, 1
+    pair[4:6, 4:6], pair[4:6, 8:10] = 1, 1
+    bar[10, 2:22] = 1
+    with SliceWriter(tmp_path / "slices") as out:
+        for name, target in (("ell", ell), ("pair", pair), ("bar", bar)):
+            out.add(ImageRecord(name, name, "train"), 100 * target, target)
+    data, probs = SliceDataset(tmp_path / "slices"), {name: np.zeros((24, 24)) for name in ("ell", "pair", "bar")}
+    probs["ell"][6:9, 10:13], probs["pair"][4:6, 4:10] = 0.9, 0.9
+    probs["bar"][9:12, 2:6], probs["bar"][9:12, 15:18] = 0.9, 0.9
+    places = TrainingPlaces.find(data, CandidateSettings(), lambda i: probs[data.records[i].id])
+    assert len(places.true) == 4 and (len(places.proposed), len(places.false)) == (3, 1)
+    assert places.found == 3 and places.recall == 3 / 4
+
+
 def test_each_share_decides_how_often_its_kind_is_drawn(places):
     rng = np.random.default_rng(0)
 
