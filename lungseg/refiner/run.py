@@ -81,7 +81,7 @@ def check_start(run: Context) -> None:
     if r.rank and not r.sam:
         raise ValueError(
             f"LoRA of rank {r.rank} leaves the image encoder as it is given, and without --sam it is drawn at random. "
-            f"Give its weights with --sam, or train all of it with --rank 0."
+            f"Give its weights with --sam, or train all of a tiny one: --rank 0 --crop-size 64."
         )
     train, val = run.slices("train"), run.slices("val")
     folds = patient_folds(train.records, run.stages.seed).tolist() if r.cross_fit else [0] * len(train)
