@@ -30,7 +30,8 @@ from lungseg.training.resume import held
 
 RECIPES = {
     "demo": RefinerRecipe(),
-    # For published weights, given with --sam, on a GPU; the help text of each field says why. The first flag to lower is --batch-size.
+    # For published weights (give them with --sam) on a GPU; the help text of each field says why. The first flag to
+    # lower is --batch-size.
     "published": replace(
         RefinerRecipe(), crop_size=1024, rank=4, sam_lr=1e-4, refiner_lr=1e-4, batch_size=4, sam_steps=5000,
         refiner_steps=10000, channels=(32, 64, 128, 256), proposer_steps=5000, save_every=500, threads=0,
