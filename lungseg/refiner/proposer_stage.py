@@ -31,11 +31,10 @@ from lungseg.training.sets import slice_sets
 def train_proposer(c: Context) -> TrainedNetwork:
     """The network that proposes: that of --proposer, or a small U-Net trained on all training patients."""
     name, r = "proposer", c.recipe
-    if c.stages.read_finished(name):
-        pass
-    elif r.proposer:
+    finished = c.stages.read_finished(name)
+    if r.proposer and not finished:
         take_proposer(c, r.proposer)
-    else:
+    elif not finished:
         spec = NetworkSpec("UNet", {"channels": list(r.channels)})
         sets, input_ = training_sets(c, None)
         train_network(c, name, spec, sets, input_, np.arange(len(sets.records)), tell=True)

@@ -21,6 +21,7 @@ from lungseg.refiner.refiner_stages import given_medsam, medsam_spec
 from lungseg.refiner.stages import Stages
 from lungseg.training.contents import differences, digest, list_contents, read_contents, write_contents
 from lungseg.training.data import find_data
+from lungseg.training.machine import seed_everything
 from lungseg.training.recipe import RunOptions
 from lungseg.training.resume import check_same_run, folder_problem, read_start, this_script
 from lungseg.wordpiece import WordPiece
@@ -66,6 +67,7 @@ def open_refiner_run(
     check_same_data(folder, out, resumed=options.resume)
     if recipe.threads and device.type == "cpu":
         torch.set_num_threads(recipe.threads)
+    seed_everything(options.seed, device)  # each stage that trains does so again; what is only computed needs it too
     return run
 
 
