@@ -12,8 +12,9 @@ is written. docs/benchmarks.md explains the tables.
 """
 
 import json
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +74,9 @@ CASES = {
 }  # fmt: skip
 NAMES, AUGMENTATION = tuple(CASES["small"]), "augmentation"
 TYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+COMPARISON = ("network", "arguments", "as_run", "img_size")  # flags that mean nothing without --against
+TABLE = ("compile", "num_workers", "slices")  # ... with it
+NETWORKS = ("arguments", "img_size", "precision", "size")  # ... with --network augmentation
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,9 @@ class Options:
     network: str | None = option(None, f"with --against: which of ours: {', '.join(NAMES)}, {AUGMENTATION}")
     arguments: str | None = option(None, "with --against: arguments of ours as JSON: '{\"embed_dim\": 48}'")
     img_size: tuple[int, ...] = option(
-        (0,), "with --against: the sides of the images; 0: those of --size", check=from_to(0, 65536)
+        (0,),
+        "with --against: the sides of the images, one number for equal ones; 0: those of --size",
+        check=from_to(0, 65536),
     )
     as_run: bool = option(
         False, "with --against: two processes, ours keeping freed memory as our scripts do, theirs as Python starts"
@@ -112,15 +118,29 @@ class Options:
         check_fields(self)
         if unknown := set(self.precision) - {"auto", *TYPES}:
             raise ValueError(f"--precision must be float32, bf16 or both, got {' '.join(sorted(unknown))}")
-        alone = [n for n in ("network", "arguments", "as_run") if getattr(self, n)] + ["img_size"] * any(self.img_size)
-        if not self.against and alone:
-            raise ValueError(f"--{alone[0].replace('_', '-')} is for a comparison: add --against MODULE:FACTORY")
-        if self.against and self.network not in (*NAMES, AUGMENTATION):
+        if "auto" in self.precision and len(self.precision) > 1:
+            raise ValueError(f"--precision auto stands alone, got {' '.join(self.precision)}")
+        if 0 in self.img_size and len(self.img_size) > 1:
+            raise ValueError(f"--img-size 0 stands alone, got {' '.join(map(str, self.img_size))}")
+        if not self.against:
+            self._refuse(COMPARISON, "is for a comparison: add --against MODULE:FACTORY")
+        elif self.network not in (*NAMES, AUGMENTATION):
             raise ValueError(f"--against needs --network, one of {', '.join(NAMES)}, {AUGMENTATION}")
-        if self.against and self.compile:
-            raise ValueError("--compile is not for a comparison: leave it out, or let FACTORY compile")
+        else:
+            self._refuse(TABLE[:1], "is not for a comparison: leave it out, or let FACTORY compile")
+            self._refuse(TABLE, "is not for a comparison: leave it out")
+        if self.network == AUGMENTATION:
+            self._refuse(NETWORKS, f"is not for --network {AUGMENTATION}: leave it out")
         if self.out and self.out.exists():
             raise ValueError(f"--out {self.out} exists already; choose another name")
+        if self.out and not (self.out.parent.is_dir() and os.access(self.out.parent, os.W_OK)):
+            raise ValueError(f"--out {self.out}: there is no folder {self.out.parent} to write to; create it first")
+
+    def _refuse(self, names: tuple[str, ...], why: str) -> None:
+        """Refuse flags that would be ignored."""
+        for f in fields(self):
+            if f.name in names and getattr(self, f.name) != f.default:
+                raise ValueError(f"--{f.name.replace('_', '-')} {why}")
 
 
 def choose_cases(options: Options, device: torch.device) -> dict[str, Case]:
@@ -172,8 +192,7 @@ def comparison(bench: Bench, options: Options) -> None:
         ours, theirs = (
             Subject(factory, case.network, arguments, threads=options.threads) for factory in (None, options.against)
         )
-        sides = options.img_size if any(options.img_size) else case.spatial
-        shape = (arguments.get("in_channels", case.channels), *sides)
+        shape = (arguments.get("in_channels", case.channels), *image_sides(options, case, arguments))
         bench.print(weights_remark(ours, theirs, (1, *shape), bench.device))
         for precision, dtype in choose_types(options, bench.device).items():
             suffix = "" if dtype == torch.float32 else f", {precision}"
@@ -186,6 +205,20 @@ def comparison(bench: Bench, options: Options) -> None:
         if number == 0:
             bench.print(f"\n{table_head(COMPARED)}")
         bench.print(table_line(cells))
+
+
+def image_sides(options: Options, case: Case, arguments: dict[str, Any]) -> tuple[int, ...]:
+    """As many as the network has spatial dimensions; one number of --img-size means all of them."""
+    dims = arguments.get("spatial_dims")
+    dims = dims if dims in (2, 3) else len(case.spatial)  # anything else is refused by the network itself
+    sides = options.img_size if any(options.img_size) else case.spatial
+    sides = sides * dims if len(sides) == 1 else sides
+    if len(sides) != dims:
+        raise ValueError(
+            f"The images of this {options.network} have {dims} sides, not {' x '.join(map(str, sides))}. "
+            f"Give one or {dims} numbers with --img-size."
+        )
+    return sides
 
 
 def read_arguments(text: str | None) -> dict[str, Any]:

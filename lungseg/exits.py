@@ -141,7 +141,7 @@ def about_torch(error: RuntimeError) -> str | None:
     return None
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """The kind of an error and the first line of its text, for errors of code that is not ours."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
@@ -158,7 +158,7 @@ def about_workers(text: str, what_is_left: Callable[[], str]) -> str | None:
     return None
 
 
-def lacks_memory(error: Exception) -> bool:
+def lacks_memory(error: BaseException) -> bool:
     """Whether any allocator failed: Python's, numpy's, torch's on the CPU or on a GPU, the system's."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM

@@ -8,9 +8,9 @@ if the folder of the run has moved.
 """
 
 import copy
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lungseg.evaluation.lesions import SIZES_MM, connected_components
 from lungseg.evaluation.scores import ImageScore, score_all
 from lungseg.evaluation.strata import EVERYTHING, Stratum, bootstrap, intervals, table_row
 from lungseg.exits import leave, run_main
+from lungseg.flags import Parser, given_path
 from lungseg.folder_prediction import FolderLesions, choose_decision, open_split
 from lungseg.nn.refiner import CandidateRefiner
 from lungseg.nn.unet import UNet
@@ -40,6 +41,7 @@ from lungseg.refiner.refiner_stages import fit_judge_on, mask_loss, proposer_map
 from lungseg.refiner.run import open_refiner_run
 from lungseg.refiner.stages import Stages
 from lungseg.trained_network import read_network
+from lungseg.training.lock import locked
 from lungseg.training.sets import last_split
 
 STRATA = [EVERYTHING, *(Stratum(size=size) for size in SIZES_MM)]
@@ -51,20 +53,27 @@ STRATA = [EVERYTHING, *(Stratum(size=size) for size in SIZES_MM)]
 class OtherLook(RefinerPredictor):
     """The refiner's boxes, looked at in another way: (grey, probs, proposals) -> `Looks`.
 
-    The judge is fitted on the validation slices, the decision chosen on them: what was seen there is kept.
+    The judge is fitted on the validation slices, the decision chosen on them: what was seen there is kept until then.
     """
 
     way: Callable[[NDArray, NDArray, Sequence[Proposal]], Looks]
+    looks: dict[bytes, tuple[NDArray, Looks]] | None  # digest of a slice -> pixels drawn, all but the masks
 
     def __init__(self, like: RefinerPredictor, refiner: CandidateRefiner):
         super().__init__(like.network, like.input, refiner, settings=like.settings)
-        self.looks: dict[bytes, Looks] = {}
+        self.looks = {}
 
     def look(self, grey: NDArray, probs: NDArray, proposals: Sequence[Proposal]) -> Looks:
-        key = grey.tobytes()
+        if self.looks is None:
+            return self.way(grey, probs, proposals)
+        key = sha256(grey.tobytes()).digest()
         if key not in self.looks:
-            self.looks[key] = self.way(grey, probs, proposals)
-        return self.looks[key]
+            looks = self.way(grey, probs, proposals)
+            self.looks[key] = np.flatnonzero(looks.masks >= 0.5), looks._replace(masks=np.empty(0, np.float32))
+        drawn, looks = self.looks[key]
+        masks = np.zeros((len(proposals), *grey.shape), np.float32)
+        masks.flat[drawn] = 1  # `refined` asks no more of a mask than where it is at least 1/2
+        return looks._replace(masks=masks)
 
 
 def other(c: Context, like: RefinerPredictor, refiner: CandidateRefiner | None = None) -> OtherLook:
@@ -118,7 +127,9 @@ def train_unet(c: Context, like: RefinerPredictor) -> nn.Module:
         return mask_loss(drawn, b.target, smooth=1.0, empty_targets=r.empty_targets)
 
     (run.out / "ablation").mkdir(exist_ok=True)
-    stages = Stages(run.out / "ablation", seed=run.seed, device=run.device, save_every=r.save_every)
+    stages = Stages(
+        run.out / "ablation", seed=run.seed, device=run.device, save_every=r.save_every, weight_decay=r.weight_decay
+    )
     return stages.train(
         "unet_on_crops", lambda: UNet(channels=channels, in_channels=3), loss_of,
         steps=r.sam_steps + r.refiner_steps, lr=r.proposer_lr,
@@ -139,20 +150,22 @@ def with_box(ct: Tensor, boxes: Tensor, prior: Tensor) -> Tensor:
     return torch.cat([ct[:, :1], inside[:, None].float(), prior / 7], dim=1)
 
 
-def borrowed_features(c: Context, like: RefinerPredictor) -> OtherLook:
-    """f: what BiomedCLIP sees in a crop is what it saw in another, drawn from the validation candidates."""
+def borrowed_features(c: Context, like: RefinerPredictor) -> OtherLook | None:
+    """f: what BiomedCLIP sees in a crop is what it sees in another, drawn from the validation candidates, if any."""
     network, rng = copy.deepcopy(like.refiner), np.random.default_rng(0)
-    data, bank = c.slices("val"), []
+    data, places = c.slices("val"), []
     for index in range(len(data)):
-        grey = data.pair(index)[0][0]
-        for p in like.settings.propose(proposer_map(like, data, index, grey)):
-            ct, *_ = refiner_input(network, [like.settings.crop(grey, p.box)], None)
-            bank.append(network._clip(ct))
-    patches, vectors = (torch.cat(part) for part in zip(*bank, strict=True))
+        probs = proposer_map(like, data, index, data.pair(index)[0][0])
+        places += [(index, p.box) for p in like.settings.propose(probs)]
+    if not places:
+        return None
 
-    def borrow(ct: Tensor) -> tuple[Tensor, Tensor]:
-        drawn = rng.integers(len(vectors), size=len(ct))
-        return patches[drawn], vectors[drawn]
+    def borrow(ct: Tensor) -> tuple[Tensor, ...]:
+        drawn = [places[i] for i in rng.integers(len(places), size=len(ct))]
+        crops = [like.settings.crop(data.pair(index)[0][0], box) for index, box in drawn]
+        # One by one, when they are needed: what BiomedCLIP sees in all of them takes gigabytes.
+        seen = [like.refiner._clip(refiner_input(network, [crop], None)[0]) for crop in crops]
+        return tuple(torch.cat(part) for part in zip(*seen, strict=True))
 
     network._clip = borrow  # type: ignore[method-assign]
     found = other(c, like, network)
@@ -182,6 +195,8 @@ def score(c: Context, predictor: Predictor, name: str) -> list[ImageScore]:
     if isinstance(predictor, OtherLook):
         predictor.judge = fit_judge_on(predictor, c)[0]
     decision, data = choose_decision(predictor, c.folder).decision, open_split(c.folder, last_split(c.folder))
+    if isinstance(predictor, OtherLook):
+        predictor.looks = None  # every test slice is looked at once
     return score_all(data, FolderLesions(predictor, data, decision), title=name)
 
 
@@ -235,8 +250,8 @@ def ablation(run: Path, data: Path | None = None) -> int:
         "d: MedSAM in its boxes": medsam,
         "e: refiner": best,
     }
-    if best.refiner.clip is not None:
-        methods["f: e, BiomedCLIP of other crops"] = borrowed_features(c, best)
+    if best.refiner.clip is not None and (borrowed := borrowed_features(c, best)):
+        methods["f: e, BiomedCLIP of other crops"] = borrowed
     methods["g: e without the mask prompt"] = without_prior(c, best)
     scores = {name: score(c, predictor, name) for name, predictor in methods.items()}
     true_boxes: dict[str, Callable[[NDArray, list], NDArray]] = {
@@ -264,12 +279,17 @@ def ablation(run: Path, data: Path | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return an exit code."""
-    paths = [Path(a) for a in (sys.argv[1:] if argv is None else argv)]
-    if not 1 <= len(paths) <= 2:
-        print("refiner_ablation.py: expected RUN [DATA], the folder of a finished run.", file=sys.stderr)
-        return 2
+    parser = Parser(prog="refiner_ablation.py", description=__doc__)
+    parser.add_argument("run", metavar="RUN", type=given_path, help="the folder of a finished run")
+    parser.add_argument("data", metavar="DATA", type=given_path, nargs="?", help="where its data are now")
+    args = parser.parse_args(argv)
+
+    def work() -> int:
+        with locked(args.run):  # no training writes there meanwhile
+            return ablation(args.run, args.data)
+
     return run_main(
-        "refiner_ablation.py", lambda: ablation(*paths), stopped="Nothing was lost.", too_little_memory="Use a GPU."
+        "refiner_ablation.py", work, stopped="Nothing was lost.", too_little_memory="Use a machine with more memory."
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from lungseg.benchmark.peers import check_output, give_weights, largest_difference
+from lungseg.benchmark.peers import check_output, give_weights, largest_difference, peer_code
 from lungseg.benchmark.rows import megabytes, milliseconds
 from lungseg.benchmark.sides import Kind, Subject, two_sides
 from lungseg.benchmark.timing import Timer
@@ -26,7 +26,8 @@ def weights_remark(ours: Subject, theirs: Subject, shape: tuple[int, ...], devic
     fit, remark = give_weights(mine, peer)
     if not fit:
         return f"Not compared at equal weights: {remark}"
-    difference, largest = largest_difference(mine, peer, image)
+    with peer_code(theirs.against, "fails with other weights or when it is called again"):
+        difference, largest = largest_difference(mine, peer, image)
     equal = f"At equal weights the logits differ by at most {difference:.2g}; the largest of theirs is {largest:.3g}."
     return f"{equal} (Note: {remark}.)" if remark else equal
 

@@ -3,13 +3,31 @@
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lungseg.exits import in_one_line
+from lungseg.exits import in_one_line, lacks_memory
 from lungseg.weights.load import load_published
+
+
+@contextmanager
+def peer_code(name: str, failed: str) -> Iterator[None]:
+    """Run code from elsewhere: what it raises becomes a ValueError of one sentence, unless it lacks memory.
+
+    Args:
+        name: "MODULE:FACTORY".
+        failed: what has failed then: "forward fails".
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a user's code may raise anything, and may call exit()
+        if lacks_memory(error):
+            raise
+        raise ValueError(f"--against {name}: {failed}: {in_one_line(error)}") from error
 
 
 def call_factory(name: str) -> Any:
@@ -31,16 +49,14 @@ def call_factory(name: str) -> Any:
         raise ValueError(
             f"--against {name}: there is no module {module_name}, neither in the current folder nor installed."
         ) from None
-    except (Exception, SystemExit) as error:  # a user's code may raise anything
-        raise ValueError(f"--against {name}: cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"--against {name}: cannot be imported: {in_one_line(error)}") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         what = "is missing" if factory is None else f"is {type(factory).__name__}"
         raise ValueError(f"--against {name}: expected a function without arguments, but {factory_name} {what}.")
-    try:
+    with peer_code(name, f"{factory_name}() failed"):
         return factory()
-    except Exception as error:
-        raise ValueError(f"--against {name}: {factory_name}() failed: {type(error).__name__}: {error}") from error
 
 
 def peer_network(name: str) -> nn.Module:
@@ -55,11 +71,8 @@ def peer_network(name: str) -> nn.Module:
 def check_output(name: str, theirs: nn.Module, ours: nn.Module, image: Tensor) -> None:
     """Raise a ValueError unless a peer takes the image and returns logits of the same shape as ours does."""
     shape = tuple(image.shape)
-    try:
-        with torch.no_grad():
-            out = theirs(image)
-    except Exception as error:
-        raise ValueError(f"--against {name}: fails on an image {shape}: {in_one_line(error)}") from error
+    with torch.no_grad(), peer_code(name, f"fails on an image {shape}"):
+        out = theirs(image)
     with torch.no_grad():
         expected = tuple(ours(image).shape)
     got = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
@@ -79,7 +92,7 @@ def give_weights(ours: nn.Module, theirs: nn.Module) -> tuple[bool, str]:
         Whether they fit; and why they do not, or what the tensors cannot show, such as the number of attention heads.
     """
     before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
-    state = theirs.state_dict()
+    state = {n: t for n, t in theirs.state_dict().items() if isinstance(t, Tensor)}  # anything may be among them
     if {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in before.items()}:
         ours.load_state_dict(state)
         return True, ""

@@ -6,9 +6,8 @@ memory, as our training scripts do, and theirs does what Python does by default.
 
 import multiprocessing
 import signal
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from lungseg.benchmark.memory import PeakMemory
-from lungseg.benchmark.peers import call_factory, peer_network
+from lungseg.benchmark.peers import call_factory, peer_code, peer_network
 from lungseg.benchmark.timing import Timer, Work
 from lungseg.benchmark.works import augmentation_work, forward_work, random_image, random_pair, train_work, warm_up
 from lungseg.exits import in_one_line, lacks_memory
@@ -48,7 +47,9 @@ class Subject:
         """The network, on a device; a ValueError if it does not take its arguments."""
         torch.manual_seed(0)
         if self.against is not None:
-            return peer_network(self.against).to(device)
+            network = peer_network(self.against)
+            with peer_code(self.against, f"cannot be moved to {device}"):
+                return network.to(device)
         assert self.network is not None
         try:
             return self.network(**self.arguments).to(device)
@@ -63,6 +64,7 @@ class Side:
         self.subject, self.timer = subject, timer
         self.model: nn.Module | None = None
         self.work: Work | None = None
+        self.kind: Kind = "forward"
         if subject.network is not None:
             warm_up(timer.device)
             self.model = subject.build(timer.device)
@@ -72,23 +74,21 @@ class Side:
         self.work = None  # frees the optimizer of the work before
         memory = PeakMemory(self.timer.device)
         self.work = self._make(kind, shape, dtype)
-        self._call_once(kind)
-        return memory.of(self.work)
+        self.kind = kind
+        with self._told():
+            self.work()
+            return memory.of(self.work)
 
     def time(self) -> float:
         """The seconds of one call."""
         assert self.work is not None
-        return self.timer.once(self.work)
+        with self._told():
+            return self.timer.once(self.work)
 
-    def _call_once(self, kind: Kind) -> None:
-        """Call the work; what goes wrong in code from elsewhere is told in a sentence."""
-        assert self.work is not None
-        try:
-            self.work()
-        except Exception as error:
-            if self.subject.against is None or lacks_memory(error):
-                raise
-            raise ValueError(f"--against {self.subject.against}: {kind} fails: {in_one_line(error)}") from error
+    def _told(self) -> AbstractContextManager[None]:
+        """What goes wrong in code from elsewhere is told in a sentence, at whichever call."""
+        against = self.subject.against
+        return nullcontext() if against is None else peer_code(against, f"{self.kind} fails")
 
     def _make(self, kind: Kind, shape: tuple[int, ...], dtype: torch.dtype) -> Work:
         if kind == "augmentation":
@@ -165,20 +165,28 @@ def two_sides(
 
 def serve(connection: Connection, subject: Subject, timer: Timer) -> None:
     """The other process: set it up, then answer until nobody asks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # clean up, as at any end
-    if subject.keep_memory:
-        keep_freed_memory()
-    if subject.threads:
-        torch.set_num_threads(subject.threads)
-    side: Side | None = None
-    while True:
-        try:
-            name, *arguments = connection.recv()
-        except EOFError:
-            return
-        try:
-            side = side or Side(subject, timer)
-            connection.send(getattr(side, name)(*arguments))
-        except Exception as error:
-            connection.send(error)
+    with suppress(KeyboardInterrupt):  # from SIGTERM; SystemExit would be taken for one of a peer
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up, as at any end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+        if subject.keep_memory:
+            keep_freed_memory()
+        if subject.threads:
+            torch.set_num_threads(subject.threads)
+        side: Side | None = None
+        while True:
+            try:
+                name, *arguments = connection.recv()
+            except EOFError:
+                return
+            try:
+                side = side or Side(subject, timer)
+                connection.send(getattr(side, name)(*arguments))
+            except Exception as error:
+                connection.send(sendable(error))
+
+
+def sendable(error: Exception) -> Exception:
+    """The error, or the like of it if its class is from elsewhere: such a one may not arrive in another process."""
+    if type(error).__module__ in ("builtins", "torch"):
+        return error
+    return (MemoryError if lacks_memory(error) else RuntimeError)(in_one_line(error))

@@ -36,11 +36,12 @@ class Conv3d(nn.Conv3d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W, D) -> (B, out_channels, H', W', D')."""
+        """(B, in_channels, H, W, D) -> (B, out_channels, H', W', D'); or both without B."""
         slower = KERNEL_GRADIENT_IS_FAST and not torch.is_grad_enabled()
-        if x.device.type != "cpu" or self.in_channels == 1 or slower:  # a single channel has no order
+        if x.device.type != "cpu" or self.in_channels == 1 or slower or x.dim() != 5:  # a single channel has no order
             return super().forward(x)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        if max(self.kernel_size) == 1 == max(self.stride):  # a linear map of each voxel: torch's convolution would
-            return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)  # take 8 times as long
+        if max(self.kernel_size) == 1 == max(self.stride) == self.groups and not any(self.padding):
+            # A linear map of each voxel: torch's convolution would take 8 times as long.
+            return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
         return super().forward(x)

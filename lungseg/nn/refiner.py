@@ -112,12 +112,13 @@ class CandidateRefiner(nn.Module):
             present: (P, modalities) bool, false where a scan is missing: its pixels are not looked at. None: all.
             prior_present: (P,) bool, false where the prior is not to be given. None: all.
         """
-        self._check(ct, boxes, extra)
+        self._check(ct, boxes, extra, prior=prior, present=present, prior_present=prior_present)
         patches, vector = self._clip(ct)
         embedding = self.sam.image_encoder(ct, self._scan_tokens(extra, present))  # E, (P, dim, h, w)
-        frame = [self.sam.prompt_encoder.patch_size * side for side in embedding.shape[2:]]
+        patch = self.sam.prompt_encoder.patch_size
+        frame = [patch * side for side in embedding.shape[2:]]
         size = [4 * side for side in embedding.shape[2:]]  # of the decoder's maps
-        masks = None if prior is None else resize_bilinear(complete_patches(prior, frame[0]), size)
+        masks = None if prior is None else resize_bilinear(complete_patches(prior, patch), size)
         sparse, dense = self.sam.prompt_encoder(boxes=boxes, masks=masks, size=frame)  # (P, 2, dim), (P, dim, h, w)
         if masks is not None and prior_present is not None:
             no_mask = self.sam.prompt_encoder.no_mask[..., None, None]
@@ -156,7 +157,7 @@ class CandidateRefiner(nn.Module):
             extra = torch.where(present[..., None, None], extra, torch.zeros_like(extra))
         return self.add_scans(complete_patches(extra, self.add_scans.stride[0])).movedim(1, -1)
 
-    def _check(self, ct: Tensor, boxes: Tensor, extra: Tensor | None) -> None:
+    def _check(self, ct: Tensor, boxes: Tensor, extra: Tensor | None, **others: Tensor | None) -> None:
         encoder = self.sam.image_encoder
         check_image("CandidateRefiner", ct, encoder.in_channels, encoder.patch_embed.proj.weight.dtype)
         if tuple(boxes.shape) != (len(ct), 4):
@@ -164,6 +165,17 @@ class CandidateRefiner(nn.Module):
                 f"CandidateRefiner: expected a box for each of the {len(ct)} crops, ({len(ct)}, 4), got "
                 f"{tuple(boxes.shape)}."
             )
+        shapes = {
+            "prior": (len(ct), 1, *ct.shape[2:]),
+            "present": (len(ct), self.modalities),
+            "prior_present": (len(ct),),
+        }
+        for name, other in others.items():
+            if other is not None and tuple(other.shape) != shapes[name]:
+                raise ValueError(
+                    f"CandidateRefiner: expected {name} of shape {shapes[name]} for crops {tuple(ct.shape)}, got "
+                    f"{tuple(other.shape)}."
+                )
         expected = (len(ct), self.modalities, *ct.shape[2:])
         if extra is not None and tuple(extra.shape) != expected:
             raise ValueError(

@@ -14,7 +14,8 @@ from lungseg.nn.unet import UNet
 number = 3
 def unet(): return UNet(channels=(2, 4))
 def three(): return 3
-def fails(): raise OSError("no file of weights")
+def fails(): raise OSError("no file of weights\\nand a second line")
+def leaves(): raise SystemExit(3)
 """
 
 
@@ -47,7 +48,8 @@ def test_a_factory_in_the_current_folder_is_called(folder):
         ("peer_c:unet", "cannot be imported: RuntimeError: half written"),
         ("peer_a:other", "expected a function without arguments, but other is missing"),
         ("peer_a:number", "expected a function without arguments, but number is int"),
-        ("peer_a:fails", r"fails\(\) failed: OSError: no file of weights"),
+        ("peer_a:fails", r"fails\(\) failed: OSError: no file of weights$"),
+        ("peer_a:leaves", r"leaves\(\) failed: SystemExit: 3"),
         ("peer_a:three", "expected a network .an nn.Module. from the factory, got int"),
     ],
 )
@@ -60,6 +62,21 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(folder, name, words):
 class Pair(nn.Module):
     def forward(self, image):
         return image, image
+
+
+class Leaves(nn.Module):
+    def forward(self, image):
+        raise SystemExit("for a licence")
+
+
+class Extra(UNet):
+    """Saves more than tensors, as quantized layers do."""
+
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        pass
 
 
 class Narrow(nn.Module):
@@ -80,10 +97,13 @@ def test_another_output_is_refused_with_both_shapes():
         check_output("p:f", Pair(), ours, image)
     with pytest.raises(ValueError, match=r"--against p:f: fails on an image \(1, 1, 8, 8\): RuntimeError"):
         check_output("p:f", Narrow(), ours, image)
+    with pytest.raises(ValueError, match=r"^--against p:f: fails on an image \(1, 1, 8, 8\): SystemExit: for a lic"):
+        check_output("p:f", Leaves(), ours, image)
 
 
-def test_equal_networks_with_equal_weights_do_not_differ():
-    ours, theirs, image = UNet(channels=(2, 4)).eval(), UNet(channels=(2, 4)).eval(), torch.rand(2, 1, 8, 8)
+@pytest.mark.parametrize("kind", [UNet, Extra])
+def test_equal_networks_with_equal_weights_do_not_differ(kind):
+    ours, theirs, image = UNet(channels=(2, 4)).eval(), kind(channels=(2, 4)).eval(), torch.rand(2, 1, 8, 8)
     assert largest_difference(ours, theirs, image)[0] > 0
     assert give_weights(ours, theirs) == (True, "")
     difference, largest = largest_difference(ours, theirs, image)

@@ -11,6 +11,7 @@ import torch
 from lungseg.benchmark import sides
 from lungseg.benchmark.sides import Side, Subject, two_sides
 from lungseg.benchmark.timing import Timer
+from lungseg.exits import lacks_memory
 from lungseg.nn.unet import UNet
 
 TIMER = Timer(torch.device("cpu"), repeats=2)
@@ -30,6 +31,27 @@ class Peer(torch.nn.Module):
         if self.training:
             raise TypeError("only for prediction\nsays this line")
         return self.weight * image
+
+
+class TwoArgumentsError(RuntimeError):
+    """Cannot be unpickled."""
+
+    def __init__(self, text, number):
+        super().__init__(text)
+
+
+class FailsLater(torch.nn.Module):
+    """Works for some calls."""
+
+    def __init__(self, calls, error):
+        super().__init__()
+        self.calls, self.error = calls, error
+
+    def forward(self, image):
+        self.calls -= 1
+        if self.calls < 0:
+            raise self.error
+        return image
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +93,24 @@ def test_both_sides_are_prepared_timed_and_told_when_they_fail(as_run, theirs, b
         both["theirs"].prepare("forward", (2, 1, 8, 8), FLOAT)  # it goes on
     assert not multiprocessing.active_children()
     assert len(list(tmp_path.iterdir())) == as_run  # ours alone keeps freed memory
+
+
+@pytest.mark.parametrize("as_run", [False, True])
+@pytest.mark.parametrize(
+    ("calls", "error", "kind", "words"),
+    [
+        (0, TwoArgumentsError("out of memory", 1), (RuntimeError, MemoryError), "out of memory"),
+        (1, SystemExit(3), ValueError, "^--against p:f: forward fails: SystemExit: 3$"),
+        (2, TwoArgumentsError("expired", 1), ValueError, "^--against p:f: forward fails: TwoArgumentsError: expired$"),
+    ],
+)
+def test_a_peer_may_fail_at_any_call(calls, error, kind, words, as_run, theirs, by_fork, monkeypatch):
+    monkeypatch.setattr(sides, "peer_network", lambda _: FailsLater(calls, error))
+    with two_sides(OURS, theirs, TIMER, as_run=as_run) as both, pytest.raises(kind, match=words) as raised:
+        both["theirs"].prepare("forward", (1, 1, 8, 8), FLOAT)
+        assert calls == 2
+        both["theirs"].time()
+    assert lacks_memory(raised.value) == (calls == 0)
 
 
 def test_a_process_that_has_ended_is_reported(theirs, by_fork):

@@ -76,7 +76,7 @@ def test_a_network_of_the_user_is_compared_with_ours(script, capsys, peers):
 
 
 def test_arguments_and_sides_change_ours(script, capsys, peers):
-    flags = ["--arguments", '{"channels": [2, 4], "num_classes": 2}', "--img-size", "16", "16", "--precision", "bf16"]
+    flags = ["--arguments", '{"channels": [2, 4], "num_classes": 2}', "--img-size", "16", "--precision", "bf16"]
     assert script.main([*FEW, "--against", "my_peers:two", "--network", "unet", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("At equal weights the logits differ by at most 0;")
@@ -101,7 +101,10 @@ def test_an_augmentation_of_the_user_is_compared_with_ours(script, capsys, peers
             ["--against", "my_peers:same", "--network", "unet", "--arguments", '{"width": 2}'],
             "--arguments do not suit UNet: .*unexpected keyword argument 'width'",
         ),
-        (["--against", "my_peers:same", "--network", "unet", "--img-size", "8"], "--against my_peers:same: fails on"),
+        (
+            ["--against", "my_peers:same", "--network", "unet", "--img-size", "8", "8", "8"],
+            "The images of this unet have 2 sides, not 8 x 8 x 8. Give one or 2 numbers with --img-size.",
+        ),
         (["--against", "my_peers:same", "--network", "unet", "--rows", "b9"], "--rows b9: no row has such a name"),
         (["--rows", "no such row", "b9"], "--rows no such row b9: no row has such a name"),
     ],
@@ -121,10 +124,16 @@ def test_what_cannot_be_measured_is_one_sentence(script, capsys, peers, flags, w
         (["--as-run"], "--as-run is for a comparison"),
         (["--img-size", "8", "8"], "--img-size is for a comparison"),
         (["--against", "a:b", "--network", "unet", "--compile"], "--compile is not for a comparison"),
+        (["--against", "a:b", "--network", "unet", "--slices", "5"], "--slices is not for a comparison: leave it out"),
+        (["--against", "a:b", "--network", "augmentation", "--arguments", "{}"], "--arguments is not for --network"),
+        (["--against", "a:b", "--network", "augmentation", "--img-size", "9"], "--img-size is not for --network aug"),
+        (["--against", "a:b", "--network", "unet", "--img-size", "9", "0"], "--img-size 0 stands alone, got 9 0"),
+        (["--precision", "auto", "bf16"], "--precision auto stands alone, got auto bf16"),
         (["--precision", "fp8"], "--precision must be float32, bf16 or both, got fp8"),
         (["--repeats", "0"], "repeats=0"),
         (["--seconds", "-1"], "seconds=-1.0 must be positive"),
         (["--out", __file__], "exists already"),
+        (["--out", "no_folder/table.md"], "--out no_folder/table.md: there is no folder no_folder to write to"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(script, capsys, flags, words):

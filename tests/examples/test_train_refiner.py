@@ -2,7 +2,9 @@
 
 import csv
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,4 +154,38 @@ def test_the_ablation_prints_a_row_for_each_method(run, capsys):
     rows = [line.split("|")[1].strip()[:2] for line in text.splitlines() if line.startswith("| ")][2:]
     assert rows == ["a:", "b:", "c:", "d:", "e:", "f:", "g:", "h:", "h:", "h:"]
     assert "e - a: all" in text and "Of 8 candidates per slice at most: " in text and (run / "ablation").is_dir()
-    assert module.main([]) == 2
+
+
+def test_the_ablation_explains_itself_and_waits_for_a_training(run, capsys, monkeypatch):
+    module = benchmark("refiner_ablation")
+    for argv, code in ((["--help"], 0), ([], 2), (["a", "b", "c"], 2)):
+        with pytest.raises(SystemExit) as end:
+            module.main(argv)
+        assert end.value.code == code
+    assert "refiner_ablation.py RUN [DATA]" in capsys.readouterr().out
+
+    def locked(folder):
+        raise ValueError(f"{folder} is in use")
+
+    monkeypatch.setattr(module, "locked", locked)
+    monkeypatch.setattr(module, "open_refiner_run", None)
+    assert module.main([str(run)]) == 2 and capsys.readouterr().err == f"refiner_ablation.py: {run} is in use\n"
+
+
+def test_the_ablation_keeps_only_what_is_drawn_and_only_until_the_decision(run, discs):
+    module, best = benchmark("refiner_ablation"), load_predictor(run / "best.pt")
+    context = SimpleNamespace(stages=SimpleNamespace(device="cpu"), slices=lambda split: SliceDataset(discs, split))
+    found = module.ellipses(context, best)
+    way, calls = found.way, []
+    found.way = lambda *args: calls.append(1) or way(*args)
+    grey, probs = np.random.default_rng(0).random((64, 64), np.float32), np.zeros((64, 64), np.float32)
+    probs[10:17, 20:25] = 0.9
+    first = found.refined(grey, probs)
+    assert first.any() and np.array_equal(found.refined(grey, probs), first) and len(calls) == 1
+    kept = [array.nbytes for drawn, looks in found.looks.values() for array in (drawn, *looks)]
+    assert sum(kept) < grey.nbytes / 16
+    found.looks = None
+    assert np.array_equal(found.refined(grey, probs), first) and np.array_equal(found.refined(grey, probs), first)
+    assert len(calls) == 3
+    best.settings = replace(best.settings, threshold=0.9999)  # nowhere a candidate
+    assert module.borrowed_features(context, best) is None

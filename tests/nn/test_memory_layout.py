@@ -40,6 +40,21 @@ def test_a_convolution_equals_torchs_own(batch, channels, out, kernel, stride, b
     assert_same(conv, plain, torch.randn(batch, channels, 5, 4, 6))
 
 
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"padding": 1}, (2, 4, 3, 4, 5)),
+        ({"padding": "same"}, (2, 4, 3, 4, 5)),
+        ({"groups": 2}, (2, 4, 3, 4, 5)),
+        ({}, (4, 3, 4, 5)),
+    ],
+)
+def test_so_does_one_of_single_voxels_whatever_its_options(options, shape):
+    conv, plain = (kind(4, 6, 1, **options) for kind in (Conv3d, nn.Conv3d))
+    plain.load_state_dict(conv.state_dict())
+    assert_same(conv, plain, torch.randn(shape))
+
+
 @given(st.integers(1, 3), st.integers(2, 5), st.booleans())
 def test_instance_norm_does_not_depend_on_the_format(batch, channels, affine):
     torch.manual_seed(0)

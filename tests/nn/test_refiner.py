@@ -63,6 +63,15 @@ def test_untrained_it_is_medsam_bit_for_bit(with_clip, options, side):
     assert out.similarity.shape == (P,) and bool(out.similarity.any()) == with_clip
 
 
+def test_the_prior_lies_on_the_crop_pixel_by_pixel_also_where_it_is_not_square():
+    network, (_, boxes), ct, prior = refiner(False), candidates(), torch.rand(P, 1, 32, 45), torch.randn(P, 1, 32, 45)
+    sam = network.sam
+    low = nn.functional.interpolate(nn.functional.pad(prior, (0, 3)), size=(16, 24), mode="bilinear")
+    expected, _ = sam.decode(sam.encode(ct), boxes=boxes, masks=low)
+    expected = nn.functional.interpolate(expected, size=(32, 48), mode="bilinear")[..., :45]
+    torch.testing.assert_close(network(ct, boxes, prior).mask_logits, expected)
+
+
 def test_the_prior_is_sams_mask_prompt_and_can_be_withheld_from_some():
     network, (ct, boxes), prior = refiner(False), candidates(), torch.randn(P, 1, 32, 32)
     sam = network.sam
@@ -167,6 +176,12 @@ def test_boxes_with_rows_first_and_additions_that_do_not_begin_at_zero_are_seen(
     [
         ({"boxes": torch.zeros(2, 4)}, r"a box for each of the 3 crops, \(3, 4\), got \(2, 4\)"),
         ({"extra": torch.zeros(P, 2, 32, 32)}, r"extra scans .* but \(3, 1, 32, 32\) .* modalities=2"),
+        ({"prior": torch.zeros(P, 1, 16, 16)}, r"expected prior of shape \(3, 1, 32, 32\) .* got \(3, 1, 16, 16\)"),
+        (
+            {"present": torch.zeros(P, 2)},
+            r"expected present of shape \(3, 1\) for crops \(3, 1, 32, 32\), got \(3, 2\)",
+        ),
+        ({"prior_present": torch.zeros(1)}, r"expected prior_present of shape \(3,\) .* got \(1,\)"),
         ({"ct": torch.zeros(P, 3, 32, 32)}, "CandidateRefiner: the image has shape"),
     ],
 )
