@@ -43,12 +43,9 @@ from lungseg.evaluation.pictures import prediction_rows
 from lungseg.evaluation.scores import (
     ImageScore,
     Predict,
-    class_remark,
     known_spacings,
-    scale_remark,
     score_all,
     scores_per_image,
-    unit_remark,
 )
 from lungseg.evaluation.strata import Row, class_rows, confusion_rows, table_rows
 from lungseg.evaluation.tables import POOLED, class_tables, image_rows, markdown_table, write_csv
@@ -58,7 +55,6 @@ from lungseg.flags import Parser, add_flags, changed, given_path
 from lungseg.folder_prediction import (
     FolderLesions,
     choose_decision,
-    is_stack,
     open_split,
     predict_probs,
     without_removed,
@@ -167,19 +163,6 @@ def remarks(split: str, network: dict, background: dict) -> list[str]:
     return [f"{flattering[split]}, so the scores are too high."] + found if split in flattering else found
 
 
-def data_remarks(lesions: FolderLesions) -> list[str]:
-    """What does not fit between the network and the images, and what it did not look at."""
-    predictor, data = lesions.predictor, lesions.data
-    lone = is_stack(data) and not any(record.series for record in data.records)
-    return [
-        *scale_remark(lesions.about_scale, len(data)),
-        *filter(None, [unit_remark(data, known_spacings(data))]),
-        *class_remark(predictor.classes, data.classes),
-        *filter(None, [lone and predictor.alone(np.zeros((1, 1)))]),
-        *predictor.skipped_remark(),
-    ]
-
-
 def choice_remark(choice: Choice) -> str:
     """What was chosen on the validation images, and the flags with which predict.py uses it."""
     (decision, dice, plain) = choice
@@ -274,7 +257,7 @@ def evaluate(args: argparse.Namespace) -> float:
     }
     rows = {method: table_rows(of_method) for method, of_method in scores.items()}
     notes += [choice_remark(choice)] if choice else []
-    notes += remarks(args.split, rows[name][0], rows["all background"][0]) + data_remarks(lesions)
+    notes += remarks(args.split, rows[name][0], rows["all background"][0]) + lesions.remarks()
     of_classes = class_rows(scores[name], data.classes) if by_class else []
     calls = confusion_rows(scores[name], data.classes) if by_class else []
     matches = match_all(data, lesions.found) if args.froc else []

@@ -17,7 +17,7 @@ from lungseg.data.volumes import VolumeDataset
 from lungseg.decision import PLAIN, Decision
 from lungseg.evaluation.choosing import Choice, choose, dice_grid
 from lungseg.evaluation.comparison import RunScores
-from lungseg.evaluation.scores import sample_spacing, score_all
+from lungseg.evaluation.scores import class_remark, known_spacings, sample_spacing, scale_remark, score_all, unit_remark
 from lungseg.predictor import Predictor
 from lungseg.scale import Scale
 
@@ -153,6 +153,14 @@ class FolderLesions:
         if self.candidates:
             self._keep_candidates(labels, self.predictor.any_class(probs), image, record)
         return labels if self.by_class else labels > 0
+
+    def remarks(self) -> list[str]:
+        """What does not fit between the network and the images so far, and what it did not look at."""
+        predictor, data = self.predictor, self.data
+        lone = is_stack(data) and not any(record.series for record in data.records)
+        found: list[str | None] = [*scale_remark(self.about_scale, len(data)), unit_remark(data, known_spacings(data))]
+        found += [*class_remark(predictor.classes, data.classes), predictor.alone(np.zeros((1, 1))) if lone else None]
+        return [remark for remark in [*found, *predictor.skipped_remark()] if remark]
 
     def _probs(self, index: int, image: NDArray) -> tuple[NDArray, Scale]:
         probs, scale, about_scale = predict_probs(self.predictor, self.data, index, image)
