@@ -1,7 +1,7 @@
 """Time and memory of predicting a whole scan: one sliding window per call, in batches, and without what is outside.
 
     python docs/benchmarks/scans.py                                  a few slices of it, minutes
-    python docs/benchmarks/scans.py --slices 300 --window 64 256     what docs/scans_pipeline.md shows
+    python docs/benchmarks/scans.py --slices 300                     what docs/scans_pipeline.md shows
 
 The scan is a phantom chest of 512 x 512 pixels of 0.7 mm and 300 mm length, however many slices it is cut into. The
 networks have the sizes of examples/compare.py, with random weights. Each row is a process of its own on one thread:
@@ -12,6 +12,7 @@ import argparse
 import multiprocessing
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
@@ -52,8 +53,9 @@ def main() -> int:
             first = None
             for batch_size, search in ROWS:
                 words = name, window, batch_size, search, hu, spacing_mm
-                with multiprocessing.get_context("spawn").Pool(1) as pool:  # a fresh process: its peak is its own
-                    seconds, computed, every, peak = pool.apply(predict, words)
+                fresh = multiprocessing.get_context("spawn")  # a new process: its peak is its own
+                with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+                    seconds, computed, every, peak = pool.submit(predict, *words).result()
                 first = first or seconds
                 print(
                     f"| {name} | {window} | {batch_size} | {search} | {computed / every:.0%} of {every} | "
