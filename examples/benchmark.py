@@ -75,7 +75,7 @@ CASES = {
 NAMES, AUGMENTATION = tuple(CASES["small"]), "augmentation"
 TYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 COMPARISON = ("network", "arguments", "as_run", "img_size")  # flags that mean nothing without --against
-TABLE = ("compile", "num_workers", "slices")  # ... with it
+TABLE = ("num_workers", "slices")  # ... with it
 NETWORKS = ("arguments", "img_size", "precision", "size")  # ... with --network augmentation
 
 
@@ -127,7 +127,7 @@ class Options:
         elif self.network not in (*NAMES, AUGMENTATION):
             raise ValueError(f"--against needs --network, one of {', '.join(NAMES)}, {AUGMENTATION}")
         else:
-            self._refuse(TABLE[:1], "is not for a comparison: leave it out, or let FACTORY compile")
+            self._refuse(("compile",), "is not for a comparison: leave it out, or let FACTORY compile")
             self._refuse(TABLE, "is not for a comparison: leave it out")
         if self.network == AUGMENTATION:
             self._refuse(NETWORKS, f"is not for --network {AUGMENTATION}: leave it out")

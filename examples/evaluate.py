@@ -40,25 +40,13 @@ from lungseg.evaluation.choosing import Choice
 from lungseg.evaluation.froc import draw_froc, froc_rows, froc_text, match_all
 from lungseg.evaluation.metrics import worst_median_best
 from lungseg.evaluation.pictures import prediction_rows
-from lungseg.evaluation.scores import (
-    ImageScore,
-    Predict,
-    known_spacings,
-    score_all,
-    scores_per_image,
-)
+from lungseg.evaluation.scores import ImageScore, Predict, known_spacings, score_all, scores_per_image
 from lungseg.evaluation.strata import Row, class_rows, confusion_rows, table_rows
 from lungseg.evaluation.tables import POOLED, class_tables, image_rows, markdown_table, write_csv
 from lungseg.exits import leave, run_main
 from lungseg.files import check_free, or_warn, whole_folder
 from lungseg.flags import Parser, add_flags, changed, given_path
-from lungseg.folder_prediction import (
-    FolderLesions,
-    choose_decision,
-    open_split,
-    predict_probs,
-    without_removed,
-)
+from lungseg.folder_prediction import FolderLesions, choose_decision, open_split, predict_probs, without_removed
 from lungseg.predictor import PredictOptions, Predictor, load_predictor
 from lungseg.training.data import refuse
 from lungseg.training.distributed import start_processes

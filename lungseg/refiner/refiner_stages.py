@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lungseg import __version__
@@ -104,10 +103,12 @@ def refiner_loss(out: Refined, target: Tensor, *, smooth: float, empty_targets: 
 
 def mask_loss(mask_logits: Tensor, target: Tensor, *, smooth: float, empty_targets: bool) -> Tensor:
     """The part of `refiner_loss` about what is drawn, (P, 1, S, S); 0 if no crop counts."""
-    counts = torch.ones(len(target), dtype=torch.bool, device=target.device) if empty_targets else target.any((1, 2, 3))
-    if not counts.any():
-        return mask_logits.sum() * 0
-    return dice_bce_loss(mask_logits[counts], target[counts], squared=True, smooth=smooth)
+    if not empty_targets:
+        holds = target.any((1, 2, 3))
+        mask_logits, target = mask_logits[holds], target[holds]
+    if not len(target):
+        return mask_logits.sum()
+    return dice_bce_loss(mask_logits, target, squared=True, smooth=smooth)
 
 
 # ---- the refiner ------------------------------------------------------------------------------------------------
